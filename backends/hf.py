@@ -1,0 +1,407 @@
+"""The Hugging Face backend: transformers models, one row after another, greedy decoding.
+
+    python prediction.py --model-path /models/chatglm3-6b-32k --model-name chatglm3 --model-max-len 31500
+
+Prefill computes the last token's logits only (`generate` asks for no more), so that 256k-word contexts fit.
+"""
+
+import hashlib
+import importlib.util
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backends import Answer, BackendBroken, Json, Options, Prompt, Tokens
+from errors import HarnessError
+
+if TYPE_CHECKING:
+    import torch
+
+ARGS: dict[str, Any] = {"window": int}  # window=N: the model's true window in tokens, where its config tells too few
+
+FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+
+
+# --- What decides the answers, found without loading the model --------------------------------------------------------
+
+
+def identity(options: Options) -> dict[str, Json]:
+    """Model, versions, dtype and attention of a run; refuses what cannot work. Raises HarnessError."""
+    import torch
+    import transformers
+
+    source = _source(options)
+    _refuse_pickle(source, options)
+    settings = _config(source, options)
+    limit, window = options.model_max_len, _window(settings, options)
+    if window is not None and limit > window:
+        raise HarnessError(
+            f"--model-max-len {limit}: the model's window is {window} tokens; pass about {max(2, window - 500)} (500 "
+            "below it leave room for the chat format and the answer), or --backend-args window=N where N is true"
+        )
+    return {
+        "version": transformers.__version__,
+        "torch": torch.__version__,
+        "model": options.model_path if source.folder is None else source.fingerprint(),
+        "revision": getattr(settings, "_commit_hash", None),
+        "dtype": _dtype(options),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "attn": _attention(options) or "default",
+        "pure_greedy": options.pure_greedy,
+        "seed": options.seed,
+        "trust_remote_code": options.trust_remote_code,
+    }
+
+
+class _Source:
+    """Where the model's files are: a local folder, a GGUF file in one, or (folder None) a name on the Hub."""
+
+    def __init__(self, path: str) -> None:
+        here = Path(path)
+        gguf = here.suffix == ".gguf"
+        self.gguf = here.name if gguf else None
+        self.folder = here.parent if gguf else here if here.is_dir() else None
+        self.name = path if self.folder is None else str(self.folder)
+        if gguf and not here.is_file():
+            raise HarnessError(f"--model-path {path}: no such file")
+        if self.folder is None and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+            raise HarnessError(f"--model-path {path}: no such folder")
+        if self.folder is not None and not gguf and not (self.folder / "config.json").is_file():
+            raise HarnessError(f"--model-path {path}: no config.json in it; expected a transformers model folder")
+
+    def load_kwargs(self, options: Options) -> dict[str, Any]:
+        """The keywords that every `from_pretrained` of this source takes."""
+        kwargs: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
+        return kwargs | ({"gguf_file": self.gguf} if self.gguf else {})
+
+    def files(self) -> list[Path]:
+        """The local files that make the model, sorted by name."""
+        if self.folder is None:
+            return []
+        if self.gguf:
+            return [self.folder / self.gguf]
+        return sorted(path for path in self.folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+    def fingerprint(self) -> str:
+        """A hash of names and sizes, of every small file, and of the weights' headers; not of all weights."""
+        digest = hashlib.sha256()
+        for path in self.files():
+            size = path.stat().st_size
+            digest.update(f"{path.name}\0{size}\0".encode())
+            with path.open("rb") as file:
+                if path.suffix == ".safetensors":
+                    header = int.from_bytes(file.read(8), "little")  # the format: its length, then JSON
+                    digest.update(file.read(min(header, 1 << 26)))
+                else:
+                    digest.update(file.read(1 << 26 if path.suffix not in PICKLE_SUFFIXES else 1 << 20))
+        return f"sha256:{digest.hexdigest()}"
+
+
+def _source(options: Options) -> _Source:
+    if not options.model_path:
+        raise HarnessError("--model-path is missing; expected a model folder, a .gguf file or a Hub name")
+    return _Source(options.model_path)
+
+
+def _refuse_pickle(source: _Source, options: Options) -> None:
+    """Weights in pickle files run code when read: only with --allow-pickle."""
+    if source.folder is None or source.gguf or options.allow_pickle:
+        return
+    names = [path.name for path in source.files()]
+    pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
+    if pickles and not any(name.endswith(".safetensors") for name in names):
+        raise HarnessError(
+            f"{source.name}: its weights are pickle files ({', '.join(pickles[:4])}), which can run code when read; "
+            "expected .safetensors. If you trust them: --allow-pickle"
+        )
+
+
+def _remote_code(source: _Source) -> list[str]:
+    """The Python files that --trust-remote-code would run, as the model's configuration names them."""
+    files: set[str] = set()
+    for name in ("config.json", "tokenizer_config.json"):
+        path = source.folder / name if source.folder is not None else None
+        if path is None or not path.is_file():
+            continue
+        for target in json.loads(path.read_text(encoding="utf-8")).get("auto_map", {}).values():
+            for reference in target if isinstance(target, list) else [target]:
+                if isinstance(reference, str):
+                    files.add(reference.rpartition(".")[0].split("--")[-1] + ".py")
+    return sorted(files)
+
+
+def _from_pretrained(auto_class: Any, source: _Source, options: Options, **kwargs: Any) -> Any:  # noqa: ANN401
+    """`from_pretrained` with its failures told as one sentence."""
+    try:
+        return auto_class.from_pretrained(source.name, **source.load_kwargs(options), **kwargs)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        files = _remote_code(source)
+        if files and not options.trust_remote_code:
+            raise HarnessError(
+                f"{source.name}: this model needs code of its own ({', '.join(files)}), which is not run unasked; "
+                "read these files and, if you trust them, add --trust-remote-code"
+            ) from None
+        lines = str(error).strip().splitlines() or [""]
+        raise HarnessError(
+            f"{source.name}: transformers cannot load it ({type(error).__name__}: {lines[0]})"
+        ) from error
+
+
+def _config(source: _Source, options: Options) -> Any:  # noqa: ANN401 - a transformers configuration of any model
+    from transformers import AutoConfig
+
+    return _from_pretrained(AutoConfig, source, options)
+
+
+def _window(settings: Any, options: Options) -> int | None:  # noqa: ANN401
+    """The model's window in tokens, where it is told; `seq_length` is ChatGLM's spelling."""
+    if "window" in options.args:
+        return int(str(options.args["window"]))
+    text = settings.get_text_config() if hasattr(settings, "get_text_config") else settings
+    for name in ("max_position_embeddings", "seq_length", "n_positions"):
+        value = getattr(text, name, None)
+        if isinstance(value, int) and value > 1:
+            return value
+    return None
+
+
+def _dtype(options: Options) -> str:
+    """`auto` is bfloat16 on a GPU; float32 on a CPU, where bfloat16 is several times slower."""
+    import torch
+
+    if options.dtype != "auto":
+        return options.dtype
+    return "bfloat16" if torch.cuda.is_available() else "float32"
+
+
+def _attention(options: Options) -> str | None:
+    """The attention to ask transformers for; None leaves it its default (sdpa, where the model has it, else eager).
+
+    A flash attention is asked for only where its own package is installed: transformers would otherwise raise, or fetch
+    a kernel from the Hub, which is foreign code.
+    """
+    import torch
+    from transformers.utils import is_flash_attn_2_available
+
+    asked = options.attn
+    installed = is_flash_attn_2_available()
+    if asked == "auto":
+        usable = installed and torch.cuda.is_available() and _dtype(options) != "float32"
+        return "flash_attention_2" if usable else None
+    if "/" in asked and not options.trust_remote_code:
+        raise HarnessError(f"--attn {asked}: a kernel from the Hub is foreign code; it needs --trust-remote-code")
+    package = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(asked, "flash_attn")
+    if asked in FLASH and not (installed if asked == FLASH[0] else importlib.util.find_spec(package)):
+        raise HarnessError(f"--attn {asked}: its package is not installed or finds no GPU; run: pip install flash-attn")
+    return asked
+
+
+# --- The engine -------------------------------------------------------------------------------------------------------
+
+
+class HFTokenizer:
+    """A transformers tokenizer as the harness uses it; `tok()` releases the GIL, so preparing overlaps generating."""
+
+    def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401
+        self.raw = tokenizer
+        self.bos: int | None = tokenizer.bos_token_id
+        self.has_chat_template = bool(getattr(tokenizer, "chat_template", None))
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> Tokens:
+        """Token ids."""
+        ids: list[int] = self.raw(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
+        return ids
+
+    def decode(self, tokens: Tokens) -> str:
+        """Text, special tokens skipped."""
+        text: str = self.raw.decode(tokens, skip_special_tokens=True)
+        return text
+
+    def apply_chat_template(self, prompt: str) -> str:
+        """One user turn and the cue of the answer."""
+        turns = [{"role": "user", "content": prompt}]
+        text: str = self.raw.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return text
+
+    def build_prompt(self, prompt: str) -> str:
+        """The tokenizer's own format, where it has one (ChatGLM2)."""
+        if not hasattr(self.raw, "build_prompt"):
+            raise HarnessError(
+                'the model name contains "chatglm2", whose format its own tokenizer makes, but this tokenizer has no '
+                "build_prompt; use another --model-name or --chat-template tokenizer"
+            )
+        text: str = self.raw.build_prompt(prompt)
+        return text
+
+
+class _NaNError(Exception):
+    """The model gave logits that are no numbers."""
+
+
+def _refuse_nan(ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
+    """A logits processor: argmax over NaN would give a token all the same."""
+    if bool(scores.isnan().any()):
+        raise _NaNError
+    return scores
+
+
+class HFBackend:
+    """A loaded model that answers prompts one by one."""
+
+    def __init__(self, model: Any, tokenizer: HFTokenizer, window: int | None) -> None:  # noqa: ANN401
+        self.tokenizer = tokenizer
+        self.own_chat = callable(getattr(model, "chat", None))
+        self._model = model
+        self._window = window if window is not None else math.inf
+
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Answer]]:
+        """Yield one answer after another; out of memory is tried once more with an emptied cache."""
+        for position, prompt in enumerate(prompts):
+            yield position, self._answer(prompt)
+
+    def _answer(self, prompt: Prompt) -> Answer:
+        import torch
+
+        needed = len(prompt.tokens) + prompt.max_new_tokens
+        if needed > self._window:
+            message = f"prompt and answer budget are {needed} tokens, the model's window is {self._window}"
+            return Answer("", "context_overflow", error=message)
+        for last_try in (False, True):
+            try:
+                return self._chat(prompt) if prompt.own_chat else self._greedy(prompt)
+            except _NaNError:
+                return Answer("", "invalid", error="the model's logits contain NaN")
+            except (MemoryError, RuntimeError) as error:
+                if _out_of_memory(error):
+                    if last_try:
+                        return Answer("", "error", error=f"out of memory at {len(prompt.tokens)} tokens, twice")
+                elif "CUDA error" in str(error) or "device-side assert" in str(error):
+                    raise BackendBroken(str(error).splitlines()[0]) from error
+                else:
+                    return Answer("", "error", error=f"{type(error).__name__}: {error}")
+            # Outside the handler the failed pass's tensors are no longer held by the traceback.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        raise AssertionError("the second try returns")
+
+    def _greedy(self, prompt: Prompt) -> Answer:
+        import torch
+        from transformers import LogitsProcessorList
+
+        with torch.inference_mode():
+            ids = torch.tensor([list(prompt.tokens)], device=self._model.device)
+            output = self._model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=prompt.max_new_tokens,
+                do_sample=False,
+                logits_processor=LogitsProcessorList([_refuse_nan]),
+            )[0]
+        new = output[ids.shape[1] :].tolist()
+        ends = self._model.generation_config.eos_token_id
+        stopped = bool(new) and new[-1] in (ends if isinstance(ends, list) else [ends])
+        cut = not stopped and len(new) >= prompt.max_new_tokens
+        text = self.tokenizer.decode(new)
+        return Answer(text, "length" if cut else "ok", "length" if cut else "stop", len(new))
+
+    def _chat(self, prompt: Prompt) -> Answer:
+        import torch
+
+        with torch.inference_mode():
+            text, _ = self._model.chat(
+                self.tokenizer.raw, prompt.text, history=[], do_sample=False, max_new_tokens=prompt.max_new_tokens
+            )
+        return Answer(str(text), "ok")
+
+    def effective(self) -> dict[str, Json]:
+        """Attention, dtype and the generation settings in force, and the hash of the chat template."""
+        template = getattr(self.tokenizer.raw, "chat_template", None)
+        settings = self._model.generation_config.to_diff_dict()
+        settings.pop("transformers_version", None)
+        return {
+            "attn": self._model.config._attn_implementation,
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "own_chat": self.own_chat,
+            "generation": json.loads(json.dumps(settings, sort_keys=True, default=str)),
+            "chat_template": hashlib.sha256(str(template).encode()).hexdigest() if template else None,
+        }
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether a GPU or the machine had too little memory for this row."""
+    import torch
+
+    text = str(error)
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or "out of memory" in text
+        or "can't allocate memory" in text
+        or "not enough memory" in text
+    )
+
+
+def load(options: Options) -> HFBackend:
+    """The model and its tokenizer on this process's GPU, on the CPU, or (options.spread) over all visible GPUs.
+
+    Raises HarnessError where a model would spill to the CPU or the disk.
+    """
+    import torch
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.set_seed(options.seed)
+    source = _source(options)
+    _refuse_pickle(source, options)
+    tokenizer = HFTokenizer(_from_pretrained(AutoTokenizer, source, options))
+    gpu = torch.cuda.is_available()
+    spread = options.spread or torch.cuda.device_count() > 1
+    kwargs: dict[str, Any] = {"dtype": getattr(torch, _dtype(options))}
+    if not source.gguf:
+        kwargs["use_safetensors"] = None if options.allow_pickle else True
+    if attention := _attention(options):
+        kwargs["attn_implementation"] = attention
+    if gpu:
+        kwargs["device_map"] = "auto" if spread else "cuda:0"
+    elif options.spread:
+        kwargs["device_map"] = "auto"
+    model = _from_pretrained(AutoModelForCausalLM, source, options, **kwargs).eval()
+    spilled = sorted(
+        {str(device) for device in (getattr(model, "hf_device_map", None) or {}).values()} & {"cpu", "disk"}
+    )
+    if gpu and spilled:
+        raise HarnessError(
+            f"{source.name}: does not fit on the visible GPUs, parts of it would go to {' and '.join(spilled)}; use "
+            "more GPUs, a smaller --dtype or a smaller model"
+        )
+    if not model._supports_logits_to_keep():
+        print(
+            f"warning: {source.name}: this model computes the logits of every prompt token; long prompts need memory "
+            "for tokens x vocabulary numbers more",
+            file=sys.stderr,
+        )
+    if options.pure_greedy:
+        _drop_shipped_settings(model)
+    if model.generation_config.pad_token_id is None:
+        ends = model.generation_config.eos_token_id
+        model.generation_config.pad_token_id = ends[0] if isinstance(ends, list) else ends  # never read: one row a pass
+    return HFBackend(model, tokenizer, _window(model.config, options))
+
+
+def _drop_shipped_settings(model: Any) -> None:  # noqa: ANN401
+    """Keep the special tokens of the shipped generation settings and nothing else.
+
+    A repetition_penalty, for one, acts on greedy decoding too; passing other settings to `generate` would not stop it,
+    since unset fields are filled in from these.
+    """
+    from transformers import GenerationConfig
+
+    shipped = model.generation_config
+    model.generation_config = GenerationConfig(
+        eos_token_id=shipped.eos_token_id, pad_token_id=shipped.pad_token_id, bos_token_id=shipped.bos_token_id
+    )

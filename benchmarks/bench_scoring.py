@@ -1,0 +1,153 @@
+"""How fast `evaluation.py` is, against what nobody can avoid: importing the libraries and loading the dictionary.
+
+    python benchmarks/bench_scoring.py
+
+Writes a full-size folder of made-up answers (55 files, 8,645 rows, as long as the budgets allow, no two alike between
+the levels) and prints one line a figure. Both sides of a ratio are timed in turn in this one process, each as a
+subprocess from start to end, and the best repetition counts, so that a busy machine disturbs the ratio little.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import config  # noqa: E402 - the checkout is not installed
+
+SCORING_GOAL = 2.5  # times importing pandas and rouge and loading jieba's dictionary
+HELP_GOAL = 0.25  # times importing torch
+
+# What a scoring process cannot do without, in the published harness as here.
+BASELINE = """
+import logging, sys, warnings
+warnings.simplefilter("ignore")
+import jieba, pandas, rouge
+jieba.setLogLevel(logging.CRITICAL)
+jieba.dt.tmp_dir = sys.argv[1]
+jieba.initialize()
+"""
+
+ENGLISH = """
+the the the a of of in in and to was is by for with on from that it as at an which his her who were had but
+river harbour council engineer museum railway station northern company treaty library captain valley painter
+composer province founded opened designed published appointed commissioned discovered restored moved acquired
+1887 1904 1921 1956 1989 2003 Lindqvist Orlen Dunmore Tavish Brightwater Castellan Marlowe Ferrante Oakhurst
+approximately according original second largest independent construction expedition university laboratory
+""".split()  # noqa: SIM905 - a vocabulary reads better as text
+CHINESE = """
+的 的 的 了 了 在 在 是 是 和 与 为 于 从 有 也 将 被 由 对 以及 根据 位于 通过 主要 使用 进行 可以 一种
+公司 大学 研究 城市 历史 文化 工程 建筑 博物馆 图书馆 铁路 车站 河流 港口 委员会 工程师 音乐家 画家 省份
+成立 开放 设计 出版 任命 发现 修复 迁移 收购 建造 北部 南方 最大 独立 原始 大约 第二 实验室 探险队 条约
+1887年 1904年 1921年 2003年 三十五 百分之二十 李明远 王海燕 欧阳振华 赵子默 云溪镇 青岚山 白鹭湖 临江府
+人工智能 血压 过敏 维生素 发动机 保险 合同 法律 游戏 手机 电脑 软件 系统 数据 价格 市场 产品 服务 治疗 症状
+""".split()  # noqa: SIM905
+
+
+def phrase(chance: random.Random, language: str, least: int, most: int) -> str:
+    """A made-up phrase of `least` to `most` words, with a mark now and then."""
+    mark, between, vocabulary = (", ", " ", ENGLISH) if language == "en" else ("，", "", CHINESE)
+    parts: list[str] = []
+    for _ in range(chance.randint(least, most)):
+        parts += [chance.choice(vocabulary), mark if chance.random() < 0.08 else between]
+    return "".join(parts).strip()
+
+
+def answer(chance: random.Random, language: str, truth: str, budget: int) -> str:
+    """A prediction that starts like the truth, rambles on and uses up its budget of tokens.
+
+    A token of a current model is about four letters of English or one and a half Chinese characters.
+    """
+    length = budget * 4 if language == "en" else budget * 3 // 2
+    return (truth[: chance.randint(0, len(truth))] + phrase(chance, language, budget, budget))[:length]
+
+
+def write_run(folder: Path, seed: int = 20240206) -> int:
+    """Fill `folder` with the prediction files of a full run; returns the number of rows."""
+    chance = random.Random(seed)
+    total = 0
+    for subset, rows in config.DATASET_ROWS.items():
+        language, budget = config.DATASET_LANGUAGE[subset], config.DATASET_MAXGEN[subset]
+        # dureader's true answers are whole paragraphs, the others a phrase.
+        least, most = (30, 120) if subset == "dureader_mixup" else (2, 14)
+        truths = [phrase(chance, language, least, most) for _ in range(rows)]
+        for level in config.DATASET_LENGTH_LEVEL:
+            with (folder / f"{subset}_{level}.jsonl").open("w", encoding="utf-8") as lines:
+                for truth in truths:
+                    row = {
+                        "pred": answer(chance, language, truth, budget),
+                        "answers": [truth],
+                        "gold_ans": None if "factrecall" in subset else truth[: len(truth) // 2],
+                        "input": phrase(chance, language, 8, 20),
+                        "all_classes": None,
+                        "length": int(level[:-1]) * 1000,
+                    }
+                    lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+            total += rows
+    return total
+
+
+def seconds(*command: str, cache: Path) -> float:
+    """Wall-clock seconds of one process, start and end included."""
+    environment = os.environ | {"LVEVAL_CACHE": str(cache)}
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *command], check=True, env=environment, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def ratio(one: list[str], other: list[str], repetitions: int, cache: Path) -> tuple[float, float, float]:
+    """The best times of two commands, run in turn, and the first over the second."""
+    times = [(seconds(*one, cache=cache), seconds(*other, cache=cache)) for _ in range(repetitions)]
+    first, second = (min(column) for column in zip(*times, strict=True))
+    return first, second, first / second
+
+
+def report(name: str, figures: tuple[float, float, float], goal: float, least: bool = False) -> bool:
+    """Print one figure against its goal; returns whether it was met."""
+    first, second, quotient = figures
+    met = quotient < goal if least else quotient <= goal
+    sign = "<" if least else "<="
+    print(f"{name}: {quotient:.3f} ({first:.2f} s / {second:.2f} s), goal {sign} {goal}: {'ok' if met else 'MISSED'}")
+    return met
+
+
+def main() -> int:
+    """Measure and print; 0 if both goals are met."""
+    parser = argparse.ArgumentParser(description="Time evaluation.py on a full-size folder and its --help.")
+    parser.add_argument("--repetitions", type=int, default=5, help="of each side, in turn; the best counts (5)")
+    repetitions = parser.parse_args().repetitions
+    script = str(ROOT / "evaluation.py")
+    with tempfile.TemporaryDirectory() as name:
+        folder, cache = Path(name) / "run", Path(name) / "cache"
+        folder.mkdir()
+        cache.mkdir()
+        rows = write_run(folder)
+        evaluate = [script, "--input-dir", str(folder)]
+        baseline = ["-c", BASELINE, str(cache)]
+        seconds(*evaluate, cache=cache)  # Both dictionaries are cached from here on.
+        seconds(*baseline, cache=cache)
+        met = [
+            report(
+                f"scoring {rows:,} rows / importing pandas, rouge and jieba's dictionary",
+                ratio(evaluate, baseline, repetitions, cache),
+                SCORING_GOAL,
+            ),
+            report(
+                "evaluation.py --help / import torch",
+                ratio([script, "--help"], ["-c", "import torch"], repetitions, cache),
+                HELP_GOAL,
+                least=True,
+            ),
+        ]
+    return 0 if all(met) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

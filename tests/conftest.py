@@ -1,0 +1,155 @@
+"""What tests share: the embedded model, a private cache, and small data files."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = ROOT / "models" / "SmolLM2-135M-Instruct"
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests neither see nor fill the user's cache; nothing may be asked of a hub."""
+    os.environ["LVEVAL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["PYTHON"] = sys.executable
+
+
+@pytest.fixture(scope="session")
+def model_path() -> Path:
+    """The embedded SmolLM2-135M-Instruct as a safetensors folder; `make test` makes it."""
+    if not (MODEL / "config.json").is_file():
+        pytest.fail(f"{MODEL} is missing; run the tests with `make test`, which makes it")
+    return MODEL
+
+
+def script(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script of the checkout as a user would; output is text."""
+    command = [sys.executable, *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def row(subset: str = "hotpotwikiqa_mixup", number: int = 0, words: int = 60, **changes: object) -> dict[str, object]:
+    """A published-style row whose context names its answer once, in the middle."""
+    language = "zh" if subset in ("factrecall_zh", "multifieldqa_zh_mixup", "cmrc_mixup", "lic_mixup") else "en"
+    language = "zh" if subset == "dureader_mixup" else language
+    if language == "zh":
+        half = "\u6e05\u6668\u7684\u6e2f\u53e3\u5f88\u5b89\u9759\u3002" * (words // 18 + 1)
+        context = f"{half}\u7b2c{number}\u53f7\u706f\u5854\u5efa\u4e8e{1800 + number}\u5e74\u3002{half}"
+        question = f"\u7b2c{number}\u53f7\u706f\u5854\u5efa\u4e8e\u54ea\u4e00\u5e74\uff1f"
+    else:
+        half = " ".join(f"Ship {i} left the quay at dawn." for i in range(words // 14 + 1))
+        context = f"{half} Lighthouse {number} was built in {1800 + number} by Orla Venn. {half}"
+        question = f"When was lighthouse {number} built?"
+    made: dict[str, object] = {
+        "input": question,
+        "context": context,
+        "answers": [str(1800 + number)],
+        "length": len(context) if language == "zh" else len(context.split()),
+        "dataset": subset,
+        "language": language,
+        "answer_keywords": str(1800 + number),
+        "confusing_facts": f"Lighthouse {number + 1000} was built in 1700.",
+        "all_classes": None,
+    }
+    return made | changes
+
+
+def write_data(folder: Path, name: str, rows: Sequence[dict[str, object]]) -> Path:
+    """`<folder>/<name>.jsonl` with these rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def data_path(tmp_path: Path) -> Path:
+    """Four small files: an English and a Chinese subset at two levels, five rows each."""
+    folder = tmp_path / "data"
+    for subset in ("hotpotwikiqa_mixup", "cmrc_mixup"):
+        for level, words in (("1k", 60), ("2k", 200)):
+            write_data(folder, f"{subset}_{level}", [row(subset, number, words) for number in range(5)])
+    return folder
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    """The records of a JSON Lines file."""
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+MODELING_TINY = """
+import os
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+class TinyConfig(LlamaConfig):
+    model_type = "tiny_chat_of_our_own"
+
+
+class TinyChat(LlamaForCausalLM):
+    ''' A model with a .chat() of its own that does what its prompt says. '''
+
+    config_class = TinyConfig
+
+    def chat(self, tokenizer, prompt, history=None, **settings):
+        assert history == [] and settings["do_sample"] is False, settings
+        if "DIE" in prompt:
+            os._exit(9)
+        if "OUT OF MEMORY" in prompt:
+            raise MemoryError("no room for this row")
+        if "FAULT" in prompt:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return f"budget {settings['max_new_tokens']}", [("asked", "told")]
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_model(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Llama with SmolLM2's tokenizer: loads and answers in a blink."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    settings = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        eos_token_id=2,
+        bos_token_id=1,
+        pad_token_id=2,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(settings).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model_path).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chat_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as one that brings Python code of its own, with a `.chat()`."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-chat"
+    shutil.copytree(tiny_model, folder)
+    (folder / "modeling_tiny.py").write_text(MODELING_TINY)
+    settings = json.loads((folder / "config.json").read_text())
+    settings["model_type"] = "tiny_chat_of_our_own"
+    settings["auto_map"] = {
+        "AutoConfig": "modeling_tiny.TinyConfig",
+        "AutoModelForCausalLM": "modeling_tiny.TinyChat",
+    }
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder

@@ -1,0 +1,106 @@
+"""The house itself: light imports, small modules, documentation that is true."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, script
+
+MODULES = sorted(
+    path for path in (*ROOT.glob("*.py"), *(ROOT / "backends").glob("*.py"), *(ROOT / "samples").glob("*.py"))
+)
+SCRIPTS = ("prediction.py", "evaluation.py", "construct.py")
+HEAVY = ("torch", "transformers", "datasets", "vllm", "openai", "distributed", "pandas", "jieba", "pyarrow")
+README = ROOT / "README.md"
+
+
+def test_importing_what_users_edit_loads_nothing_heavy() -> None:
+    code = f"import config, data, errors, metrics, store, utils, backends, workers, sys; print([n for n in {HEAVY} if n in sys.modules])"
+    assert script("-c", code).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_loads_nothing_heavy(name: str) -> None:
+    code = (
+        f"import sys, runpy; sys.argv = ['{name}', '--help']\n"
+        f"try: runpy.run_path('{name}', run_name='__main__')\n"
+        f"except SystemExit: print([n for n in {HEAVY} if n in sys.modules], file=sys.stderr)"
+    )
+    found = script("-c", code)
+    assert found.stderr.strip().endswith("[]"), found.stderr
+    assert "usage" in found.stdout
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_stays_small_and_says_what_it_is(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert source.count("\n") <= 500
+    assert ast.get_docstring(ast.parse(source)), "no module docstring"
+
+
+def test_every_public_function_is_typed_and_told() -> None:
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                assert node.returns is not None, f"{path.name}:{node.lineno}"
+                assert ast.get_docstring(node), f"{path.name}:{node.lineno}: {node.name} has no docstring"
+
+
+def test_nothing_evaluates_pickles_or_shells() -> None:
+    banned = re.compile(r"\b(eval|exec)\(|\bpickle\b\s*\.|shell=True|os\.system|mock\.patch|__import__\(")
+    for path in MODULES:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            assert not banned.search(line), f"{path.name}:{number}: {line}"
+    for path in ROOT.glob("*.sh"):
+        assert not re.search(r"\beval\b", re.sub(r"batch_eval|^#.*", "", path.read_text(), flags=re.M)), path.name
+
+
+def test_pinned_what_moves_scores_and_a_reason_on_each_line() -> None:
+    required = (ROOT / "requirements.txt").read_text()
+    assert "jieba==0.42.1" in required and "rouge==1.0.1" in required
+    for line in required.splitlines():
+        assert re.search(r"\S\s+# \S", line) or line.startswith("#"), line
+    constraints = (ROOT / "constraints.txt").read_text()
+    assert "\ntorch==2.13.0\n" in constraints
+    assert all("==" in line for line in constraints.splitlines() if not line.startswith("#"))
+
+
+# --- The README is executed -------------------------------------------------------------------------------------------
+
+
+def test_the_paths_that_the_readme_names_exist() -> None:
+    text = README.read_text(encoding="utf-8")
+    tree = re.search(r"```text\n(.*?)```", text, re.S)
+    assert tree is not None
+    named = [line.split()[0] for line in tree[1].splitlines() if line and not line.startswith(" ")]
+    assert len(named) > 20
+    for name in named:
+        assert (ROOT / name).exists(), name
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("*.sh")):
+        assert path.name in named, f"{path.name} is missing from the README's tree"
+
+
+def test_the_targets_that_the_readme_names_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"`?make ([a-z]+)`?", README.read_text(encoding="utf-8")))
+    assert named <= targets, named - targets
+    assert {"setup", "demo", "test", "check", "bench"} <= targets
+
+
+def test_the_readmes_marked_blocks_run(tmp_path: Path) -> None:
+    blocks = re.findall(r"<!-- run -->\n```bash\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+    assert blocks
+    for name in (
+        "backends",
+        "samples",
+        "leaderboard",
+        *(path.name for path in (*ROOT.glob("*.py"), *ROOT.glob("*.sh"))),
+    ):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for block in blocks:
+        code = f'set -eu\npython() {{ {sys.executable} "$@"; }}\n{block}'
+        found = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert found.returncode == 0, f"{block}\n{found.stderr}"

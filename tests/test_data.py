@@ -1,0 +1,498 @@
+"""data.py: rows, every fault that one can have, and the cached copies. Where files come from: test_data_sources.py."""
+
+import hashlib
+import json
+import os
+import pickle
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import data
+from errors import ExitCode, HarnessError
+
+ROOT = Path(data.__file__).parent
+SUBSET, LEVEL = "hotpotwikiqa_mixup", "16k"
+NAME = f"{SUBSET}_{LEVEL}.jsonl"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("LVEVAL_CACHE", str(folder))
+    return folder
+
+
+def row(**changes: object) -> dict[str, Any]:
+    """A row as in a raw file; a field set to ... is left out."""
+    fields: dict[str, Any] = {
+        "input": "Which reef?",
+        "context": "The amber reef lies off the cape. Ångström 森.",
+        "answers": ["amber reef"],
+        "length": 8,
+        "dataset": SUBSET,
+        "language": "en",
+        "answer_keywords": "amber",
+        "confusing_facts": ["The coral reef lies off the bay."],
+        "all_classes": None,
+    }
+    return {name: value for name, value in (fields | changes).items() if value is not ...}
+
+
+def line(**changes: object) -> bytes:
+    return json.dumps(row(**changes), ensure_ascii=False).encode() + b"\n"
+
+
+def folder_with(tmp_path: Path, content: bytes, name: str = NAME) -> Path:
+    path = tmp_path / "data" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return tmp_path / "data"
+
+
+def loaded(tmp_path: Path, content: bytes) -> data.DataFile:
+    return data.load(SUBSET, LEVEL, folder_with(tmp_path, content))
+
+
+def refusal(load: Callable[[], object]) -> str:
+    with pytest.raises(HarnessError) as caught:
+        load()
+    return caught.value.message
+
+
+def copies(cache: Path) -> list[Path]:
+    return sorted((cache / "data").rglob("*.arrow"))
+
+
+def child(code: str, *args: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+    )
+
+
+# --- What a sound file becomes ----------------------------------------------------------------------------------------
+
+
+def test_rows_come_back_as_they_are(tmp_path: Path) -> None:
+    content = line() + line(answers=["a", "b"], all_classes=["x"], length=0, extra={"ignored": [1, "two"]})
+    file = loaded(tmp_path, content)
+    assert len(file) == 2
+    assert file.fingerprint == "sha256:" + hashlib.sha256(content).hexdigest()
+    assert file.row(0) == {**row(), "question_id": None, "offsets": None}
+    assert file.row(1)["answers"] == ["a", "b"]
+    assert file.row(1)["all_classes"] == ["x"]
+    assert list(file.row(0)) == list(data.Row.__annotations__)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "expected"),
+    [
+        ({"answer_keywords": ...}, "answer_keywords", None),
+        ({"answer_keywords": None}, "answer_keywords", None),
+        ({"answer_keywords": ..., "gold_ans": "amber reef"}, "answer_keywords", "amber reef"),
+        ({"answer_keywords": None, "gold_ans": "amber"}, "answer_keywords", "amber"),
+        ({"answer_keywords": "amber", "gold_ans": None}, "answer_keywords", "amber"),
+        ({"answer_keywords": "amber", "gold_ans": "amber"}, "answer_keywords", "amber"),
+        ({"confusing_facts": ...}, "confusing_facts", None),
+        ({"confusing_facts": None}, "confusing_facts", None),
+        ({"confusing_facts": []}, "confusing_facts", None),
+        ({"confusing_facts": " "}, "confusing_facts", None),
+        ({"confusing_facts": "one fact"}, "confusing_facts", ["one fact"]),
+        ({"confusing_facts": ["one", "two"]}, "confusing_facts", ["one", "two"]),
+        ({"confusing_facts": ..., "distractor": "one fact"}, "confusing_facts", ["one fact"]),
+        ({"confusing_facts": ..., "distractor": ["one", "two"]}, "confusing_facts", ["one", "two"]),
+        ({"all_classes": ...}, "all_classes", None),
+        ({"question_id": "hotpot-1"}, "question_id", "hotpot-1"),
+        ({"offsets": {"evidence": [[0, 5]]}}, "offsets", {"evidence": [[0, 5]], "confusing_facts": []}),
+        ({"context": "a\u2028b\u0085c\x00d"}, "context", "a\u2028b\u0085c\x00d"),
+        ({"context": "\U0001f600"}, "context", "\U0001f600"),
+        ({"index": 7}, "dataset", SUBSET),
+    ],
+)
+def test_spellings_in_the_wild(tmp_path: Path, changes: dict[str, Any], field: str, expected: object) -> None:
+    found: dict[str, Any] = dict(loaded(tmp_path, line() + line(**changes)).row(1))
+    assert found[field] == expected
+
+
+def test_fields_may_be_null_for_long_and_then_change_their_type(tmp_path: Path) -> None:
+    quiet = line(confusing_facts=None, answer_keywords=None)
+    file = loaded(tmp_path, quiet * 40 + line(confusing_facts="s") + line(confusing_facts=["l"]))
+    assert [file.row(i)["confusing_facts"] for i in (0, 40, 41)] == [None, ["s"], ["l"]]
+
+
+def test_the_tables_spelling_of_a_subset(tmp_path: Path) -> None:
+    content = line(dataset="loogle-MR-mixup") + line(dataset="loogle_MIR_mixup")
+    file = data.load("loogle_MIR_mixup", LEVEL, folder_with(tmp_path, content, "loogle_MIR_mixup_16k.jsonl"))
+    assert [file.row(i)["dataset"] for i in range(2)] == ["loogle_MIR_mixup"] * 2
+
+
+def test_a_subset_of_the_users_own(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, line(dataset="mine", language="de"), "mine_3k.jsonl")
+    assert data.load("mine", "3k", folder).row(0)["language"] == "de"
+
+
+@pytest.mark.parametrize("content", [line() + line(), (line() + line()).rstrip(), line() + line() + b"\r\n  \n"])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_line_ends_and_byte_order_mark(tmp_path: Path, content: bytes, bom: bytes, end: bytes) -> None:
+    file = loaded(tmp_path, bom + content.replace(b"\n", end))
+    assert [file.row(i)["answers"] for i in range(len(file))] == [["amber reef"]] * 2
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "input": texts,
+                "context": texts,
+                "answers": st.lists(texts, min_size=1, max_size=3),
+                "length": st.integers(0, 2**63 - 1),
+                "answer_keywords": st.none() | texts,
+                "all_classes": st.none() | st.lists(texts, max_size=2),
+                "question_id": st.none() | texts,
+            }
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    st.booleans(),
+)
+def test_any_rows_survive_the_copy(tmp_path: Path, rows: list[dict[str, Any]], ascii_only: bool) -> None:
+    lines = [json.dumps(row(**changes), ensure_ascii=ascii_only) + "\n" for changes in rows]
+    file = loaded(tmp_path, "".join(lines).encode())
+    assert [{name: file.row(i)[name] for name in changes} for i, changes in enumerate(rows)] == rows  # type: ignore[literal-required]
+
+
+def test_index_outside_of_the_file(tmp_path: Path) -> None:
+    file = loaded(tmp_path, line())
+    for index in (-1, 1):
+        with pytest.raises(IndexError):
+            file.row(index)
+
+
+# --- Faults of a row --------------------------------------------------------------------------------------------------
+
+HALF = "\\ud83d"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        *[({name: ...}, f'no "{name}" (found: ') for name in ("input", "context", "answers", "length", "dataset")],
+        ({"language": ...}, 'no "language"'),
+        ({"input": None}, "input: found None; expected text"),
+        ({"input": 3}, "input: found 3; expected text"),
+        ({"context": ["a"]}, "context: found ['a']; expected text"),
+        ({"answers": "amber"}, "answers: found 'amber'; expected a list"),
+        ({"answers": []}, "answers: found []; expected at least one"),
+        ({"answers": ["a", None]}, "answers[1]: found None; expected text"),
+        ({"length": "8"}, "length: found '8'; expected a whole number"),
+        ({"length": True}, "length: found True; expected a whole number"),
+        ({"length": 8.0}, "length: found 8.0; expected a whole number"),
+        ({"length": -1}, "length: found -1"),
+        ({"length": 2**63}, "length: found 9223372036854775808"),
+        ({"dataset": "lic_mixup"}, f"dataset: found 'lic_mixup'; expected {SUBSET}"),
+        ({"dataset": None}, "dataset: found None; expected text"),
+        ({"language": "zh"}, "language: found 'zh'; expected en"),
+        ({"answer_keywords": ["amber"]}, "answer_keywords: found ['amber']; expected text"),
+        ({"gold_ans": 3, "answer_keywords": ...}, "answer_keywords: found 3; expected text"),
+        ({"gold_ans": "coral"}, "answer_keywords: found ['amber', 'coral']; expected the same"),
+        ({"confusing_facts": 3}, "confusing_facts: found 3; expected"),
+        ({"confusing_facts": ["a", 3]}, "confusing_facts[1]: found 3; expected text"),
+        ({"all_classes": "x"}, "all_classes: found 'x'; expected a list"),
+        ({"question_id": 3}, "question_id: found 3; expected text"),
+        ({"offsets": [1]}, "offsets: found [1]; expected"),
+        ({"offsets": {"evidence": 1}}, "offsets.evidence: found 1; expected"),
+        ({"offsets": {"evidence": [[0, 1], [3, 2]]}}, "offsets.evidence[1]: found [3, 2]; expected"),
+        ({"offsets": {"evidence": [[-1, 2]]}}, "offsets.evidence[0]: found [-1, 2]"),
+        ({"offsets": {"confusing_facts": [[0, 99]]}}, "offsets.confusing_facts[0]: found [0, 99]"),
+        ({"offsets": {"evidence": [[0, True]]}}, "offsets.evidence[0]: found [0, True]"),
+        ({"offsets": {"evidence": [[0]]}}, "offsets.evidence[0]: found [0]"),
+    ],
+)
+def test_faulty_field(tmp_path: Path, cache: Path, changes: dict[str, Any], told: str) -> None:
+    message = refusal(lambda: loaded(tmp_path, line() + line(**changes)))
+    assert message.startswith(f"{tmp_path}/data/{NAME}:2: {told}")
+    assert list((cache / "data").rglob("*.*")) == []
+
+
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        (line()[:-30], "was the file cut?"),
+        (line()[:40], "was the file cut?"),
+        (b"not json\n", ":2: column 1: found 'Expecting value'; expected a JSON object"),
+        (b"[1]\n", ":2: found [1]; expected a JSON object"),
+        (b"null\n", ":2: found None; expected a JSON object"),
+        (line().replace("森".encode(), b"\xff"), ":2: byte 83: found b'\\xff'; expected UTF-8"),
+        (line().replace("森".encode(), b"\xed\xa0\xbd"), "expected UTF-8"),
+        (line().replace(b"amber", b"\x00\x00"), "Invalid control character"),
+        (b"\x00" * 4096, "column 1"),
+        (b"\xef\xbb\xbf" + line(), "BOM"),
+        (line().replace(b"Which", HALF.encode()), ":2: input (character 0): found '\\ud83d'; expected no half"),
+        (line().replace(b'["amber', f'["{HALF}'.encode()), "answers[0] (character 0)"),
+        (b'{"input": ' + b"[" * 200_000 + b"]" * 200_000 + b"}\n", "RecursionError"),
+        (line(length=...)[:-2] + b', "length": ' + b"9" * 5000 + b"}\n", "ValueError"),
+        (b"\n" + line(), ":2: found a blank line"),
+        (b" \r\n\n" + line(), ":2: found a blank line"),
+    ],
+)
+def test_faulty_line(tmp_path: Path, second: bytes, told: str) -> None:
+    message = refusal(lambda: loaded(tmp_path, line() + second))
+    assert f"{NAME}:2:" in message
+    assert told in message
+    assert len(message) < 600
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n \n"])
+def test_empty_file(tmp_path: Path, content: bytes) -> None:
+    assert "found an empty file" in refusal(lambda: loaded(tmp_path, content))
+
+
+def test_a_file_cut_anywhere(tmp_path: Path) -> None:
+    """Cut in its last row at any byte, it is refused; cut right behind a row it is a shorter file."""
+    whole = line()
+    for cut in range(1, len(whole) - 1, 7):
+        assert ":2:" in refusal(lambda cut=cut: loaded(tmp_path, whole + whole[:cut]))  # type: ignore[misc]
+
+
+def test_a_huge_line_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "MAX_LINE_BYTES", 1000)
+    assert f"{NAME}:2: found a line of more than 1000 bytes" in refusal(
+        lambda: loaded(tmp_path, line() + line(context="x" * 1000))
+    )
+    assert len(loaded(tmp_path, line(context="x" * 500))) == 1
+
+
+def test_the_context_stays_out_of_messages(tmp_path: Path) -> None:
+    secret = "word " * 5000
+    for changes in ({"context": [secret]}, {"context": {secret: secret}}, {"answers": [[secret]]}, {"dataset": secret}):
+        assert len(refusal(lambda changes=changes: loaded(tmp_path, line(**changes)))) < 400  # type: ignore[misc]
+
+
+# --- The copies -------------------------------------------------------------------------------------------------------
+
+
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be as a new process, which has nothing mapped."""
+    monkeypatch.setattr(data, "_datasets", {})
+
+
+def test_a_worker_opens_the_copy_without_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = loaded(tmp_path, line() * 2)
+    (tmp_path / "data" / NAME).unlink()
+    forget(monkeypatch)
+    again = data.load(SUBSET, LEVEL, tmp_path / "data", file.fingerprint)
+    assert (again.fingerprint, len(again), again.row(1)) == (file.fingerprint, 2, file.row(1))
+    forget(monkeypatch)
+    packed = pickle.dumps(again)
+    assert len(packed) < 2000
+    assert pickle.loads(packed).row(0) == file.row(0)
+
+
+def test_a_worker_without_a_copy_reads_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    file = loaded(tmp_path, line())
+    copies(cache)[0].unlink()
+    forget(monkeypatch)
+    assert data.load(SUBSET, LEVEL, tmp_path / "data", file.fingerprint).row(0) == file.row(0)
+
+
+def test_other_content_than_expected(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, line())
+    with pytest.raises(HarnessError) as caught:
+        data.load(SUBSET, LEVEL, folder, "sha256:" + "0" * 64)
+    assert caught.value.code == ExitCode.IDENTITY
+    assert "expected sha256:0000" in caught.value.message
+    for wrong in ("", "sha256:../../x", "md5:" + "0" * 32):
+        assert "fingerprint" in refusal(lambda wrong=wrong: data.load(SUBSET, LEVEL, folder, wrong))  # type: ignore[misc]
+
+
+def test_a_torn_or_altered_copy_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    file = loaded(tmp_path, line() * 3)
+    (copy,) = copies(cache)
+    sound = copy.read_bytes()
+    assert copy.stat().st_mode & 0o077 == 0
+    steps = max(1, len(sound) // 60)
+    damages = [sound[:cut] for cut in range(0, len(sound), steps)] + [sound[:-1], sound + b"\n", b"\x00" * len(sound)]
+    damages += [sound[:at] + bytes([sound[at] ^ 4]) + sound[at + 1 :] for at in range(3, len(sound), steps)]
+    for known in (None, file.fingerprint):
+        for damaged in damages:
+            copy.write_bytes(damaged)
+            forget(monkeypatch)
+            again = data.load(SUBSET, LEVEL, tmp_path / "data", known)
+            assert copy.read_bytes() == sound
+            assert again.row(2) == file.row(2)
+
+
+def test_a_copy_that_vanished_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    file = loaded(tmp_path, line())
+    copies(cache)[0].unlink()
+    forget(monkeypatch)
+    assert "start the run again" in refusal(lambda: file.row(0))
+
+
+def test_the_same_bytes_under_another_subset_are_checked_again(tmp_path: Path) -> None:
+    loaded(tmp_path, line())
+    folder_with(tmp_path, line(), "factrecall_en_16k.jsonl")
+    assert "expected factrecall_en" in refusal(lambda: data.load("factrecall_en", LEVEL, tmp_path / "data"))
+
+
+def test_leftovers_of_a_killed_process_are_removed_when_old(tmp_path: Path, cache: Path) -> None:
+    loaded(tmp_path, line())
+    old, young = (copies(cache)[0].parent / name for name in ("old.tmp", "young.tmp"))
+    for leftover in (old, young):
+        leftover.write_bytes(b"x")
+    os.utime(old, (time.time() - 10**6,) * 2)
+    loaded(tmp_path, line() * 2)
+    assert not old.exists()
+    assert young.exists()
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import data
+from errors import run
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+run(lambda: len(data.load("hotpotwikiqa_mixup", "16k", Path(sys.argv[1]))))
+"""
+
+
+def test_no_room_for_the_copy(tmp_path: Path, cache: Path) -> None:
+    folder = folder_with(tmp_path, line(context="x" * 300_000))
+    done = child(FULL_DISK, folder)
+    assert done.returncode == ExitCode.STORAGE, done.stderr
+    assert "LVEVAL_CACHE" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list((cache / "data").rglob("*.*")) == []
+
+
+RACE = """
+import sys, time
+from pathlib import Path
+import data, datasets, pyarrow
+while time.time() < float(sys.argv[2]):
+    pass
+file = data.load("hotpotwikiqa_mixup", "16k", Path(sys.argv[1]))
+print(len(file), file.fingerprint, sum(len(file.row(i)["context"]) for i in range(len(file))))
+"""
+
+
+def test_two_processes_make_the_same_copy_at_once(tmp_path: Path, cache: Path) -> None:
+    folder = folder_with(tmp_path, line(context="word " * 20_000) * 30)
+    start = time.time() + 2.5
+    racers = [
+        subprocess.Popen([sys.executable, "-c", RACE, folder, str(start)], cwd=ROOT, text=True, stdout=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    said = [racer.communicate(timeout=60)[0] for racer in racers]
+    assert said[0].startswith("30 sha256:")
+    assert said[0] == said[1] == said[2]
+    assert len(list((cache / "data").rglob("*.*"))) == 1
+
+
+def test_two_threads(tmp_path: Path, cache: Path) -> None:
+    folder = folder_with(tmp_path, b"".join(line(length=i, context="x" * 1000 * i) for i in range(50)))
+    wrong: list[int] = []
+
+    def work() -> None:
+        file = data.load(SUBSET, LEVEL, folder)
+        wrong.extend(i for i in range(50) if len(file.row(i)["context"]) != 1000 * i)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert len(list((cache / "data").rglob("*.*"))) == 1
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+import data, datasets, pyarrow, tqdm
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+file = data.load("hotpotwikiqa_mixup", "256k", Path(sys.argv[1]))
+built = peak()
+for i in range(len(file)): assert len(file.row(i)["context"]) >= 1_500_000
+print(len(file), (built - before) // 1024, (peak() - before) // 1024)
+"""
+
+
+def test_memory_stays_that_of_a_row(tmp_path: Path) -> None:
+    """A file of 180 MB: making its copy takes little; reading it maps the copy, whose pages count while in use."""
+    path = tmp_path / "data" / f"{SUBSET}_256k.jsonl"
+    path.parent.mkdir()
+    with path.open("wb") as stream:
+        for i in range(120):
+            stream.write(line(context=f"word{i} " * 250_000))
+    done = child(MEMORY, path.parent)
+    assert done.returncode == 0, done.stderr
+    rows, built, read = map(int, done.stdout.split())
+    assert rows == 120
+    assert built < 120, f"making the copy took {built} MB"
+    assert read < 400, f"reading it took {read} MB"
+
+
+def test_import_is_light() -> None:
+    heavy = "[name for name in ('datasets', 'pyarrow', 'huggingface_hub', 'torch', 'tqdm') if name in sys.modules]"
+    done = child(f"import sys, data; print({heavy})")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+# --- The cache folder -------------------------------------------------------------------------------------------------
+
+
+def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    assert data.cache_dir() == cache
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+    monkeypatch.delenv("LVEVAL_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert data.cache_dir() == tmp_path / "xdg" / "lveval"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for unusable in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", unusable)
+        assert data.cache_dir() == tmp_path / "home" / ".cache" / "lveval"
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+def test_a_cache_that_others_may_write_is_refused(cache: Path, mode: int) -> None:
+    cache.mkdir()
+    cache.chmod(mode)
+    assert "chmod 700" in refusal(data.cache_dir)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_cache_of_another_user_is_refused(cache: Path) -> None:
+    cache.mkdir(mode=0o700)
+    os.chown(cache, 12345, 12345)
+    assert "found a folder of user 12345" in refusal(data.cache_dir)
+
+
+def test_a_cache_that_cannot_be_made(cache: Path) -> None:
+    cache.write_bytes(b"a file")
+    with pytest.raises(HarnessError) as caught:
+        data.cache_dir()
+    assert caught.value.code == ExitCode.STORAGE

@@ -1,0 +1,152 @@
+"""The documented commands from data to results, and runs that are killed on the way."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, row, script, write_data
+from test_workers import running
+
+SCRIPT_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+
+
+def bash(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **SCRIPT_ENVIRONMENT, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def predictions(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.jsonl"))}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped samples, built at 1k: every subset."""
+    folder = tmp_path_factory.mktemp("built") / "data"
+    found = script("construct.py", "--output-dir", folder, "--lengths", "1k", "--rows", "2")
+    assert found.returncode == 0, found.stderr
+    return folder
+
+
+def three_ways(model: str, name: str, limit: str, tmp_path: Path, common: list[str]) -> list[dict[str, bytes]]:
+    """The published commands, each into its own folder."""
+    outputs = [tmp_path / way for way in ("single", "multiple", "steps")]
+    single = bash("batch_eval_single.sh", model, name, limit, *common, OUTPUT_DIR=str(outputs[0]))
+    assert single.returncode == 0, single.stderr
+    multiple = bash(
+        "batch_eval_multiple.sh", model, name, limit, *common, "--num-workers", "2", OUTPUT_DIR=str(outputs[1])
+    )
+    assert multiple.returncode == 0, multiple.stderr
+    step = script(
+        "prediction.py", "--model-path", model, "--model-name", name, "--model-max-length", limit, "--output-dir",
+        outputs[2], *common,
+    )  # fmt: skip
+    assert step.returncode == 0, step.stderr
+    scored = script("evaluation.py", "--input-dir", step.stdout.splitlines()[-1])
+    assert scored.returncode == 0, scored.stderr
+    for output in outputs:
+        assert json.loads((output / name / "results.json").read_text()) == json.loads(
+            (outputs[0] / name / "results.json").read_text()
+        )
+    return [predictions(output / name) for output in outputs]
+
+
+def test_the_three_documented_ways_give_the_same_files_with_echo(built: Path, tmp_path: Path) -> None:
+    common = ["--backend", "echo", "--data-path", str(built), "--lengths", "1k", "--limit", "1"]
+    ways = three_ways("unused/path", "dry", "700", tmp_path, common)
+    assert len(ways[0]) == 11
+    assert ways[0] == ways[1] == ways[2]
+    with (tmp_path / "single/dry/results.csv").open(newline="") as file:
+        table = list(csv.reader(file))
+    assert table[0][0] == "dataset_name" and len(table) == 12
+
+
+def test_the_three_documented_ways_give_the_same_files_with_a_real_model(
+    built: Path, model_path: Path, tmp_path: Path
+) -> None:
+    subsets = ["--datasets", "factrecall_en", "factrecall_zh", "multifieldqa_en_mixup"]
+    common = [*subsets, "--data-path", str(built), "--lengths", "1k", "--limit", "1"]
+    ways = three_ways(str(model_path), "smollm2", "700", tmp_path, common)
+    assert ways[0] == ways[1] == ways[2]
+    record = json.loads(ways[0]["factrecall_en_1k.jsonl"])
+    assert record["pred"].strip() and record["prompt_tokens"] < 800 < record["prompt_tokens_full"]
+
+
+@pytest.mark.parametrize("name", ["batch_eval_single.sh", "batch_eval_multiple.sh", "batch_eval_gpt_single.sh"])
+def test_a_script_without_its_arguments_tells_its_usage(name: str) -> None:
+    found = bash(name, "model")
+    assert found.returncode == 2 and f"usage: bash {name} " in found.stderr
+
+
+def test_a_script_passes_odd_arguments_through_untouched(built: Path, tmp_path: Path) -> None:
+    name = "a model; touch $(pwd)/owned"
+    common = ["--backend", "echo", "--data-path", str(built), "--lengths", "1k", "--limit", "1"]
+    found = bash(
+        "batch_eval_single.sh", "x", name, "700", *common, "--datasets", "lic_mixup", OUTPUT_DIR=str(tmp_path / "a b")
+    )
+    assert found.returncode == 0, found.stderr
+    assert (tmp_path / "a b" / name.replace("/", "__") / "results.json").is_file()
+    assert not (ROOT / "owned").exists()
+
+
+def test_a_script_ends_with_the_first_code_that_is_not_zero(built: Path, tmp_path: Path) -> None:
+    found = bash(
+        "batch_eval_single.sh", "x", "dry", "700", "--backend", "echo", "--data-path", built, "--lengths", "9k",
+        OUTPUT_DIR=str(tmp_path),
+    )  # fmt: skip
+    assert found.returncode == 2 and not list(tmp_path.glob("*/results*"))
+
+
+def test_the_api_script_ends_in_a_clear_error_until_its_backend_is_there(tmp_path: Path) -> None:
+    found = bash("batch_eval_gpt_single.sh", "gpt-4-1106-preview", "127500", OUTPUT_DIR=str(tmp_path))
+    assert found.returncode == 2 and 'unknown backend "openai"' in found.stderr
+
+
+def test_the_same_command_again_resumes_and_asks_nothing_twice(built: Path, tmp_path: Path) -> None:
+    common = ["--backend", "echo", "--data-path", str(built), "--lengths", "1k"]
+    for _ in range(2):
+        found = bash("batch_eval_single.sh", "x", "dry", "700", *common, OUTPUT_DIR=str(tmp_path))
+        assert found.returncode == 0, found.stderr
+    for path in (tmp_path / "dry/rows").iterdir():
+        assert path.read_bytes().count(b"\n") == 2
+
+
+def test_thirty_kills_later_the_files_are_those_of_a_calm_run(tmp_path: Path) -> None:
+    """SIGKILL to the whole run at random times, two workers, each time resumed."""
+    write_data(tmp_path / "data", "factrecall_en_1k", [row("factrecall_en", number) for number in range(200)])
+    write_data(tmp_path / "data", "factrecall_zh_1k", [row("factrecall_zh", number) for number in range(200)])
+    command: list[str | Path] = [
+        "prediction.py", "--backend", "echo", "--model-name", "dry", "--data-path", tmp_path / "data",
+        "--datasets", "factrecall_en", "factrecall_zh", "--lengths", "1k",
+    ]  # fmt: skip
+    assert script(*command, "--output-dir", tmp_path / "calm", "--single-process").returncode == 0
+    killed = [*command, "--output-dir", tmp_path / "killed", "--num-workers", "2", "--backend-args", "delay=0.1"]
+    folder = tmp_path / "killed/dry"
+    generator = random.Random(30)  # noqa: S311 - times of kills
+    progress = []
+    for _ in range(30):
+        with running(*killed) as process:
+            time.sleep(generator.uniform(0.3, 2.5))
+            process.send_signal(signal.SIGKILL)
+            process.wait(10)
+        rows = (folder / "rows").glob("*.jsonl")
+        progress.append(sum(path.read_bytes().count(b"\n") for path in rows))
+    assert progress == sorted(progress), "a recorded row was lost"
+    assert progress[-1] > 20, "the kills came before any work was done"
+    final = script(*killed[:-2], "--num-workers", "1")
+    assert final.returncode == 0, final.stderr
+    assert predictions(folder) == predictions(tmp_path / "calm/dry") | {
+        name: content for name, content in predictions(folder).items() if name == "attempts.jsonl"
+    }

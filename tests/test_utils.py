@@ -1,0 +1,349 @@
+"""HOW a row becomes a prompt: templates, the middle cut, chat formats, post-processing."""
+
+import json
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import cast
+
+import pytest
+from conftest import row
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import config
+import utils
+from backends import Tokenizer, Tokens
+from backends.echo import EchoTokenizer
+from backends.hf import HFTokenizer
+from data import Row
+from errors import HarnessError
+
+
+@pytest.fixture(scope="module")
+def smollm2(model_path: Path) -> HFTokenizer:
+    from transformers import AutoTokenizer
+
+    return HFTokenizer(AutoTokenizer.from_pretrained(model_path))
+
+
+def full_row(**changes: object) -> Row:
+    return cast(Row, row() | {"question_id": None, "offsets": None, "confusing_facts": None} | changes)
+
+
+class BosTokenizer:
+    """One token a character and a BOS of number 1, as Llama's tokenizers add."""
+
+    bos = 1
+    has_chat_template = False
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> Tokens:
+        ids = [1 if character == "\u0001" else ord(character) + 10 for character in text.replace("<s>", "\u0001")]
+        return [1, *ids] if add_special_tokens else ids
+
+    def decode(self, tokens: Tokens) -> str:
+        return "".join(chr(int(token) - 10) for token in tokens if token != 1)
+
+    def apply_chat_template(self, prompt: str) -> str:
+        raise AssertionError("has_chat_template is false")
+
+    def build_prompt(self, prompt: str) -> str:
+        return f"[Round 1]\n\n{prompt}"
+
+
+# --- Templates --------------------------------------------------------------------------------------------------------
+
+
+def test_every_subset_has_its_own_template_with_the_cue_last() -> None:
+    assert list(config.DATASET_PROMPT) == config.DATASET_SELECTED
+    assert len(set(config.DATASET_PROMPT.values())) == 11
+    for subset, template in config.DATASET_PROMPT.items():
+        cue = "Answer:" if config.DATASET_LANGUAGE[subset] == "en" else "\u56de\u7b54\uff1a"
+        assert template.endswith(cue), subset
+        assert template.index("{context}") < template.index("{input}")
+
+
+def test_chinese_templates_use_full_width_punctuation() -> None:
+    for subset, template in config.DATASET_PROMPT.items():
+        if config.DATASET_LANGUAGE[subset] == "zh":
+            assert not set(",:;?!") & set(template), subset
+
+
+def test_braces_in_a_row_are_plain_text() -> None:
+    filled = utils.fill("{context}|{input}|{other}", full_row(context="a {input} {0} {", input="q {context}"))
+    assert filled == "a {input} {0} {|q {context}|{other}"
+
+
+@given(st.text(), st.text())
+def test_filling_puts_each_field_in_once(context: str, question: str) -> None:
+    assert utils.fill("A{context}B{input}C", full_row(context=context, input=question)) == f"A{context}B{question}C"
+
+
+# --- Prompt files -----------------------------------------------------------------------------------------------------
+
+
+def test_prompts_from_python_and_json_are_parsed_alike(tmp_path: Path) -> None:
+    mapping = {"lic_mixup": "x {context} y {input}"}
+    python, plain, wrapped = tmp_path / "p.py", tmp_path / "p.json", tmp_path / "w.json"
+    python.write_text(f"import os\nOTHER = 1\nDATASET_PROMPT: dict = {mapping!r}\n")
+    plain.write_text(json.dumps(mapping))
+    wrapped.write_text(json.dumps({"DATASET_PROMPT": mapping}))
+    sets = [utils.load_prompts(str(path)) for path in (python, plain, wrapped)]
+    assert [found.templates for found in sets] == [mapping] * 3
+    assert len({found.sha256 for found in sets}) == 1
+    assert not sets[0].official
+
+
+def test_code_in_a_prompt_file_is_never_run(tmp_path: Path) -> None:
+    path, trace = tmp_path / "p.py", tmp_path / "ran"
+    path.write_text(f"open({str(trace)!r}, 'w')\nDATASET_PROMPT = dict(a=open({str(trace)!r}, 'w'))\n")
+    with pytest.raises(HarnessError, match="is no literal"):
+        utils.load_prompts(str(path))
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("p.json", "{", "not JSON"),
+        ("p.json", "[]", "no DATASET_PROMPT"),
+        ("p.json", '{"a": 3}', "expected a string"),
+        ("p.json", '{"a": "only {context}"}', "expected {input}"),
+        ("p.py", "x = 1", "no DATASET_PROMPT"),
+        ("p.py", "def", "no literal"),
+        ("p.txt", "", "expected builtin, official or a path"),
+        ("missing.json", None, "cannot be read"),
+    ],
+)
+def test_a_bad_prompt_file_is_one_clear_sentence(tmp_path: Path, name: str, text: str | None, complaint: str) -> None:
+    path = tmp_path / name
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(HarnessError, match=complaint):
+        utils.load_prompts(str(path))
+
+
+@contextmanager
+def serving(content: bytes) -> Iterator[tuple[str, list[str]]]:
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    socketserver.TCPServer.allow_reuse_address = True
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/config.py", asked
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_the_official_file_is_downloaded_once_and_kept() -> None:
+    import hashlib
+
+    content = b'DATASET_PROMPT = {"a": "{context}{input}"}'
+    sha256 = hashlib.sha256(content).hexdigest()
+    with serving(content) as (url, asked):
+        assert utils.official_file(url, sha256) == content.decode()
+        assert utils.official_file(url, sha256) == content.decode()
+    assert asked == ["/config.py"]
+
+
+def test_an_official_file_with_another_hash_is_refused_and_not_kept() -> None:
+    with serving(b"tampered") as (url, asked):
+        for _ in range(2):
+            with pytest.raises(HarnessError, match="expected 7c278132"):
+                utils.official_file(url, utils.OFFICIAL_FILE_SHA256)
+    assert len(asked) == 2
+
+
+def test_offline_official_prompts_tell_what_to_do() -> None:
+    with pytest.raises(HarnessError, match="--prompts PATH"):
+        utils.official_file("http://127.0.0.1:9/config.py", "0" * 64)
+
+
+# --- The middle cut ---------------------------------------------------------------------------------------------------
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8"), max_size=300), st.integers(2, 60))
+def test_the_cut_keeps_head_and_tail_of_equal_length(text: str, limit: int) -> None:
+    tokenizer = EchoTokenizer()
+    tokens = tokenizer.encode(text)
+    cut, full = utils.cut_middle(tokenizer, text, limit)
+    assert full == len(tokens)
+    if full <= limit:
+        assert cut == text
+    else:
+        half = limit // 2
+        assert cut == tokenizer.decode(tokens[:half]) + tokenizer.decode(tokens[full - half :])
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8")))
+def test_echo_tokens_joined_are_the_text(text: str) -> None:
+    tokenizer = EchoTokenizer()
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_an_odd_limit_loses_one_token() -> None:
+    cut, full = utils.cut_middle(EchoTokenizer(), "a b c d e f g", 5)
+    assert (cut, full) == ("a b f g", 7)
+
+
+def test_the_count_and_the_halves_include_the_bos() -> None:
+    tokenizer = BosTokenizer()
+    assert utils.cut_middle(tokenizer, "abcd", 5) == ("abcd", 5)
+    assert utils.cut_middle(tokenizer, "abcde", 5) == ("ade", 6)  # half = 2: BOS and "a", then "de"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(alphabet="abc \u706f\u5854\u3002.\n", min_size=1, max_size=400), st.integers(2, 80))
+def test_the_cut_with_a_real_tokenizer_is_the_published_way(smollm2: HFTokenizer, text: str, limit: int) -> None:
+    ids = smollm2.raw(text)["input_ids"]
+    cut, full = utils.cut_middle(smollm2, text, limit)
+    assert full == len(ids)
+    if full > limit:
+        half = int(limit / 2)
+        decode = smollm2.raw.decode
+        assert cut == decode(ids[:half], skip_special_tokens=True) + decode(ids[-half:], skip_special_tokens=True)
+    else:
+        assert cut == text
+
+
+# --- Chat formats -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "formatted"),
+    [
+        ("BlueLM-7B-Chat-32K", "[|Human|]:P[|AI|]:"),
+        ("llama2-7b-chat-hf", "[INST]P[/INST]\n\n"),
+        ("Llama-2-7b", "[INST]P[/INST]\n\n"),
+        ("LLaMA", "[INST]P[/INST]\n\n"),
+        ("Mistral-7B-Instruct", "<s>[INST] P [/INST]"),
+        ("internlm-chat", "<|User|>:P<eoh>\n<|Bot|>:"),
+        ("chatglm2-6b", "[Round 1]\n\nP"),
+        ("chatglm2-vicuna", "[Round 1]\n\nP"),
+        ("mistral", "P"),
+        ("Yi-6B-200K", "P"),
+    ],
+)
+def test_the_published_table_by_name(name: str, formatted: str) -> None:
+    assert utils.format_chat(BosTokenizer(), "P", name, "published") == (formatted, True)
+    assert utils.format_chat(BosTokenizer(), "P", name, "auto") == (formatted, True)
+    assert utils.format_chat(BosTokenizer(), "P", name, "none") == ("P", True)
+
+
+@pytest.mark.parametrize("name", ["vicuna-7b-16k", "my-sft-model"])
+def test_vicuna_has_fastchats_conversation(name: str) -> None:
+    text, _ = utils.format_chat(BosTokenizer(), "P", name, "published")
+    assert text.startswith("A chat between a curious user") and text.endswith(" USER: P ASSISTANT:")
+
+
+def test_the_tokenizers_template_comes_before_the_bare_text_under_auto_only(smollm2: HFTokenizer) -> None:
+    auto, specials = utils.format_chat(smollm2, "P", "smollm2", "auto")
+    assert "<|im_start|>user\nP<|im_end|>" in auto and auto.endswith("<|im_start|>assistant\n") and not specials
+    assert utils.format_chat(smollm2, "P", "smollm2", "published") == ("P", True)
+    assert utils.format_chat(smollm2, "P", "Mistral", "tokenizer")[0] == auto
+    assert utils.format_chat(smollm2, "P", "Mistral", "auto")[0] == "<s>[INST] P [/INST]"
+
+
+def test_a_missing_chat_template_is_an_error_only_when_asked_for() -> None:
+    with pytest.raises(HarnessError, match="no chat template"):
+        utils.format_chat(EchoTokenizer(), "P", "x", "tokenizer")
+
+
+def prepared(tokenizer: Tokenizer, name: str, mode: str = "published", own_chat: bool = False) -> utils.Prepared:
+    return utils.prepare(full_row(context="ab", input="c"), "{context}{input}", 9, tokenizer, 50, name, mode, own_chat)
+
+
+def test_a_doubled_bos_is_dropped() -> None:
+    tokens = prepared(BosTokenizer(), "Mistral").prompt.tokens
+    assert list(tokens[:2]) == [1, ord("[") + 10]
+
+
+def test_text_from_a_chat_template_gets_no_added_special_tokens(smollm2: HFTokenizer) -> None:
+    prompt = prepared(smollm2, "smollm2", "auto").prompt
+    assert prompt.tokens == smollm2.raw.apply_chat_template(
+        [{"role": "user", "content": "abc"}], add_generation_prompt=True, return_dict=False
+    )
+
+
+def test_a_models_own_chat_gets_the_bare_prompt() -> None:
+    assert prepared(BosTokenizer(), "Mistral", "published", own_chat=True).prompt.formatted == "abc"
+    assert prepared(BosTokenizer(), "Mistral", "published", own_chat=True).prompt.own_chat
+    assert not prepared(BosTokenizer(), "Mistral", "none", own_chat=True).prompt.own_chat
+
+
+# --- Evidence ---------------------------------------------------------------------------------------------------------
+
+
+def kept(limit: int, **changes: object) -> bool | None:
+    context = " ".join(f"w{i}" for i in range(100))
+    item = full_row(**({"context": context, "answer_keywords": None, "answers": ["none such"]} | changes))
+    return utils.prepare(item, "{context} {input}", 9, EchoTokenizer(), limit, "x", "none", False).evidence_kept
+
+
+def test_evidence_is_kept_when_nothing_is_cut() -> None:
+    assert kept(1000) is True
+
+
+@pytest.mark.parametrize(("position", "expected"), [("w3", True), ("w50", False), ("w97", True)])
+def test_evidence_by_recorded_offsets(position: str, expected: bool) -> None:
+    context = " ".join(f"w{i}" for i in range(100))
+    start = context.index(f"{position} ")
+    offsets = {"evidence": [[start, start + len(position)]], "confusing_facts": []}
+    assert kept(40, offsets=offsets, answer_keywords="w1") is expected
+
+
+def test_every_piece_of_evidence_must_be_kept() -> None:
+    context = " ".join(f"w{i}" for i in range(100))
+    middle = context.index("w50 ")
+    assert kept(40, offsets={"evidence": [[0, 2], [middle, middle + 3]], "confusing_facts": []}) is False
+
+
+def test_without_offsets_keywords_then_the_answer_tell() -> None:
+    assert kept(40, answer_keywords="w50") is False
+    assert kept(40, answer_keywords="w2 w3") is True
+    assert kept(40, answer_keywords="elsewhere", answers=["w50 w51"]) is False
+    assert kept(40) is None
+
+
+# --- Post-processing --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "expected"),
+    [
+        ("xgen-7b-8k", "  Assistant: 1874 ", " 1874"),
+        ("internlm-7b", "1874<eoa>\n<|User|>", "1874"),
+        ("other", " Assistant: 1874<eoa>", " Assistant: 1874<eoa>"),
+        ("other", "<think>\nhm\n</think>\n\n1874", "1874"),
+        ("other", "hm</think>1874", "1874"),
+        ("other", "<think>a</think>b</think>c", "c"),
+        ("other", "I think <think> is a tag", "I think <think> is a tag"),
+    ],
+)
+def test_post_processing_by_name(name: str, answer: str, expected: str) -> None:
+    assert utils.post_process(answer, name) == (expected, False)
+
+
+def test_an_answer_that_ends_within_its_reasoning_is_empty() -> None:
+    assert utils.post_process("<think> and so on", "other") == ("", True)
+    assert utils.post_process("and so on", "other", reasoning_opened=True) == ("", True)
+    assert utils.opens_reasoning("<|im_start|>assistant\n<think>\n")
+    assert not utils.opens_reasoning("<think></think>\n")

@@ -1,0 +1,298 @@
+"""Who answers: a local Dask cluster with a worker per GPU, or this process. One task is a batch of rows of one file.
+
+    with workers.pool(single_process=False, count=2) as executor:
+        for result in workers.answers(executor, job, tasks): ...
+
+A task names its rows as (subset, level, indices); the worker reads them from the memory-mapped data, prepares the
+prompts and asks its backend. Two threads a worker and a lock round the backend make the next row ready meanwhile.
+"""
+
+import importlib.util
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import backends
+import data
+import utils
+from backends import Answer, Backend, BackendBroken, Json, Options
+from errors import HarnessError
+from store import FINAL_STATUSES, Record
+
+# One prepares while the other holds the backend.
+THREADS_PER_WORKER = 2
+# A worker that dies under a row is replaced and the row tried again; after more deaths than this the row waits for the
+# end of the run, where it is tried by itself: it may have been a neighbour that killed the worker.
+DEATHS_BEFORE_ISOLATION = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker must know to answer a row; the same for every task of a run."""
+
+    backend: str
+    options: Options
+    model_name: str
+    chat_template: str
+    templates: Mapping[str, str]
+    budgets: Mapping[str, int]
+    fingerprints: Mapping[str, str]  # "<subset>_<level>" -> of the data file
+    data_path: Path | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """Rows of one file, by their position in it."""
+
+    subset: str
+    level: str
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A row that got no answer: why."""
+
+    index: int
+    cause: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a task came to: final records, failed attempts, and what the backend decided while loading."""
+
+    task: Task
+    records: tuple[Record, ...]
+    attempts: tuple[Attempt, ...]
+    effective: Mapping[str, Json]
+    generated_tokens: int = 0
+
+
+# --- In the worker ----------------------------------------------------------------------------------------------------
+
+_loading = threading.Lock()
+_generating = threading.Lock()
+_loaded: tuple[Job, Backend] | None = None
+
+
+def _backend(job: Job) -> Backend:
+    """This process's engine, loaded by the first task that needs it."""
+    global _loaded
+    with _loading:
+        if _loaded is None or _loaded[0] != job:
+            _loaded = None  # the old engine's memory must be free before the next one loads
+            _loaded = (job, backends.module(job.backend).load(job.options))
+        return _loaded[1]
+
+
+def answer_rows(job: Job, task: Task) -> Result:
+    """Answer the rows of `task` in this process. Raises BackendBroken or HarnessError where no row can be answered."""
+    backend = _backend(job)
+    file = data.load(task.subset, task.level, job.data_path, job.fingerprints[f"{task.subset}_{task.level}"])
+    rows = [file.row(index) for index in task.indices]
+    prepared = [
+        utils.prepare(
+            row,
+            job.templates[task.subset],
+            job.budgets[task.subset],
+            backend.tokenizer,
+            job.options.model_max_len,
+            job.model_name,
+            job.chat_template,
+            backend.own_chat,
+        )
+        for row in rows
+    ]
+    records: list[Record] = []
+    attempts: list[Attempt] = []
+    generated = 0
+    with _generating:
+        for position, answer in backend.generate([item.prompt for item in prepared]):
+            index = task.indices[position]
+            if answer.status in FINAL_STATUSES:
+                records.append(make_record(rows[position], task, index, prepared[position], answer, job.model_name))
+            else:
+                attempts.append(Attempt(index, answer.status, answer.error))
+            generated += answer.output_tokens or 0
+    return Result(task, tuple(records), tuple(attempts), backend.effective(), generated)
+
+
+def make_record(
+    row: data.Row, task: Task, index: int, prepared: utils.Prepared, answer: Answer, model_name: str
+) -> Record:
+    """The row as it goes to disk: the published six keys first, then what the harness adds."""
+    opened = utils.opens_reasoning(prepared.prompt.formatted)
+    pred, unfinished = utils.post_process(answer.text, model_name, reasoning_opened=opened)
+    status = "length" if unfinished else answer.status
+    if status == "ok" and not pred.strip():
+        status = "empty"
+    record = Record(
+        pred=pred,
+        answers=row["answers"],
+        gold_ans=row["answer_keywords"],
+        input=row["input"],
+        all_classes=row["all_classes"],
+        length=row["length"],
+        dataset=task.subset,
+        level=task.level,
+        index=index,
+        language=row["language"],
+        status=status,
+        prompt_tokens=len(prepared.prompt.tokens),
+        prompt_tokens_full=prepared.prompt_tokens_full,
+        evidence_kept=prepared.evidence_kept,
+    )
+    if answer.text != pred:
+        record["raw_pred"] = answer.text
+    if answer.finish_reason is not None:
+        record["finish_reason"] = answer.finish_reason
+    if answer.output_tokens is not None:
+        record["usage"] = {"completion_tokens": answer.output_tokens}
+    if row["confusing_facts"] is not None:
+        record["confusing_facts"] = row["confusing_facts"]
+    if row["question_id"] is not None:
+        record["question_id"] = row["question_id"]
+    return record
+
+
+def _answer_in_worker(job: Job, task: Task) -> Result:
+    """`answer_rows` in a Dask worker: a broken engine ends the process, its nanny starts another and Dask the task."""
+    try:
+        return answer_rows(job, task)
+    except BackendBroken as error:
+        print(f"worker {os.getpid()}: {error}; replacing this worker", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def dask_setup(worker: object) -> None:
+    """Called by Dask in each new worker: Ctrl-C is the coordinator's business, which then stops the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+# --- In the coordinator -----------------------------------------------------------------------------------------------
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip() and name.strip() != "-1"]
+    if importlib.util.find_spec("torch") is None:
+        return []
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+@contextmanager
+def pool(*, single_process: bool, count: int, gpus: Sequence[str] = ()) -> Iterator[Executor]:
+    """An executor over `count` worker processes, GPU i to worker i, or over two threads of this process."""
+    if single_process:
+        threads = ThreadPoolExecutor(THREADS_PER_WORKER)
+        try:
+            yield threads
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+        return
+    with _local_cluster(count, gpus) as executor:
+        yield executor
+
+
+# A cluster of our own, for one run, on this machine: no pages, no logs, no daemons.
+CLUSTER_SETTINGS = {
+    "distributed.worker.daemon": False,  # engines start processes of their own
+    "distributed.scheduler.allowed-failures": DEATHS_BEFORE_ISOLATION,
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.limit": "1h",  # a model that loads holds the GIL for a while: no cause for a warning
+    "distributed.comm.timeouts.connect": "120s",
+}
+
+
+@contextmanager
+def _local_cluster(count: int, gpus: Sequence[str]) -> Iterator[Executor]:
+    """`count` Dask workers on 127.0.0.1 under TLS with certificates of their own, seen as an executor."""
+    import dask
+    from distributed import Client, Nanny, Scheduler, SpecCluster
+    from distributed.security import Security
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it has to tell reaches us as exceptions
+    scratch = tempfile.mkdtemp(prefix="lveval-")
+    settings = {"temporary-directory": scratch, "distributed.nanny.pre-spawn-environ": _worker_environment(count)}
+    with dask.config.set(CLUSTER_SETTINGS | settings):
+        security = Security.temporary()
+        network = {"protocol": "tls", "security": security, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+        workers = {
+            number: {
+                "cls": Nanny,
+                "options": {
+                    **network,
+                    "nthreads": THREADS_PER_WORKER,
+                    "memory_limit": 0,
+                    "env": {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {},
+                    "preload": ["workers"],
+                },
+            }
+            for number in range(count)
+        }
+        scheduler = {"cls": Scheduler, "options": {**network, "port": 0, "dashboard": False}}
+        try:
+            with (
+                SpecCluster(workers=workers, scheduler=scheduler, security=security) as cluster,
+                Client(cluster, security=security) as client,
+            ):
+                yield client.get_executor(pure=False)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _worker_environment(count: int) -> dict[str, str]:
+    """The environment each of `count` workers starts in: its share of the cores (a nanny would set one thread)."""
+    share = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), share)
+    return threads | {"DASK_LOGGING__DISTRIBUTED": "critical"}
+
+
+def answers(executor: Executor, job: Job, tasks: Sequence[Task]) -> Iterator[Result]:
+    """The results of all tasks as they come. A row whose worker keeps dying becomes a failed attempt.
+
+    Raises what a worker raised: a HarnessError, or a bug of ours.
+    """
+    function = answer_rows if isinstance(executor, ThreadPoolExecutor) else _answer_in_worker
+    isolated: list[Task] = []
+    futures: dict[Future[Result], Task] = {executor.submit(function, job, task): task for task in tasks}
+    for future in as_completed(futures):
+        if _worker_died(future):
+            isolated.append(futures[future])
+        else:
+            yield future.result()
+    # Each of these was on a worker that died more than once. Alone in the pool, a row that kills its worker is known.
+    for task in isolated:
+        for index in task.indices:
+            alone = Task(task.subset, task.level, (index,))
+            future = executor.submit(function, job, alone)
+            if _worker_died(future):
+                attempt = Attempt(index, "worker_died", "the worker process died each time it had this row")
+                yield Result(alone, (), (attempt,), {})
+            else:
+                yield future.result()
+
+
+def _worker_died(future: "Future[Result]") -> bool:
+    """Wait for `future`; whether Dask gave its task up because worker after worker died."""
+    try:
+        error = future.exception()
+    except CancelledError:
+        raise HarnessError("the workers were lost before all rows were answered; run the same command again") from None
+    return type(error).__name__ == "KilledWorker"
