@@ -64,6 +64,11 @@ def run(main: Callable[[], ExitCode | int]) -> None:
     except HarnessError as error:
         print(f"error: {printable(error.message)}", file=sys.stderr)
         code = int(error.code)
+    except ModuleNotFoundError as error:
+        print(
+            f"error: the package {error.name} is not installed; run: pip install -r requirements.txt", file=sys.stderr
+        )
+        code = int(ExitCode.USAGE)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = int(ExitCode.INTERRUPTED)

@@ -85,7 +85,7 @@ class Evaluation:
         """The levels whose mean is the leaderboard's overall score: all subsets are there, with all their rows."""
         return [
             level
-            for level in self.levels
+            for level in PUBLISHED_LEVELS
             if {file.subset for file in self.files if file.level == level and file.whole} == set(SUBSETS)
         ]
 
@@ -100,16 +100,25 @@ class Evaluation:
         """What decided the answers, as run.json has it."""
         return cast(dict[str, object], self.manifest.get("identity", {}))
 
+    @property
+    def prompts(self) -> dict[str, object]:
+        """The templates of the run: source, sha256, official; empty where run.json does not tell."""
+        return cast(dict[str, object], self.identity.get("prompts", {}))
+
+    @property
+    def official(self) -> bool:
+        """Whether the templates were the benchmark's own and in its chat formats."""
+        return bool(self.prompts.get("official")) and self.identity.get("chat_template") == "published"
+
     def signature(self, protocol: str) -> str:
         """All that decides the numbers, in one line."""
-        prompts = cast(dict[str, object], self.identity.get("prompts", {}))
+        prompts = self.prompts
+        name = "official" if prompts.get("official") else prompts.get("source")
         recipe = {
             "protocol": protocol,
             "jieba": metrics.JIEBA_VERSION,
             "rouge": metrics.ROUGE_VERSION,
-            "prompts": f"{'official' if prompts['official'] else prompts['source']}-{str(prompts['sha256'])[:8]}"
-            if prompts
-            else "unrecorded",
+            "prompts": f"{name}-{str(prompts['sha256'])[:8]}" if prompts else "unrecorded",
             **{name: self.identity.get(name, "unrecorded") for name in ("chat_template", "backend", "model_max_len")},
             "rows": f"{sum(file.rows for file in self.files)}/{sum(file.selected for file in self.files)}",
         }
@@ -171,6 +180,9 @@ def score_row(record: dict[str, object], result: FileResult) -> None:
         raise TypeError(f'"gold_ans" is {kind(keywords)}; expected a string or null')
     if status not in (*store.FINAL_STATUSES, "unrecorded"):
         raise ValueError(f'"status" is {status!r}; expected one of {", ".join(store.FINAL_STATUSES)}')
+    for key, own in (("dataset", result.subset), ("level", result.level)):
+        if record.get(key, own) != own:
+            raise ValueError(f'"{key}" is {record[key]!r}; expected "{own}", as the file is named')
     for protocol, metric in PROTOCOLS.items():
         # A refusal is scored as the empty answer, whatever words it came in.
         score = metric[result.subset]("" if status == "refused" else prediction, answers[0], keywords)
@@ -245,6 +257,8 @@ def print_scores(evaluation: Evaluation) -> None:
                 f"The mean at {level} is not the leaderboard's overall score: it is over {len(subsets)} of "
                 f"{len(SUBSETS)} subsets, {whole} with all rows of the data."
             )
+    if comparable and not evaluation.official:
+        print("The run was not made with the official prompts (--published): compare its scores with the like only.")
     for file in evaluation.files:
         if file.rows and not file.whole:
             print(f"{file.name}: scored on {file.rows} of the {file.available or file.selected} rows of the data file.")

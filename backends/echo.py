@@ -80,10 +80,11 @@ class EchoBackend:
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Answer]]:
         """Yield the passages in order."""
         for position, prompt in enumerate(prompts):
-            time.sleep(self._delay)
+            began = time.monotonic()
             tokens = self.tokenizer.encode(best_passage(prompt.text))
             text = self.tokenizer.decode(tokens[: prompt.max_new_tokens])
             cut = len(tokens) > prompt.max_new_tokens
+            time.sleep(max(0.0, self._delay - (time.monotonic() - began)))
             yield (
                 position,
                 Answer(

@@ -204,6 +204,27 @@ def _attention(options: Options) -> str | None:
 # --- The engine -------------------------------------------------------------------------------------------------------
 
 
+# Both languages, white space, rare characters and what looks like a special token.
+TOKENIZER_PROBE = (
+    "  A probe:\n\n\t\u706f\u5854\u5efa\u4e8e1874\u5e74\u3002 <s></s><|im_start|> caf\u00e9 \U0001f30a\u200b  "
+)
+
+
+def _fast_encoder(tokenizer: Any) -> Any:  # noqa: ANN401 - a tokenizers.Tokenizer or None
+    """The Rust tokenizer behind `tokenizer`, where it gives the same ids; it skips the offsets that nobody reads here.
+
+    None where there is none, or where the Python side adds something of its own.
+    """
+    rust = getattr(tokenizer, "backend_tokenizer", None)
+    if rust is None:
+        return None
+    for special in (True, False):  # the call also resets truncation and padding left in the tokenizer's file
+        expected = tokenizer(TOKENIZER_PROBE, add_special_tokens=special, verbose=False)["input_ids"]
+        if rust.encode_batch_fast([TOKENIZER_PROBE], add_special_tokens=special)[0].ids != expected:
+            return None
+    return rust
+
+
 class HFTokenizer:
     """A transformers tokenizer as the harness uses it; `tok()` releases the GIL, so preparing overlaps generating."""
 
@@ -211,10 +232,15 @@ class HFTokenizer:
         self.raw = tokenizer
         self.bos: int | None = tokenizer.bos_token_id
         self.has_chat_template = bool(getattr(tokenizer, "chat_template", None))
+        self._fast = _fast_encoder(tokenizer)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> Tokens:
         """Token ids."""
-        ids: list[int] = self.raw(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
+        ids: list[int]
+        if self._fast is not None:
+            ids = self._fast.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
+        else:
+            ids = self.raw(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
         return ids
 
     def decode(self, tokens: Tokens) -> str:

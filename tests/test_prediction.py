@@ -43,7 +43,7 @@ def test_every_option_is_deciding_or_not() -> None:
 )
 def test_a_deciding_option_refuses_to_resume(data_path: Path, tmp_path: Path, changes: tuple[str, str]) -> None:
     prompts = tmp_path / "p.json"
-    prompts.write_text(json.dumps({name: "{context} {input}" for name in config.DATASET_PROMPT}))
+    prompts.write_text(json.dumps(dict.fromkeys(config.DATASET_PROMPT, "{context} {input}")))
     assert predict(data_path, tmp_path / "out", *SELECTION, "--limit", "1").returncode == 0
     before = derived(tmp_path / "out/dry")
     value = str(prompts) if changes[1] == "PROMPTS" else changes[1]

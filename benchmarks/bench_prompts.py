@@ -1,0 +1,120 @@
+"""What making a prompt of a row costs, against the reference way: tokenise all, slice, decode.
+
+    python benchmarks/bench_prompts.py
+
+The real tokenizer of the embedded model, both languages, all five levels; best of three, both ways in turn. Then the
+overlap: rows answered by the echo backend with a delay, against preparing and answering one after the other.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from figures import ROOT, report
+
+import config
+import data
+import utils
+import workers
+from backends import Options
+from backends.hf import HFTokenizer
+
+LIMIT = 15500
+LEVELS = ("16k", "32k", "64k", "128k", "256k")
+SUBSETS = ("hotpotwikiqa_mixup", "cmrc_mixup")
+OVERLAP_ROWS = 8
+
+
+def reference(tokenizer: HFTokenizer, text: str) -> str:
+    """The published way: all token ids, both halves, decoded."""
+    ids = tokenizer.raw(text)["input_ids"]
+    if len(ids) <= LIMIT:
+        return text
+    half = int(LIMIT / 2)
+    decode = tokenizer.raw.decode
+    return str(decode(ids[:half], skip_special_tokens=True) + decode(ids[-half:], skip_special_tokens=True))
+
+
+def prompt_costs(folder: Path, tokenizer: HFTokenizer) -> bool:
+    """Seconds a row for both ways at every level; the whole preparation against the reference way's cut alone."""
+    met = True
+    for subset in SUBSETS:
+        for level in LEVELS:
+            row = data.load(subset, level, folder).row(0)
+            template = config.DATASET_PROMPT[subset]
+            text = utils.fill(template, row)
+            times: list[tuple[float, float]] = []
+            for _ in range(3):
+                start = time.perf_counter()
+                expected = reference(tokenizer, text)
+                middle = time.perf_counter()
+                prepared = utils.prepare(row, template, 64, tokenizer, LIMIT, "smollm2", "auto", False)
+                times.append((middle - start, time.perf_counter() - middle))
+                assert prepared.prompt.text == expected
+            theirs, ours = (min(column) for column in zip(*times, strict=True))
+            figure = f"{ours / theirs:.2f} ({ours:.3f} s / {theirs:.3f} s)"
+            met &= report(f"prompt of {subset} {level} / reference cut", figure, "<= 1.5", ours / theirs <= 1.5)
+    return met
+
+
+def overlap(folder: Path) -> bool:
+    """Wall time of rows through the workers against the sum of preparing and answering."""
+    subset, level = "hotpotwikiqa_mixup", "256k"
+    file = data.load(subset, level, folder)
+    preparing = min(_preparing(subset, file.row(0)) for _ in range(3))
+    delay = 2 * preparing
+    job = workers.Job(
+        backend="echo",
+        options=Options(None, LIMIT, args={"delay": delay}),
+        model_name="echo",
+        chat_template="auto",
+        templates=config.DATASET_PROMPT,
+        budgets=config.DATASET_MAXGEN,
+        fingerprints={f"{subset}_{level}": file.fingerprint},
+        data_path=folder,
+    )
+    tasks = [workers.Task(subset, level, (0,)) for _ in range(OVERLAP_ROWS)]
+    with workers.pool(single_process=True, count=1) as executor:
+        start = time.perf_counter()
+        assert len(list(workers.answers(executor, job, tasks))) == OVERLAP_ROWS
+        wall = time.perf_counter() - start
+    total = OVERLAP_ROWS * (preparing + delay)
+    ratio: float = wall / total
+    figure = f"{ratio:.2f} ({wall:.2f} s / {total:.2f} s)"
+    return report("prepare and answer through the pool / sum of both", figure, "<= 0.85", ratio <= 0.85)
+
+
+def _preparing(subset: str, row: data.Row) -> float:
+    from backends.echo import EchoTokenizer
+
+    start = time.perf_counter()
+    utils.prepare(row, config.DATASET_PROMPT[subset], 64, EchoTokenizer(), LIMIT, "echo", "auto", False)
+    return time.perf_counter() - start
+
+
+def main() -> int:
+    """Measure and print; 0 if all goals are met."""
+    parser = argparse.ArgumentParser(description="Time making prompts.")
+    parser.add_argument("--model", default=str(ROOT / "models/SmolLM2-135M-Instruct"), help="whose tokenizer is used")
+    model = parser.parse_args().model
+    from transformers import AutoTokenizer
+
+    tokenizer = HFTokenizer(AutoTokenizer.from_pretrained(model))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        command = [sys.executable, str(ROOT / "construct.py"), "--output-dir", name, "--rows", "1"]
+        subprocess.run([*command, "--datasets", *SUBSETS, "--lengths", *LEVELS], check=True, stdout=subprocess.DEVNULL)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        met = prompt_costs(folder, tokenizer)
+        peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        met &= report("peak memory of all of these, both ways, above the loaded tokenizer", f"{peak:.0f} MB")
+        met &= overlap(folder)
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
