@@ -18,6 +18,7 @@ import threading
 import time
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -40,10 +41,9 @@ MAX_MEMBER_BYTES = 4 * 2**30
 MAX_RATIO, RATIO_FREE_BYTES = 200, 64 * 2**20
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
-# Raised when what a cached copy holds changes. Each copy ends in the magic and the SHA-256 of all that stands before.
+# Raised when what a cached copy holds changes. Each copy ends in the SHA-256 of all that stands before.
 CACHE_VERSION = "v1"
-MAGIC = b"LVEVAL1\n"
-SEAL_BYTES = len(MAGIC) + 32
+SEAL_BYTES = 32
 STALE_SECONDS = 24 * 3600
 
 _shown = reprlib.Repr()
@@ -90,12 +90,6 @@ class DataFile:
         return cast(Row, dataset[index])
 
 
-def check_level(level: str) -> None:
-    """Raise a HarnessError unless `level` is a length level such as "16k"."""
-    if not re.fullmatch(r"[1-9][0-9]*k", level):
-        raise HarnessError(f'found the level "{level}"; expected a length such as 16k')
-
-
 def load(subset: str, level: str, data_path: Path | None, fingerprint: str | None = None) -> DataFile:
     """The rows of `<subset>_<level>.jsonl`, from the folder `data_path` or, where it is None, from the Hub.
 
@@ -103,12 +97,14 @@ def load(subset: str, level: str, data_path: Path | None, fingerprint: str | Non
     the source is read; it must have that fingerprint if one is given. Raises HarnessError: no such file, no network, a
     row that is not as the data card of Infinigence/LVEval says (file, line, field), a damaged archive, other content.
     """
-    check_level(level)
+    for kind, value, pattern, expected in (
+        ("subset", subset, r"\w[\w.-]*", 'letters, digits, "_", "-" and "."'),
+        ("level", level, r"[1-9][0-9]*k", "a length such as 16k"),
+        ("fingerprint", fingerprint, r"sha256:[0-9a-f]{64}", "sha256: and 64 hexadecimal digits"),
+    ):
+        if value is not None and not re.fullmatch(pattern, value):
+            raise _fault(kind, value, expected)
     name = f"{subset}_{level}.jsonl"
-    if not re.fullmatch(r"\w[\w.-]*", subset):
-        raise HarnessError(f'found the subset name "{subset}"; expected letters, digits, "_", "-" and "."')
-    if fingerprint is not None and not re.fullmatch(r"sha256:[0-9a-f]{64}", fingerprint):
-        raise HarnessError(f'{name}: found the fingerprint "{fingerprint}"; expected sha256: and 64 hexadecimal digits')
     with _lock:  # the second thread of a worker waits for the first one's copy instead of making its own
         if fingerprint is not None and (dataset := _open(_copy_path(subset, fingerprint))) is not None:
             return DataFile(subset, level, fingerprint, name, _copy_path(subset, fingerprint), len(dataset))
@@ -122,10 +118,10 @@ def load(subset: str, level: str, data_path: Path | None, fingerprint: str | Non
             dataset = _open(path)
     if dataset is None:
         raise HarnessError(f"{path}: the copy just written cannot be read back", ExitCode.STORAGE)
-    if source.hub and len(dataset) != (expected := config.DATASET_ROWS[subset]):
+    if source.hub and len(dataset) != (published := config.DATASET_ROWS[subset]):
         raise HarnessError(
-            f"{source.origin}: found {len(dataset)} rows; expected the {expected} of the published file; delete "
-            f"{source.path} to fetch it again"
+            f"{source.origin}: found {len(dataset)} rows; expected the {published} of the published file; delete "
+            f"{source.path.resolve()} to fetch it again"
         )
     return DataFile(subset, level, found, source.origin, path, len(dataset))
 
@@ -205,7 +201,7 @@ def _download(subset: str) -> Path:
         return Path(hf_hub_download(HUB_REPO, f"{subset}.zip", repo_type="dataset", revision=HUB_REVISION))
     # HTTPError is the base class of whichever HTTP library the client uses; its native downloader raises RuntimeError.
     except (OSError, errors.EntryNotFoundError, errors.HTTPError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        reason = " ".join(str(error).split())[:300] or type(error).__name__  # the client writes paragraphs
         raise HarnessError(
             f"{subset}.zip of {HUB_REPO} at revision {HUB_REVISION[:12]} could not be fetched ({reason}); check the "
             f"network, or get the archive elsewhere and name its folder by --data-path"
@@ -227,10 +223,12 @@ def _lines(source: _Source) -> Iterator[bytes]:
                 yield line
             if stated not in (None, size):
                 raise zipfile.BadZipFile(f"{size} bytes where the archive states {stated}")
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    # ValueError: zipfile decodes the name of every member, and a damaged one may be no UTF-8.
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+        # Resolved: the Hub client's path is a link, and the client would link a damaged blob again.
         raise HarnessError(
-            f"{source.origin}: found a damaged archive ({error or 'it ends early'}); expected a sound one; delete "
-            f"{source.path} and fetch it again"
+            f"{source.origin}: found a damaged archive ({str(error)[:200] or 'it ends early'}); expected a sound one; "
+            f"delete {source.path.resolve()} and fetch it again"
         ) from error
     except OSError as error:
         raise HarnessError(f"{source.origin}: cannot be read ({error.strerror or error}); check the file") from error
@@ -298,17 +296,25 @@ def _offsets(where: str, value: object, size: int) -> dict[str, list[list[int]]]
     return kinds
 
 
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; a field given twice is refused, for which of the two would count?"""
+    if len(fields := dict(pairs)) < len(pairs):
+        ((name, times),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{times} times {_shown.repr(name)}")
+    return fields
+
+
 def _parse(line: bytes, where: str, subset: str) -> Row:
     """The row of one line, checked and in the one spelling of Row. `where` is "file:line"."""
     try:
-        found = json.loads(line.decode())
+        found = json.loads(line.decode(), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise _fault(f"{where}: byte {error.start + 1}", line[error.start : error.start + 1], "UTF-8") from error
     except json.JSONDecodeError as error:
         cut = "" if line.endswith(b"\n") else " (the file's last line: was the file cut?)"
         raise _fault(f"{where}: column {error.colno}", error.msg, f"a JSON object{cut}") from error
     except (ValueError, RecursionError) as error:
-        raise _fault(where, f"{type(error).__name__}: {error}", "a flat JSON object") from error
+        raise _fault(where, f"{type(error).__name__}: {error}", "a flat JSON object, each field once") from error
     if not isinstance(found, dict):
         raise _fault(where, found, "a JSON object")
     for name in ("input", "context", "answers", "length", "dataset", "language"):
@@ -416,7 +422,7 @@ def _seal(path: Path, size: int) -> bytes:
     with path.open("rb") as stream:
         for start in range(0, size, 2**20):
             digest.update(stream.read(min(2**20, size - start)))
-    return MAGIC + digest.digest()
+    return digest.digest()
 
 
 def _open(path: Path) -> "Dataset | None":
@@ -427,7 +433,7 @@ def _open(path: Path) -> "Dataset | None":
                 size = path.stat().st_size - SEAL_BYTES
                 with path.open("rb") as stream:
                     stream.seek(max(size, 0))
-                    if stream.read() != _seal(path, size):
+                    if size <= 0 or stream.read() != _seal(path, size):
                         return None
             except OSError:  # whatever is wrong with it, a new copy is made
                 return None
@@ -454,7 +460,7 @@ def _build(source: _Source, subset: str, fingerprint: str, size: int, path: Path
         os.close(handle)
         beside = Path(name)
         try:
-            bar = tqdm(total=size, unit="B", unit_scale=True, desc=f"checking {source.path.name}", delay=1, leave=False)
+            bar = tqdm(total=size, unit="B", unit_scale=True, desc=source.path.name, leave=False, disable=None)
             with bar, pa.OSFile(name, "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
                 for line, row in _rows(source, subset):
                     digest.update(line)

@@ -61,6 +61,11 @@ class FileResult:
         """Whether every row of the data file is scored, as far as is known."""
         return self.rows >= max(self.selected, self.available or 0)
 
+    @property
+    def as_published(self) -> bool:
+        """Whether it has as many scored rows as the published file of its name."""
+        return self.level in PUBLISHED_LEVELS and self.rows == config.DATASET_ROWS.get(self.subset)
+
 
 @dataclass
 class Evaluation:
@@ -82,11 +87,11 @@ class Evaluation:
 
     @property
     def comparable_levels(self) -> list[str]:
-        """The levels whose mean is the leaderboard's overall score: all subsets are there, with all their rows."""
+        """The levels whose mean is the leaderboard's overall score: all subsets are there, with all published rows."""
         return [
             level
             for level in PUBLISHED_LEVELS
-            if {file.subset for file in self.files if file.level == level and file.whole} == set(SUBSETS)
+            if {file.subset for file in self.files if file.level == level and file.as_published} == set(SUBSETS)
         ]
 
     def scores(self, protocol: str) -> Scores:
@@ -252,10 +257,10 @@ def print_scores(evaluation: Evaluation) -> None:
     for level in levels:
         if level not in comparable:
             subsets = [file for file in evaluation.files if file.level == level and file.rows]
-            whole = sum(file.whole for file in subsets)
+            whole = sum(file.as_published for file in subsets)
             print(
                 f"The mean at {level} is not the leaderboard's overall score: it is over {len(subsets)} of "
-                f"{len(SUBSETS)} subsets, {whole} with all rows of the data."
+                f"{len(SUBSETS)} subsets, {whole} with all rows of the published data."
             )
     if comparable and not evaluation.official:
         print("The run was not made with the official prompts (--published): compare its scores with the like only.")

@@ -4,8 +4,8 @@
         store.append(record)
 
 One process writes (a lock keeps a second one out); each answer is one write and an fsync, so no kill can lose it. Rows
-are kept in `<run>/rows/`; `<run>/<subset>_<level>.jsonl` is derived from them when a file is complete. Local file systems
-only: a lock and an fsync over a network file system promise less.
+are kept in `<run>/rows/`; `<run>/<subset>_<level>.jsonl` is derived from them when a file is complete. Local file
+systems only: a lock and an fsync over a network file system promise less.
 """
 
 import fcntl
@@ -16,20 +16,23 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, TypedDict
 
 from errors import ExitCode, HarnessError, printable
 
-FORMAT = 1
 FINAL_STATUSES = ("ok", "length", "empty", "refused")
 CAUSES = ("error", "invalid", "context_overflow", "worker_died")
 FILE_NAME = re.compile(r"(?P<subset>.+)_(?P<level>[1-9][0-9]*k)\.jsonl")
 # Parts of the identity that hold an entry per file or subset: a later selection may bring more of them.
-GROWING = ("data", "budgets")
-CHECKSUM = re.compile(rb', "crc32": "(?P<sum>[0-9a-f]{8})"\}$')
+GROWING = re.compile(r"(data|budgets)\.")
+# How a line in rows/ ends: the checksum of the line without this key, which is the line of the derived file.
+CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\Z')
+CLOCK = "%Y-%m-%dT%H:%M:%SZ"
+
+Json = dict[str, Any]
+Counts = Mapping[str, int]  # <subset>_<level> -> a number of rows
 
 
 class Record(TypedDict, total=False):
@@ -59,11 +62,8 @@ class Record(TypedDict, total=False):
 class Located(NamedTuple):
     """A record as read from disk and where it stands, for messages; its values are not checked here."""
 
-    record: dict[str, Any]
+    record: dict[str, object]
     where: str
-
-
-# --- Folders and small files ------------------------------------------------------------------------------------------
 
 
 def run_folder(output_dir: Path, model_name: str) -> Path:
@@ -71,40 +71,42 @@ def run_folder(output_dir: Path, model_name: str) -> Path:
     name = model_name.replace("/", "__")
     plain = name not in ("", ".", "..") and "\\" not in name and printable(name) == name and name.isprintable()
     if not plain or len(name.encode(errors="surrogateescape")) > 200:
-        raise HarnessError(
-            f"--model-name {model_name!r}: expected a name of printable characters that can name a folder"
-        )
+        raise HarnessError(f"--model-name {model_name!r}: expected printable characters that can name one folder")
     folder = output_dir / name
-    if folder.is_symlink() and folder.resolve().parent != output_dir.resolve():
+    if folder.is_symlink() and Path(os.path.realpath(folder)).parent != Path(os.path.realpath(output_dir)):
         raise HarnessError(f"{folder}: is a link that leads out of {output_dir}; expected a folder")
     return folder
 
 
-def storage_error(doing: str, path: Path, error: OSError) -> HarnessError:
-    """The error of a disk that failed us."""
-    return HarnessError(
-        f"{path}: {doing} failed ({error.strerror or error}); what was acknowledged before is safe", ExitCode.STORAGE
-    )
+@contextmanager
+def _storage(doing: str, path: Path) -> Iterator[None]:
+    """A block in which a fault of the disk becomes a HarnessError (STORAGE)."""
+    try:
+        yield
+    except OSError as error:
+        raise HarnessError(
+            f"{path}: {doing} failed ({error.strerror or error}); what was recorded before is safe: free or mend the "
+            "disk, then run the same command again",
+            ExitCode.STORAGE,
+        ) from error
 
 
 def write_atomic(path: Path, text: str) -> None:
     """Replace `path` by `text` whole or not at all: temporary file, fsync, rename, fsync of the folder."""
+    content = text.encode()
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    with _storage("writing", path):
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(text.encode())
+            with beside.open("wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             beside.rename(path)
-        except OSError:
+        except BaseException:
             with suppress(OSError):
                 beside.unlink()
             raise
         _sync_folder(path.parent)
-    except OSError as error:
-        raise storage_error("writing", path, error) from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -115,84 +117,77 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-# --- One row, one line ------------------------------------------------------------------------------------------------
-
-
-def encode(record: Mapping[str, object]) -> str:
-    """A record as one line without its line break; a lone surrogate, which UTF-8 cannot hold, stays as its escape."""
-    text = json.dumps(record, ensure_ascii=False)
+def encode(record: Mapping[str, object]) -> bytes:
+    """A record as one line, without its break; with a lone surrogate, which UTF-8 cannot hold, in ASCII and escapes."""
     try:
-        text.encode()
+        return json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        text = json.dumps(record, ensure_ascii=True)
-    return text
+        return json.dumps(record, ensure_ascii=True).encode()
 
 
-def _checked_line(record: Mapping[str, object]) -> bytes:
-    """The line of a row file: the record with the checksum of its own bytes as the last key."""
-    line = encode(record).encode()
-    return line[:-1] + b', "crc32": "%08x"}\n' % zlib.crc32(line)
-
-
-def _parse(line: bytes, where: str, *, checked: bool) -> dict[str, Any]:
-    """The record of a line; a row file's line must carry the checksum of its bytes."""
-    if checked:
-        match = CHECKSUM.search(line)
-        line = line[: match.start()] + b"}" if match else line
-        if match is None or int(match["sum"], 16) != zlib.crc32(line):
-            raise HarnessError(
-                f"{where}: the line was changed after it was written (its checksum does not fit); restore it from a copy, "
-                "or remove the line to have the row answered again",
-                ExitCode.STORAGE,
-            )
+def _parse(line: bytes, where: str) -> dict[str, object]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise HarnessError(f"{where}: found no JSON ({error}); expected one record a line") from None
+        raise HarnessError(f"{where}: found no JSON ({error}); expected a JSON object") from None
     if not isinstance(record, dict):
         raise HarnessError(f"{where}: found {type(record).__name__}; expected an object with the keys of a prediction")
     return record
 
 
-def _lines(path: Path) -> Iterator[tuple[bytes, str]]:
-    """The whole lines of a file, split on \\n only, each with its place; a torn last line is left out."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise storage_error("reading", path, error) from error
-    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+def _index(item: Located) -> int:
+    index = item.record.get("index")
+    if type(index) is not int or index < 0:
+        raise HarnessError(f'{item.where}: "index": found {index!r}; expected the row\'s position in its data file')
+    return index
+
+
+def _lines(path: Path, *, torn: bool = False) -> Iterator[tuple[bytes, str]]:
+    """The lines of a file, split on \\n only (U+2028 and others are text), each with its place; none if it is missing.
+
+    A last line without its break is torn and left out, unless `torn`: other programs may leave the break off.
+    """
+    with _storage("reading", path):
+        if not path.exists():
+            return
+        lines = path.read_bytes().split(b"\n")
+    if not torn or not lines[-1]:
+        lines.pop()
+    for number, line in enumerate(lines, 1):
         yield line, f"{path}:{number}"
 
 
-def _read_rows(path: Path) -> list[Located]:
-    """The records of a file in rows/, the first of each index."""
-    found: dict[int, Located] = {}
-    for line, where in _lines(path):
-        record = _parse(line, where, checked=True)
-        found.setdefault(record["index"], Located(record, where))
-    return list(found.values())
+def _read_rows(path: Path) -> dict[int, tuple[bytes, Located]]:
+    """index -> (line without checksum, record) of a file in rows/; the first record of an index counts."""
+    found: dict[int, tuple[bytes, Located]] = {}
+    for checked, where in _lines(path):
+        match = CHECKSUM.search(checked)
+        line = checked[: match.start()] + b"}" if match else checked
+        recorded, expected = match[1].decode() if match else "none", f"{zlib.crc32(line):08x}"
+        if recorded != expected:
+            raise HarnessError(
+                f"{where}: damaged, or edited after it was written: found checksum {recorded}, expected {expected}; "
+                "restore the line from a copy, or remove it to have its row answered again",
+                ExitCode.STORAGE,
+            )
+        item = Located(_parse(line, where), where)
+        if f"{item.record.get('dataset')}_{item.record.get('level')}" != path.stem:
+            raise HarnessError(f"{where}: a record of another file; expected only those of {path.stem}")
+        found.setdefault(_index(item), (line, item))
+    return found
 
 
-# --- The read side: no lock, for evaluation ---------------------------------------------------------------------------
-
-
-def read_manifest(folder: Path) -> dict[str, Any] | None:
+def read_manifest(folder: Path) -> Json | None:
     """run.json of a run, or None where there is none (predictions of the published harness)."""
     path = folder / "run.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise storage_error("reading", path, error) from error
-    except (ValueError, RecursionError) as error:
-        raise HarnessError(f"{path}: found no JSON ({error}); expected the record of a run") from None
-    keys = ("identity", "selection", "rows", "log")
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not all(key in manifest for key in keys):
-        raise HarnessError(f"{path}: expected format {FORMAT} with {', '.join(keys)}; this run is of another version")
-    return manifest
+    with _storage("reading", path):
+        if not path.exists():
+            return None
+        manifest = _parse(path.read_bytes(), str(path))
+    match manifest:
+        case {"format": 1, "identity": dict(), "selection": dict(), "rows": dict(), "log": list()}:
+            return manifest
+    raise HarnessError(f"{path}: expected format 1 with identity, selection, rows, log; damaged, or of another version")
 
 
 def run_files(folder: Path) -> list[tuple[str, str]]:
@@ -204,160 +199,157 @@ def run_files(folder: Path) -> list[tuple[str, str]]:
 
 
 def read_records(folder: Path, subset: str, level: str) -> list[Located]:
-    """The records of one file: derived file first, then rows/; the first of an index counts, in index order.
+    """The records of one file: the derived file's, then those that only rows/ has; the first of an index counts.
 
-    Lines without an index (the published harness's) stay in their order.
+    In index order; lines of the published harness have no index and stay in theirs. Values other than the index are
+    not checked. Raises HarnessError naming file and line: no record (USAGE), a damaged one, or a line of the derived
+    file that is not what rows/ recorded (STORAGE).
     """
-    derived = folder / f"{subset}_{level}.jsonl"
-    located = [Located(_parse(line, where, checked=False), where) for line, where in _lines(derived)]
-    if derived.is_file() and derived.stat().st_size and not derived.read_bytes().endswith(b"\n"):
-        # Other programs may leave the last line without its break; ours are renamed into place whole.
-        tail = derived.read_bytes().rpartition(b"\n")[2]
-        where = f"{derived}:{len(located) + 1}"
-        located.append(Located(_parse(tail, where, checked=False), where))
-    if not all("index" in item.record for item in located):
-        return located
+    name = f"{subset}_{level}.jsonl"
+    recorded = _read_rows(folder / "rows" / name)
+    derived = [(line, Located(_parse(line, where), where)) for line, where in _lines(folder / name, torn=True)]
+    if not recorded and not any("index" in item.record for _, item in derived):
+        return [item for _, item in derived]
     found: dict[int, Located] = {}
-    for item in located + _read_rows(folder / "rows" / derived.name):
-        found.setdefault(item.record["index"], item)
+    for line, item in derived:
+        index = _index(item)
+        if index in recorded and line != recorded[index][0] and item.record != recorded[index][1].record:
+            raise HarnessError(
+                f"{item.where}: found another record than the one at {recorded[index][1].where}, which it was derived "
+                "from; run prediction.py again with the same arguments to derive the file anew",
+                ExitCode.STORAGE,
+            )
+        found.setdefault(index, item)
+    for index, (_, item) in recorded.items():
+        found.setdefault(index, item)
     return [found[index] for index in sorted(found)]
-
-
-# --- The one writer ---------------------------------------------------------------------------------------------------
 
 
 class Store:
     """The writer of one run. Use `Store.open(...)` as a context manager."""
 
-    def __init__(self, folder: Path, lock: int, manifest: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, lock: int, manifest: Json) -> None:
         self.folder = folder
         self._lock = lock
         self._manifest = manifest
         self._files: dict[Path, int] = {}
-        self._records: dict[str, dict[int, dict[str, Any]]] = {}
-        self._broken = False
-        self._overflowed: set[tuple[str, str, int]] = set()
+        self._lines: dict[str, dict[int, bytes]] = {}  # <subset>_<level> -> index -> the record's line
+        self._broken = ""  # why nothing may be written any more
+        self._causes: dict[tuple[str, str, int], str] = {}  # (subset, level, index) -> cause of the last attempt
 
     @classmethod
-    def open(
-        cls,
-        folder: Path,
-        identity: Mapping[str, Any],
-        selection: Mapping[str, int],
-        rows: Mapping[str, int],
-        *,
-        overwrite: bool = False,
-    ) -> "Store":
+    def open(cls, folder: Path, identity: Json, selection: Counts, rows: Counts, *, overwrite: bool = False) -> "Store":
         """Lock the folder, refuse another identity, cut torn tails, read what is done.
 
         `selection`: `<subset>_<level>` -> number of its first rows that are selected; merged with what was selected
         before. `rows`: the same names -> rows in the data file. Raises HarnessError: USAGE where another process writes
         here, IDENTITY where the settings differ, STORAGE where the disk fails or a recorded line is damaged.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+        asked = json.loads(json.dumps(identity))
+        with _storage("opening the run", folder):
+            _make_folder(folder)
             lock = _lock(folder)
             try:
                 if overwrite and any(path.name != ".lock" for path in folder.iterdir()):
-                    _move_aside(folder)
-                    os.close(lock)
-                    folder.mkdir()
-                    lock = _lock(folder)
-                store = cls(folder, lock, _merged(folder, json.loads(json.dumps(identity)), selection, rows))
+                    lock = _start_anew(folder, lock)
+                store = cls(folder, lock, _merged(folder, asked, selection, rows))
                 store._recover()
                 store._write_manifest()
             except BaseException:
                 os.close(lock)
                 raise
-        except OSError as error:
-            raise storage_error("opening the run", folder, error) from error
         return store
 
     def __enter__(self) -> "Store":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
+        self._broken = "the run was closed"
         for descriptor in self._files.values():
             os.close(descriptor)
         os.close(self._lock)
 
     def done(self, subset: str, level: str) -> set[int]:
         """The positions of the rows that have their final record."""
-        return set(self._records.get(f"{subset}_{level}", {}))
+        return set(self._lines.get(f"{subset}_{level}", {}))
 
     def overflowed(self) -> set[tuple[str, str, int]]:
         """Rows whose last attempt exceeded the model's window, (subset, level, index)."""
-        return {key for key in self._overflowed if key[2] not in self.done(key[0], key[1])}
+        overflowed = {key for key, cause in self._causes.items() if cause == "context_overflow"}
+        return {key for key in overflowed if key[2] not in self.done(key[0], key[1])}
 
     def append(self, record: Record) -> bool:
-        """Make `record` durable; False, and nothing written, where the row has its record already."""
+        """Make `record` durable; False, and nothing written, where the row has its record already.
+
+        Raises HarnessError (STORAGE) where the disk fails, and from then on always; ValueError for no final record.
+        """
         if record["status"] not in FINAL_STATUSES:
             raise ValueError(f"status {record['status']!r} is an attempt, not a final record")
         name = f"{record['dataset']}_{record['level']}"
-        known = self._records.setdefault(name, {})
+        if name not in self._manifest["selection"]:
+            raise ValueError(f"{name!r} is not selected")
+        known = self._lines.setdefault(name, {})
         if record["index"] in known:
             return False
-        self._append_line(self.folder / "rows" / f"{name}.jsonl", _checked_line(record))
-        known[record["index"]] = dict(record)
+        line = encode(record)
+        checked = line[:-1] + b', "crc32": "%08x"}\n' % zlib.crc32(line)
+        self._append_line(self.folder / "rows" / f"{name}.jsonl", checked)
+        known[record["index"]] = line
         return True
 
     def attempt(self, subset: str, level: str, index: int, cause: str, message: str) -> None:
         """Note that a row got no answer, when and why; the row stays missing."""
         if cause not in CAUSES:
             raise ValueError(f"unknown cause {cause!r}")
-        entry = {
-            "time": _now(),
-            "dataset": subset,
-            "level": level,
-            "index": index,
-            "cause": cause,
-            "message": message,
-        }
-        self._append_line(self.folder / "attempts.jsonl", encode(entry).encode() + b"\n")
-        self._note_attempt(entry)
+        row = {"dataset": subset, "level": level, "index": index}
+        entry = {"time": time.strftime(CLOCK, time.gmtime()), **row, "cause": cause, "message": message}
+        self._append_line(self.folder / "attempts.jsonl", encode(entry) + b"\n")
+        self._causes[subset, level, index] = cause
 
     def derive(self, subset: str, level: str) -> Path | None:
-        """Write `<run>/<subset>_<level>.jsonl` when every selected row is there: rows in index order."""
+        """Write `<run>/<subset>_<level>.jsonl` when every selected row is there: in index order, without checksums."""
         name = f"{subset}_{level}"
-        known = self._records.get(name, {})
-        if not set(range(self._manifest["selection"][name])) <= set(known):
+        known = self._lines.get(name, {})
+        if not set(range(self._manifest["selection"][name])) <= known.keys():
             return None
         path = self.folder / f"{name}.jsonl"
-        text = "".join(f"{encode(known[index])}\n" for index in sorted(known))
-        if not path.is_file() or path.read_bytes() != text.encode():
-            self._guarded_write(path, text)
+        content = b"".join(known[index] + b"\n" for index in sorted(known))
+        with self._writing(path):
+            if not path.is_file() or path.read_bytes() != content:
+                write_atomic(path, content.decode())
         return path
 
     def record_effective(self, facts: Mapping[str, Any]) -> None:
         """Keep what the backend decided while loading; a later run, or another worker, must decide the same."""
-        facts = json.loads(json.dumps(facts))
-        recorded = self._manifest["identity"].setdefault("effective", facts)
-        if recorded is facts:
+        asked = json.loads(json.dumps(facts))
+        recorded = self._manifest["identity"].setdefault("effective", asked)
+        _same(self.folder, {"effective": recorded}, {"effective": asked})
+        if recorded is asked:
             self._write_manifest()
-        elif recorded != facts:
-            raise _refusal(self.folder, list(_differences(recorded, facts, "effective")))
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Note something that decides no answer (time, command line, workers) in run.json."""
-        self._manifest["log"].append({"time": _now(), **entry})
+        self._manifest["log"].append({"time": time.strftime(CLOCK, time.gmtime()), **entry})
         self._write_manifest()
 
     def _write_manifest(self) -> None:
-        self._guarded_write(self.folder / "run.json", json.dumps(self._manifest, ensure_ascii=True, indent=2) + "\n")
+        path = self.folder / "run.json"
+        with self._writing(path):
+            write_atomic(path, json.dumps(self._manifest, indent=2) + "\n")
 
-    def _guarded_write(self, path: Path, text: str) -> None:
-        self._refuse_if_broken()
-        try:
-            write_atomic(path, text)
-        except HarnessError:
-            self._broken = True
-            raise
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        """A block that writes to `path`; once one was left by a fault (or Ctrl-C) nothing more is written."""
+        if self._broken:
+            raise HarnessError(f"{self.folder}: nothing more is written: {self._broken}", ExitCode.STORAGE)
+        self._broken = f"a write to {path} failed before"
+        with _storage("writing", path):
+            yield
+        self._broken = ""
 
     def _append_line(self, path: Path, line: bytes) -> None:
-        """One write, one fsync. After any failure nothing more is written: the file's end is unknown then."""
-        self._refuse_if_broken()
-        self._broken = True
-        try:
+        """One write, one fsync."""
+        with self._writing(path):
             if path not in self._files:
                 path.parent.mkdir(exist_ok=True)
                 self._files[path] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -367,37 +359,31 @@ class Store:
             if written != len(line):
                 raise OSError(None, f"only {written} of {len(line)} bytes were written; is the disk full?")
             os.fsync(self._files[path])
-        except OSError as error:
-            raise storage_error("appending", path, error) from error
-        self._broken = False
-
-    def _refuse_if_broken(self) -> None:
-        if self._broken:
-            raise HarnessError(f"{self.folder}: an earlier write failed; nothing more is written", ExitCode.STORAGE)
 
     def _recover(self) -> None:
         """Cut torn last lines, read the rows that are done and the attempts."""
-        for path in sorted((self.folder / "rows").glob("*.jsonl")):
-            _cut_torn_tail(path)
-            self._records[path.stem] = {item.record["index"]: item.record for item in _read_rows(path)}
+        for path in sorted(self.folder.glob("rows/*.jsonl")):
+            if FILE_NAME.fullmatch(path.name):
+                _cut_torn_tail(path)
+                self._lines[path.stem] = {index: line for index, (line, _) in _read_rows(path).items()}
         attempts = self.folder / "attempts.jsonl"
-        _cut_torn_tail(attempts)
+        if attempts.exists():
+            _cut_torn_tail(attempts)
         for line, where in _lines(attempts):
-            self._note_attempt(_parse(line, where, checked=False))
-
-    def _note_attempt(self, entry: Mapping[str, Any]) -> None:
-        key = (entry["dataset"], entry["level"], entry["index"])
-        if entry["cause"] == "context_overflow":
-            self._overflowed.add(key)
-        else:
-            self._overflowed.discard(key)
+            entry = _parse(line, where)
+            match entry:
+                case {"dataset": str(subset), "level": str(level), "index": int(index), "cause": str(cause)}:
+                    self._causes[subset, level, index] = cause
+                case _:
+                    raise HarnessError(f"{where}: found {', '.join(entry)}; expected an attempt; remove the line")
 
 
-# --- Opening a run ----------------------------------------------------------------------------------------------------
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+def _make_folder(folder: Path) -> None:
+    """Create a folder and its parents for good: a folder's name is on the disk once its parent was synced."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        _sync_folder(path.parent)
 
 
 def _lock(folder: Path) -> int:
@@ -405,84 +391,93 @@ def _lock(folder: Path) -> int:
     path = folder / ".lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(descriptor, 20).decode(errors="replace").strip()
+        ours = False
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between our open and our lock the run, and this lock file with it, may have been moved aside.
+            ours = path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
+        if not ours:
+            holder = os.read(descriptor, 20).decode(errors="replace").strip()
+            raise HarnessError(
+                f"{folder}: another process{f' (pid {holder})' if holder else ''} is writing to this run; wait for its "
+                "end, stop it, or use another --output-dir or --model-name"
+            )
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+    except BaseException:
         os.close(descriptor)
-        raise HarnessError(
-            f"{folder}: another process{f' (pid {holder})' if holder else ''} is writing to this run; wait for its end, "
-            "stop it, or use another --output-dir or --model-name"
-        ) from None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
+        raise
     return descriptor
 
 
-def _move_aside(folder: Path) -> None:
-    """Rename the run to `<run>.old-<N>`, the first N that is free."""
+def _start_anew(folder: Path, lock: int) -> int:
+    """Rename the run to `<run>.old-<N>`, the first N that is free; the lock of the new, empty folder."""
     number = 1
-    while (target := folder.with_name(f"{folder.name}.old-{number}")).exists():
+    while os.path.lexists(target := folder.with_name(f"{folder.name}.old-{number}")):
         number += 1
     folder.rename(target)
+    _sync_folder(folder.parent)
     print(f"the earlier run was moved to {printable(str(target))}", file=sys.stderr)
+    _make_folder(folder)
+    new = _lock(folder)
+    os.close(lock)
+    return new
 
 
-def _merged(
-    folder: Path, identity: dict[str, Any], selection: Mapping[str, int], rows: Mapping[str, int]
-) -> dict[str, Any]:
+def _merged(folder: Path, identity: Json, selection: Counts, rows: Counts) -> Json:
     """The manifest to go on with: the recorded one, grown by what is newly selected; a new one in a fresh folder."""
     manifest = read_manifest(folder)
     if manifest is None:
-        strangers = [path.name for path in folder.iterdir() if FILE_NAME.fullmatch(path.name) or path.name == "rows"]
-        if strangers:
+        if strangers := run_files(folder):
             raise HarnessError(
-                f"{folder}: holds predictions ({sorted(strangers)[0]}) but no run.json that says what made them; use "
+                f"{folder}: holds predictions ({'_'.join(strangers[0])}) but no run.json that says what made them; use "
                 "another --output-dir or --model-name, or --overwrite to move them aside",
                 ExitCode.IDENTITY,
             )
-        return {"format": FORMAT, "identity": identity, "selection": dict(selection), "rows": dict(rows), "log": []}
+        return {"format": 1, "identity": identity, "selection": dict(selection), "rows": dict(rows), "log": []}
     recorded = manifest["identity"]
-    differences = [
-        line
-        for key in sorted((recorded.keys() | identity.keys()) - {"effective"})
-        for line in _differences(recorded.get(key), identity.get(key), key, common_only=key in GROWING)
-    ]
-    if differences:
-        raise _refusal(folder, differences)
-    for key in GROWING:
-        if key in identity:
-            recorded[key] = recorded.get(key, {}) | identity[key]
-    chosen = manifest["selection"]
+    _same(folder, {name: value for name, value in recorded.items() if name != "effective"}, identity)
+    for name, value in identity.items():
+        if isinstance(value, dict):
+            recorded[name] = recorded.get(name, {}) | value
     for name, number in selection.items():
-        chosen[name] = max(number, chosen.get(name, 0))
+        manifest["selection"][name] = max(number, manifest["selection"].get(name, 0))
     manifest["rows"] |= rows
     return manifest
 
 
-def _differences(recorded: object, asked: object, field: str, *, common_only: bool = False) -> Iterator[str]:
-    """A line for each field that differs; with `common_only`, of the names on both sides alone."""
-    if isinstance(recorded, dict) and isinstance(asked, dict):
-        names = recorded.keys() & asked.keys() if common_only else recorded.keys() | asked.keys()
-        for name in sorted(names):
-            yield from _differences(recorded.get(name), asked.get(name), f"{field}.{name}")
-    elif recorded != asked:
-        yield f"{field}: recorded {json.dumps(recorded)}, asked {json.dumps(asked)}"
+def _same(folder: Path, recorded: Mapping[str, object], asked: Mapping[str, object]) -> None:
+    """HarnessError (IDENTITY) naming each field that differs; of the growing parts only names on both sides count."""
+    old, new = dict(_flat(recorded)), dict(_flat(asked))
+    fields = [name for name in old.keys() | new.keys() if not GROWING.match(name) or (name in old and name in new)]
+    lines = [
+        f"\n  {field}: recorded {old.get(field, 'nothing')}, asked {new.get(field, 'nothing')}"
+        for field in sorted(fields)
+        if old.get(field) != new.get(field)
+    ]
+    if lines:
+        raise HarnessError(
+            f"{folder}: this run was made with other settings; its answers would be mixed with different ones"
+            f"{''.join(lines)}\nuse the recorded settings, another --output-dir or --model-name, or --overwrite to "
+            "move the run aside",
+            ExitCode.IDENTITY,
+        )
 
 
-def _refusal(folder: Path, differences: list[str]) -> HarnessError:
-    return HarnessError(
-        f"{folder}: this run was made with other settings, and its answers would be mixed with different ones\n  "
-        + "\n  ".join(differences)
-        + "\nuse the recorded settings, another --output-dir or --model-name, or --overwrite to move the run aside",
-        ExitCode.IDENTITY,
-    )
+def _flat(value: object, field: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted field, its value as JSON) of everything below `value`."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{field}.{key}" if field else key)
+    else:
+        yield field, json.dumps(value)
 
 
 def _cut_torn_tail(path: Path) -> None:
     """Cut a last line that has no line break (a kill in mid-write) and set it aside in `<file>.torn`."""
-    if not path.is_file():
-        return
     with path.open("rb+") as file:
+        # A kill between write and fsync leaves lines that nobody has synced; they count from now on.
+        os.fsync(file.fileno())
         content = file.read()
         whole = content.rfind(b"\n") + 1
         if whole == len(content):
@@ -491,11 +486,11 @@ def _cut_torn_tail(path: Path) -> None:
             aside.write(content[whole:] + b"\n")
             aside.flush()
             os.fsync(aside.fileno())
+        _sync_folder(path.parent)
         file.truncate(whole)
-        file.flush()
         os.fsync(file.fileno())
     print(
-        f"warning: {printable(str(path))}: the last line was cut off in mid-write ({len(content) - whole} bytes, set aside "
-        f"in {path.name}.torn); its row is answered again",
+        f"warning: {printable(str(path))}: the last line was cut off in mid-write ({len(content) - whole} bytes, set "
+        f"aside in {path.name}.torn); its row is answered again",
         file=sys.stderr,
     )

@@ -10,10 +10,8 @@ prompts and asks its backend. Two threads a worker and a lock round the backend 
 import importlib.util
 import logging
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor, as_completed
@@ -228,8 +226,11 @@ def _local_cluster(count: int, gpus: Sequence[str]) -> Iterator[Executor]:
     from distributed.security import Security
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it has to tell reaches us as exceptions
-    scratch = tempfile.mkdtemp(prefix="lveval-")
-    settings = {"temporary-directory": scratch, "distributed.nanny.pre-spawn-environ": _worker_environment(count)}
+    settings = {
+        # A folder that stays, so that Dask finds and removes there what a killed run left behind.
+        "temporary-directory": str(data.cache_dir() / "workers"),
+        "distributed.nanny.pre-spawn-environ": _worker_environment(count),
+    }
     with dask.config.set(CLUSTER_SETTINGS | settings):
         security = Security.temporary()
         network = {"protocol": "tls", "security": security, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
@@ -247,14 +248,11 @@ def _local_cluster(count: int, gpus: Sequence[str]) -> Iterator[Executor]:
             for number in range(count)
         }
         scheduler = {"cls": Scheduler, "options": {**network, "port": 0, "dashboard": False}}
-        try:
-            with (
-                SpecCluster(workers=workers, scheduler=scheduler, security=security) as cluster,
-                Client(cluster, security=security) as client,
-            ):
-                yield client.get_executor(pure=False)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with (
+            SpecCluster(workers=workers, scheduler=scheduler, security=security) as cluster,
+            Client(cluster, security=security) as client,
+        ):
+            yield client.get_executor(pure=False)
 
 
 def _worker_environment(count: int) -> dict[str, str]:

@@ -18,7 +18,8 @@ README = ROOT / "README.md"
 
 
 def test_importing_what_users_edit_loads_nothing_heavy() -> None:
-    code = f"import config, data, errors, metrics, store, utils, backends, workers, sys; print([n for n in {HEAVY} if n in sys.modules])"
+    imports = "import config, data, errors, metrics, store, utils, backends, workers, sys"
+    code = f"{imports}; print([name for name in {HEAVY} if name in sys.modules])"
     assert script("-c", code).stdout.strip() == "[]"
 
 
@@ -43,14 +44,16 @@ def test_a_module_stays_small_and_says_what_it_is(path: Path) -> None:
 
 def test_every_public_function_is_typed_and_told() -> None:
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        classes = [node for node in body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+        for node in (*body, *(inner for outer in classes for inner in outer.body)):
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 assert node.returns is not None, f"{path.name}:{node.lineno}"
                 assert ast.get_docstring(node), f"{path.name}:{node.lineno}: {node.name} has no docstring"
 
 
 def test_nothing_evaluates_pickles_or_shells() -> None:
-    banned = re.compile(r"\b(eval|exec)\(|\bpickle\b\s*\.|shell=True|os\.system|mock\.patch|__import__\(")
+    banned = re.compile(r"(?<![.\w])(eval|exec)\(|import pickle|shell=True|os\.system|mock\.patch|__import__\(")
     for path in MODULES:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             assert not banned.search(line), f"{path.name}:{number}: {line}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas
 import pytest
 from conftest import ROOT, row, script, write_data
-from test_workers import running
+from test_workers import running, wait_for_rows
 
 SCRIPT_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
@@ -125,8 +125,8 @@ def test_the_same_command_again_resumes_and_asks_nothing_twice(built: Path, tmp_
 
 def test_thirty_kills_later_the_files_are_those_of_a_calm_run(tmp_path: Path) -> None:
     """SIGKILL to the whole run at random times, two workers, each time resumed."""
-    write_data(tmp_path / "data", "factrecall_en_1k", [row("factrecall_en", number) for number in range(200)])
-    write_data(tmp_path / "data", "factrecall_zh_1k", [row("factrecall_zh", number) for number in range(200)])
+    for subset in ("factrecall_en", "factrecall_zh"):
+        write_data(tmp_path / "data", f"{subset}_1k", [row(subset, number) for number in range(600)])
     command: list[str | Path] = [
         "prediction.py", "--backend", "echo", "--model-name", "dry", "--data-path", tmp_path / "data",
         "--datasets", "factrecall_en", "factrecall_zh", "--lengths", "1k",
@@ -135,18 +135,24 @@ def test_thirty_kills_later_the_files_are_those_of_a_calm_run(tmp_path: Path) ->
     killed = [*command, "--output-dir", tmp_path / "killed", "--num-workers", "2", "--backend-args", "delay=0.1"]
     folder = tmp_path / "killed/dry"
     generator = random.Random(30)
-    progress = []
-    for _ in range(30):
+    progress = [0]
+    startup = 0.0  # seconds until the first row is recorded, on this machine
+    while len(progress) <= 30:
+        begin = time.monotonic()
         with running(*killed) as process:
-            time.sleep(generator.uniform(0.3, 2.5))
+            if startup:
+                time.sleep(generator.uniform(0.1, 1.6) * startup)
+            else:
+                wait_for_rows(folder, 1)
+                startup = time.monotonic() - begin
+            assert process.poll() is None, "it ended before it was killed"
             process.send_signal(signal.SIGKILL)
             process.wait(10)
         rows = (folder / "rows").glob("*.jsonl")
         progress.append(sum(path.read_bytes().count(b"\n") for path in rows))
     assert progress == sorted(progress), "a recorded row was lost"
-    assert progress[-1] > 20, "the kills came before any work was done"
+    assert len(set(progress)) > 5, "nearly all kills came before any work was done"
     final = script(*killed[:-2], "--num-workers", "1")
     assert final.returncode == 0, final.stderr
-    assert predictions(folder) == predictions(tmp_path / "calm/dry") | {
-        name: content for name, content in predictions(folder).items() if name == "attempts.jsonl"
-    }
+    assert not (folder / "attempts.jsonl").exists()
+    assert predictions(folder) == predictions(tmp_path / "calm/dry")

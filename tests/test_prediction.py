@@ -124,7 +124,7 @@ def test_the_selection_of_config_is_the_default() -> None:
     assert len(prediction.selected_names(args, config.DATASET_PROMPT)) == 55
 
 
-# --- Resuming -----------------------------------------------------------------------------------------------------------
+# --- Resuming ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_last_line_is_the_runs_folder(data_path: Path, tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ ECHO = ("--backend", "echo", "--model-name", "dry", "--lengths", "1k")
 
 
 def job(data_path: Path, names: list[str], delay: float = 0.0) -> workers.Job:
-    files = {name: data.load(*name.rsplit("_", 1), data_path).fingerprint for name in names}
+    pairs = {name: name.rsplit("_", 1) for name in names}
+    files = {name: data.load(subset, level, data_path).fingerprint for name, (subset, level) in pairs.items()}
     return workers.Job(
         backend="echo",
         options=Options(None, 500, args={"delay": delay}),
@@ -83,7 +84,7 @@ def test_status_and_raw_text_of_a_record(
     assert (record["pred"], record["status"], record.get("raw_pred")) == expected
 
 
-# --- One path for both pools --------------------------------------------------------------------------------------------
+# --- One path for both pools ------------------------------------------------------------------------------------------
 
 
 def test_two_workers_equal_one_process_whatever_the_batch(data_path: Path, tmp_path: Path) -> None:
@@ -165,7 +166,7 @@ def test_the_next_row_is_prepared_while_the_model_works(data_path: Path, monkeyp
     assert any(overlaps), "no row was prepared while another one was being answered"
 
 
-# --- Workers that die ---------------------------------------------------------------------------------------------------
+# --- Workers that die -------------------------------------------------------------------------------------------------
 
 
 @contextmanager
