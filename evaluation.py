@@ -254,14 +254,16 @@ def print_scores(evaluation: Evaluation) -> None:
     comparable = [level for level in levels if level in evaluation.comparable_levels]
     if comparable:
         print(f"The mean at {', '.join(comparable)} is the leaderboard's overall score: all {len(SUBSETS)} subsets.")
+    others: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
     for level in levels:
         if level not in comparable:
-            subsets = [file for file in evaluation.files if file.level == level and file.rows]
-            whole = sum(file.as_published for file in subsets)
-            print(
-                f"The mean at {level} is not the leaderboard's overall score: it is over {len(subsets)} of "
-                f"{len(SUBSETS)} subsets, {whole} with all rows of the published data."
-            )
+            here = [file for file in evaluation.files if file.level == level and file.rows]
+            others[len(here), sum(file.as_published for file in here)].append(level)
+    for (subsets, whole), alike in others.items():
+        print(
+            f"The mean at {', '.join(alike)} is not the leaderboard's overall score: it is over {subsets} of "
+            f"{len(SUBSETS)} subsets, {whole} with all rows of the published data."
+        )
     if comparable and not evaluation.official:
         print("The run was not made with the official prompts (--published): compare its scores with the like only.")
     for file in evaluation.files:
