@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, TypedDict, cast
 
 import config
 from errors import ExitCode, HarnessError
+from files import cache_dir
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -372,33 +373,6 @@ def _rows(source: _Source, subset: str) -> Iterator[tuple[bytes, Row | None]]:
 
 _lock = threading.RLock()
 _datasets: "dict[Path, Dataset]" = {}  # what this process has mapped and checked
-
-
-def cache_dir() -> Path:
-    """The harness's private cache folder, made (mode 0700) where it is missing.
-
-    `$LVEVAL_CACHE`, else `$XDG_CACHE_HOME/lveval`, else `~/.cache/lveval`. What lies there decides scores (rows, a
-    segmenter's dictionary), so a folder that another user owns or may write to is refused with a HarnessError.
-    """
-    chosen, xdg = os.environ.get("LVEVAL_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        if chosen:
-            folder = Path(chosen).expanduser().absolute()
-        else:
-            # The XDG specification: a relative path is invalid and ignored.
-            folder = (Path(xdg) if Path(xdg).is_absolute() else Path.home() / ".cache") / "lveval"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
-    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder is known
-        raise HarnessError(
-            f"the cache folder cannot be made: {error}; set LVEVAL_CACHE to a folder of yours", ExitCode.STORAGE
-        ) from error
-    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise HarnessError(
-            f"{folder}: found a folder of user {found.st_uid}, mode {stat.S_IMODE(found.st_mode):o}; expected one "
-            f"that only you can write; run chmod 700 on it, or set LVEVAL_CACHE to another folder"
-        )
-    return folder
 
 
 def _copy_path(subset: str, fingerprint: str) -> Path:

@@ -25,6 +25,7 @@ import config
 import metrics
 import store
 from errors import ExitCode, HarnessError, choices, printable, run
+from files import write_atomic
 
 PROTOCOLS = {"released": config.DATASET_METRIC, "described": config.DATASET_METRIC_DESCRIBED}
 STEMS = {"released": "results", "described": "results_described"}
@@ -298,12 +299,12 @@ def write_results(evaluation: Evaluation) -> None:
     The metadata comes first and the headline last, so that results.json never stands without what explains it.
     """
     part = ".partial" if evaluation.unfinished else ""
-    store.write_atomic(evaluation.folder / f"results_meta{part}.json", as_json(metadata(evaluation)))
+    write_atomic(evaluation.folder / f"results_meta{part}.json", as_json(metadata(evaluation)))
     for protocol, stem in reversed(STEMS.items()):
         scores = evaluation.scores(protocol)
         flat = {f"{subset}_{level}": score for (subset, level), score in scores.items()}
-        store.write_atomic(evaluation.folder / f"{stem}{part}.csv", as_csv(scores, evaluation.levels))
-        store.write_atomic(evaluation.folder / f"{stem}{part}.json", as_json(flat))
+        write_atomic(evaluation.folder / f"{stem}{part}.csv", as_csv(scores, evaluation.levels))
+        write_atomic(evaluation.folder / f"{stem}{part}.json", as_json(flat))
 
 
 def as_json(value: object) -> str:

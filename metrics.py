@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from errors import HarnessError
+from files import cache_dir
 
 if TYPE_CHECKING:
     from jieba import Tokenizer
@@ -112,8 +113,6 @@ def _jieba() -> "Tokenizer":
 
 def _dictionary_folder() -> Path | None:
     """The folder for jieba's cached dictionary, or None where another user could have put a file into it."""
-    from data import cache_dir  # Here, because data -> config -> metrics would be a circle at import.
-
     folder = cache_dir() / f"jieba-{JIEBA_VERSION}"
     with suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

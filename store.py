@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from errors import ExitCode, HarnessError, printable
+from files import make_folder, storage, sync_folder, write_atomic
 
 FINAL_STATUSES = ("ok", "length", "empty", "refused")
 CAUSES = ("error", "invalid", "context_overflow", "worker_died")
@@ -78,45 +79,6 @@ def run_folder(output_dir: Path, model_name: str) -> Path:
     return folder
 
 
-@contextmanager
-def _storage(doing: str, path: Path) -> Iterator[None]:
-    """A block in which a fault of the disk becomes a HarnessError (STORAGE)."""
-    try:
-        yield
-    except OSError as error:
-        raise HarnessError(
-            f"{path}: {doing} failed ({error.strerror or error}); what was recorded before is safe: free or mend the "
-            "disk, then run the same command again",
-            ExitCode.STORAGE,
-        ) from error
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace `path` by `text` whole or not at all: temporary file, fsync, rename, fsync of the folder."""
-    content = text.encode()
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _storage("writing", path):
-        try:
-            with beside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.rename(path)
-        except BaseException:
-            with suppress(OSError):
-                beside.unlink()
-            raise
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def encode(record: Mapping[str, object]) -> bytes:
     """A record as one line, without its break; with a lone surrogate, which UTF-8 cannot hold, in ASCII and escapes."""
     try:
@@ -147,7 +109,7 @@ def _lines(path: Path, *, torn: bool = False) -> Iterator[tuple[bytes, str]]:
 
     A last line without its break is torn and left out, unless `torn`: other programs may leave the break off.
     """
-    with _storage("reading", path):
+    with storage("reading", path):
         if not path.exists():
             return
         lines = path.read_bytes().split(b"\n")
@@ -180,7 +142,7 @@ def _read_rows(path: Path) -> dict[int, tuple[bytes, Located]]:
 def read_manifest(folder: Path) -> Json | None:
     """run.json of a run, or None where there is none (predictions of the published harness)."""
     path = folder / "run.json"
-    with _storage("reading", path):
+    with storage("reading", path):
         if not path.exists():
             return None
         manifest = _parse(path.read_bytes(), str(path))
@@ -246,8 +208,8 @@ class Store:
         here, IDENTITY where the settings differ, STORAGE where the disk fails or a recorded line is damaged.
         """
         asked = json.loads(json.dumps(identity))
-        with _storage("opening the run", folder):
-            _make_folder(folder)
+        with storage("opening the run", folder):
+            make_folder(folder)
             lock = _lock(folder)
             try:
                 if overwrite and any(path.name != ".lock" for path in folder.iterdir()):
@@ -343,7 +305,7 @@ class Store:
         if self._broken:
             raise HarnessError(f"{self.folder}: nothing more is written: {self._broken}", ExitCode.STORAGE)
         self._broken = f"a write to {path} failed before"
-        with _storage("writing", path):
+        with storage("writing", path):
             yield
         self._broken = ""
 
@@ -353,8 +315,8 @@ class Store:
             if path not in self._files:
                 path.parent.mkdir(exist_ok=True)
                 self._files[path] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-                _sync_folder(path.parent)
-                _sync_folder(self.folder)
+                sync_folder(path.parent)
+                sync_folder(self.folder)
             written = os.write(self._files[path], line)
             if written != len(line):
                 raise OSError(None, f"only {written} of {len(line)} bytes were written; is the disk full?")
@@ -376,14 +338,6 @@ class Store:
                     self._causes[subset, level, index] = cause
                 case _:
                     raise HarnessError(f"{where}: found {', '.join(entry)}; expected an attempt; remove the line")
-
-
-def _make_folder(folder: Path) -> None:
-    """Create a folder and its parents for good: a folder's name is on the disk once its parent was synced."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in missing:
-        _sync_folder(path.parent)
 
 
 def _lock(folder: Path) -> int:
@@ -416,9 +370,9 @@ def _start_anew(folder: Path, lock: int) -> int:
     while os.path.lexists(target := folder.with_name(f"{folder.name}.old-{number}")):
         number += 1
     folder.rename(target)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
     print(f"the earlier run was moved to {printable(str(target))}", file=sys.stderr)
-    _make_folder(folder)
+    make_folder(folder)
     new = _lock(folder)
     os.close(lock)
     return new
@@ -486,7 +440,7 @@ def _cut_torn_tail(path: Path) -> None:
             aside.write(content[whole:] + b"\n")
             aside.flush()
             os.fsync(aside.fileno())
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         file.truncate(whole)
         os.fsync(file.fileno())
     print(

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import config
 from backends import Prompt, Tokenizer
-from data import Row, cache_dir
+from data import Row
 from errors import HarnessError
-from store import write_atomic
+from files import cache_dir, write_atomic
 
 VICUNA = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "

@@ -24,6 +24,7 @@ import data
 import utils
 from backends import Answer, Backend, BackendBroken, Json, Options
 from errors import HarnessError
+from files import cache_dir
 from store import FINAL_STATUSES, Record
 
 # One prepares while the other holds the backend.
@@ -228,7 +229,7 @@ def _local_cluster(count: int, gpus: Sequence[str]) -> Iterator[Executor]:
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it has to tell reaches us as exceptions
     settings = {
         # A folder that stays, so that Dask finds and removes there what a killed run left behind.
-        "temporary-directory": str(data.cache_dir() / "workers"),
+        "temporary-directory": str(cache_dir() / "workers"),
         "distributed.nanny.pre-spawn-environ": _worker_environment(count),
     }
     with dask.config.set(CLUSTER_SETTINGS | settings):

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import pickle
-import stat
 import subprocess
 import sys
 import threading
@@ -543,39 +542,3 @@ def test_import_is_light() -> None:
     heavy = "[name for name in ('datasets', 'pyarrow', 'huggingface_hub', 'torch', 'tqdm') if name in sys.modules]"
     done = child(f"import sys, data; print({heavy})")
     assert done.stdout.strip() == "[]", done.stderr
-
-
-# --- The cache folder -------------------------------------------------------------------------------------------------
-
-
-def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    assert data.cache_dir() == cache
-    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
-    monkeypatch.delenv("LVEVAL_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert data.cache_dir() == tmp_path / "xdg" / "lveval"
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for unusable in ("", "relative"):
-        monkeypatch.setenv("XDG_CACHE_HOME", unusable)
-        assert data.cache_dir() == tmp_path / "home" / ".cache" / "lveval"
-
-
-@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
-def test_a_cache_that_others_may_write_is_refused(cache: Path, mode: int) -> None:
-    cache.mkdir()
-    cache.chmod(mode)
-    assert "chmod 700" in refusal(data.cache_dir)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
-def test_a_cache_of_another_user_is_refused(cache: Path) -> None:
-    cache.mkdir(mode=0o700)
-    os.chown(cache, 12345, 12345)
-    assert "found a folder of user 12345" in refusal(data.cache_dir)
-
-
-def test_a_cache_that_cannot_be_made(cache: Path) -> None:
-    cache.write_bytes(b"a file")
-    with pytest.raises(HarnessError) as caught:
-        data.cache_dir()
-    assert caught.value.code == ExitCode.STORAGE
