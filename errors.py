@@ -7,6 +7,7 @@ raise HarnessError("data/lic_mixup_16k.jsonl:41: no \"answers\" (found: input, c
 import os
 import signal
 import sys
+import threading
 import unicodedata
 from collections.abc import Callable
 from enum import IntEnum
@@ -76,4 +77,8 @@ def run(main: Callable[[], ExitCode | int]) -> None:
         # The reader left; point stdout at nothing so that the interpreter's own flush at exit stays quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + int(signal.SIGPIPE)
+    if code and any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+        # A thread still answers a row that nobody will record, perhaps for minutes; Python would wait for it.
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)

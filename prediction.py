@@ -180,15 +180,25 @@ def chat_formats_sha256(model_name: str) -> str:
 
 
 def open_tasks(store: Store, files: Sequence[Selected], batch_size: int, retry_failed: bool) -> list[workers.Task]:
-    """The rows that have no answer yet, file after file, `batch_size` at a time."""
-    skipped = set() if retry_failed else store.overflowed()
-    tasks = []
+    """The rows that have no answer yet, file after file, `batch_size` at a time.
+
+    Rows that failed in an earlier start come last and alone: one that breaks the engine then keeps no other from being
+    answered. Those that exceed the model's window would fail again and are left out, unless `retry_failed`.
+    """
+    failed = store.failed()
+    tasks, again = [], []
     for selected in files:
         subset, level = selected.file.subset, selected.file.level
-        todo = [index for index in selected.missing(store) if (subset, level, index) not in skipped]
-        for start in range(0, len(todo), batch_size):
-            tasks.append(workers.Task(subset, level, tuple(todo[start : start + batch_size])))
-    return tasks
+        todo = selected.missing(store)
+        fresh = [index for index in todo if (subset, level, index) not in failed]
+        for start in range(0, len(fresh), batch_size):
+            tasks.append(workers.Task(subset, level, tuple(fresh[start : start + batch_size])))
+        again += [
+            workers.Task(subset, level, (index,))
+            for index in todo
+            if (cause := failed.get((subset, level, index))) and (retry_failed or cause != "context_overflow")
+        ]
+    return tasks + again
 
 
 def answer_all(store: Store, files: Sequence[Selected], results: Iterator[workers.Result]) -> Counter[str]:

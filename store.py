@@ -235,10 +235,9 @@ class Store:
         """The positions of the rows that have their final record."""
         return set(self._lines.get(f"{subset}_{level}", {}))
 
-    def overflowed(self) -> set[tuple[str, str, int]]:
-        """Rows whose last attempt exceeded the model's window, (subset, level, index)."""
-        overflowed = {key for key, cause in self._causes.items() if cause == "context_overflow"}
-        return {key for key in overflowed if key[2] not in self.done(key[0], key[1])}
+    def failed(self) -> dict[tuple[str, str, int], str]:
+        """(subset, level, index) -> cause of the last attempt, of the rows that were tried and have no record."""
+        return {key: cause for key, cause in self._causes.items() if key[2] not in self.done(key[0], key[1])}
 
     def append(self, record: Record) -> bool:
         """Make `record` durable; False, and nothing written, where the row has its record already.

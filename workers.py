@@ -23,7 +23,7 @@ import backends
 import data
 import utils
 from backends import Answer, Backend, BackendBroken, Json, Options
-from errors import HarnessError
+from errors import ExitCode, HarnessError
 from files import cache_dir
 from store import FINAL_STATUSES, Record
 
@@ -266,16 +266,32 @@ def _worker_environment(count: int) -> dict[str, str]:
 def answers(executor: Executor, job: Job, tasks: Sequence[Task]) -> Iterator[Result]:
     """The results of all tasks as they come. A row whose worker keeps dying becomes a failed attempt.
 
-    Raises what a worker raised: a HarnessError, or a bug of ours.
+    Raises what a worker raised: a HarnessError, or a bug of ours; HarnessError (INCOMPLETE) where the engine of this
+    process broke.
     """
     function = answer_rows if isinstance(executor, ThreadPoolExecutor) else _answer_in_worker
     isolated: list[Task] = []
+    broken = ""
     futures: dict[Future[Result], Task] = {executor.submit(function, job, task): task for task in tasks}
     for future in as_completed(futures):
+        task = futures[future]
+        if broken and future.cancelled():
+            continue
         if _worker_died(future):
-            isolated.append(futures[future])
+            isolated.append(task)
+        elif isinstance(error := future.exception(), BackendBroken):  # of this very process: nothing replaces it
+            broken = broken or f"the engine broke at {task.subset}_{task.level} row {task.indices[0]} ({error})"
+            for waiting in futures:
+                waiting.cancel()
+            yield Result(task, (), tuple(Attempt(index, "error", str(error)) for index in task.indices), {})
         else:
             yield future.result()
+    if broken:
+        raise HarnessError(
+            f"{broken} and this process cannot go on; all answers so far are saved; run the same command again: that "
+            "row is then tried last",
+            ExitCode.INCOMPLETE,
+        )
     # Each of these was on a worker that died more than once. Alone in the pool, a row that kills its worker is known.
     for task in isolated:
         for index in task.indices:

@@ -139,7 +139,12 @@ def _from_pretrained(auto_class: Any, source: _Source, options: Options, **kwarg
     """`from_pretrained` with its failures told as one sentence."""
     try:
         return auto_class.from_pretrained(source.name, **source.load_kwargs(options), **kwargs)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, MemoryError) as error:
+        if _out_of_memory(error):
+            raise HarnessError(
+                f"{source.name}: there is too little memory to load it; spread it over more GPUs (--single-process), "
+                "use a smaller --dtype, fewer --num-workers or a smaller model"
+            ) from error
         files = _remote_code(source)
         if files and not options.trust_remote_code:
             raise HarnessError(
@@ -368,6 +373,7 @@ def _out_of_memory(error: Exception) -> bool:
         or "out of memory" in text
         or "can't allocate memory" in text
         or "not enough memory" in text
+        or "Cannot allocate memory" in text
     )
 
 

@@ -189,6 +189,22 @@ def test_out_of_memory_fails_that_row_alone_after_a_second_try(chat_model: Path)
     assert "out of memory" in statuses[1].error
 
 
+def test_too_little_memory_to_load_is_one_sentence(model_path: Path) -> None:
+    """The address space is limited to what torch takes and a little more, far less than the weights."""
+    code = (
+        "import re, resource, sys, torch, transformers, errors\n"
+        "from pathlib import Path\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM\n"
+        "from backends import Options, hf\n"
+        "taken = int(re.search(r'VmSize:\\s+([0-9]+) kB', Path('/proc/self/status').read_text())[1]) * 1024\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (taken + 300 * 2**20,) * 2)\n"
+        "errors.run(lambda: hf.load(Options(sys.argv[1], 500)) and 0)\n"
+    )
+    found = script("-c", code, model_path)
+    assert found.returncode == 2, found.stderr
+    assert "too little memory to load it" in found.stderr and "Traceback" not in found.stderr
+
+
 def test_a_cuda_fault_breaks_the_engine_not_the_row(chat_model: Path) -> None:
     engine = hf.load(options(chat_model, trust_remote_code=True))
     with pytest.raises(backends.BackendBroken, match="illegal memory access"):

@@ -314,7 +314,7 @@ def test_a_damaged_attempt_is_an_error_and_a_torn_one_is_cut(
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     with opened(tmp_path) as run:
-        assert run.overflowed() == {("lic_mixup", "16k", 0)}
+        assert run.failed() == {("lic_mixup", "16k", 0): "context_overflow"}
     assert "attempts.jsonl" in capsys.readouterr().err
     for line in (b"{}\n", b"\n", b'{"time": \n'):
         path.write_bytes(line + whole)
@@ -322,18 +322,22 @@ def test_a_damaged_attempt_is_an_error_and_a_torn_one_is_cut(
             opened(tmp_path)
 
 
-def test_overflowed_means_the_last_attempt_and_no_record_since(tmp_path: Path) -> None:
+def test_failed_means_the_last_attempt_and_no_record_since(tmp_path: Path) -> None:
     with opened(tmp_path, 4) as run:
         for index in range(4):
             run.attempt("lic_mixup", "16k", index, "context_overflow", "too long")
         run.attempt("lic_mixup", "16k", 1, "worker_died", "killed")
         run.append(record(2))
-        expected = {("lic_mixup", "16k", 0), ("lic_mixup", "16k", 3)}
-        assert run.overflowed() == expected
+        expected = {
+            ("lic_mixup", "16k", 0): "context_overflow",
+            ("lic_mixup", "16k", 1): "worker_died",
+            ("lic_mixup", "16k", 3): "context_overflow",
+        }
+        assert run.failed() == expected
         with pytest.raises(ValueError, match="cause"):
             run.attempt("lic_mixup", "16k", 0, "ok", "")
     with opened(tmp_path, 4) as run:
-        assert run.overflowed() == expected
+        assert run.failed() == expected
     entry = json.loads((tmp_path / "attempts.jsonl").read_text().splitlines()[0])
     assert list(entry) == ["time", "dataset", "level", "index", "cause", "message"]
 

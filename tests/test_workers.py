@@ -241,6 +241,41 @@ def test_a_row_that_kills_its_worker_fails_alone(chat_model: Path, tmp_path: Pat
     assert found.stdout.strip().endswith("out/dry")
 
 
+def test_an_engine_that_breaks_in_a_single_process_ends_it_resumable(chat_model: Path, tmp_path: Path) -> None:
+    rows = [row(number=number) for number in range(6)]
+    rows[2]["input"] = "FAULT"
+    write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", rows)
+    command: tuple[str | Path, ...] = (
+        "prediction.py", "--data-path", tmp_path / "data", "--output-dir", tmp_path / "out", "--model-name", "dry",
+        "--datasets", "hotpotwikiqa_mixup", "--lengths", "1k", "--single-process", "--trust-remote-code",
+        "--model-max-len", "400", "--model-path", chat_model,
+    )  # fmt: skip
+    for _ in range(2):  # the second time that row comes last
+        found = script(*command)
+        assert found.returncode == 3, found.stderr
+        assert "Traceback" not in found.stderr and "row 2" in found.stderr and "same command again" in found.stderr
+    done = lines(tmp_path / "out/dry/rows/hotpotwikiqa_mixup_1k.jsonl")
+    assert sorted(int(str(record["index"])) for record in done) == [0, 1, 3, 4, 5]
+    attempts = lines(tmp_path / "out/dry/attempts.jsonl")
+    assert [(attempt["index"], attempt["cause"]) for attempt in attempts] == [(2, "error")] * 2
+
+
+def test_ctrl_c_does_not_wait_for_a_row_that_takes_long(tmp_path: Path) -> None:
+    write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", [row(number=number) for number in range(3)])
+    options = ("--datasets", "hotpotwikiqa_mixup", "--single-process", "--backend-args", "delay=900")
+    with running(
+        "prediction.py", *ECHO, "--data-path", tmp_path / "data", "--output-dir", tmp_path / "out", *options
+    ) as process:
+        end = time.monotonic() + 60
+        while not (tmp_path / "out/dry/run.json").exists():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        time.sleep(1)  # the first row is being answered now
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130 and "same command again" in errors, errors
+
+
 def test_ctrl_c_saves_what_there_is_and_says_how_to_go_on(tmp_path: Path) -> None:
     write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", [row(number=number) for number in range(60)])
     common = ("prediction.py", *ECHO, "--data-path", tmp_path / "data", "--datasets", "hotpotwikiqa_mixup")
