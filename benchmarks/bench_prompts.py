@@ -30,7 +30,7 @@ from backends.hf import HFTokenizer
 LIMIT = 15500
 LEVELS = ("16k", "32k", "64k", "128k", "256k")
 SUBSETS = ("hotpotwikiqa_mixup", "cmrc_mixup")
-OVERLAP_ROWS = 8
+OVERLAP_ROWS = 12
 
 Result = TypeVar("Result")
 
@@ -90,7 +90,7 @@ def overlap(folder: Path) -> bool:
     subset, level = "hotpotwikiqa_mixup", "256k"
     file = data.load(subset, level, folder)
     preparing = min(_preparing(subset, file.row(0)) for _ in range(3))
-    delay = 2 * preparing
+    delay = 4 * preparing  # a model takes longer than its prompt
     job = workers.Job(
         backend="echo",
         options=Options(None, LIMIT, args={"delay": delay}),
@@ -109,7 +109,9 @@ def overlap(folder: Path) -> bool:
     total = OVERLAP_ROWS * (preparing + delay)
     ratio: float = wall / total
     figure = f"{ratio:.2f} ({wall:.2f} s / {total:.2f} s)"
-    return report("prepare and answer through the pool / sum of both", figure, "<= 0.85", ratio <= 0.85)
+    ideal = (preparing + OVERLAP_ROWS * delay) / total
+    name = f"prepare and answer through the pool / sum of both (ideal {ideal:.2f})"
+    return report(name, figure, "<= 0.88", ratio <= 0.88)
 
 
 def _preparing(subset: str, row: data.Row) -> float:
