@@ -378,6 +378,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Score the answers of a run under both protocols of LV-Eval; writes results.json and results.csv.",
         epilog="exit codes: 0 scored, 2 a wrong option or bad data, 3 rows are missing, 6 a file cannot be written",
+        allow_abbrev=False,
     )
     parser.add_argument("--input-dir", type=Path, help="the run's folder: the last line that prediction.py printed")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="as for prediction.py (outputs)")

@@ -27,11 +27,11 @@ from store import Store, run_folder
 # Which options decide the answers, and so may not change when a run is resumed, and which do not. A test holds every
 # option to be in one of the two.
 DECIDING = """
-    backend model_path model_name model_max_len dtype attn pure_greedy seed trust_remote_code allow_pickle backend_args
+    backend model_path model_name model_max_len dtype attn pure_greedy seed trust_remote_code backend_args
     data_path prompts chat_template published batch_size
 """.split()  # noqa: SIM905 - reads as a list of words
 NOT_DECIDING = """
-    datasets lengths limit output_dir num_workers single_process retry_failed overwrite
+    datasets lengths limit output_dir num_workers single_process retry_failed overwrite allow_pickle
 """.split()  # noqa: SIM905
 
 
@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     cli = argparse.ArgumentParser(
         description="Answer LV-Eval's questions with a model; run the same command again to resume.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,  # what a prefix means would change with the next option
     )
     model = cli.add_argument_group("model")
     model.add_argument("--backend", default="hf", help=f"the engine: {', '.join(backends.BACKENDS)}")
@@ -121,6 +122,22 @@ def check(args: argparse.Namespace) -> None:
         if not args.model_path:
             raise HarnessError("--model-name is missing; expected a name for the run (or --model-path to take it from)")
         args.model_name = Path(args.model_path).name
+
+
+def backend_options(args: argparse.Namespace) -> backends.Options:
+    """What the backend is told of the command line."""
+    return backends.Options(
+        model_path=args.model_path,
+        model_max_len=args.model_max_len,
+        dtype=args.dtype,
+        attn=args.attn,
+        seed=args.seed,
+        pure_greedy=args.pure_greedy,
+        trust_remote_code=args.trust_remote_code,
+        allow_pickle=args.allow_pickle,
+        spread=args.single_process,
+        args=backends.parse_args(args.backend, args.backend_args),
+    )
 
 
 def selected_names(args: argparse.Namespace, templates: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -240,18 +257,7 @@ def main() -> ExitCode:
     """Parse, check, answer; 0 when every selected row has an answer, 3 when some have none."""
     args = parser().parse_args()
     check(args)
-    options = backends.Options(
-        model_path=args.model_path,
-        model_max_len=args.model_max_len,
-        dtype=args.dtype,
-        attn=args.attn,
-        seed=args.seed,
-        pure_greedy=args.pure_greedy,
-        trust_remote_code=args.trust_remote_code,
-        allow_pickle=args.allow_pickle,
-        spread=args.single_process,
-        args=backends.parse_args(args.backend, args.backend_args),
-    )
+    options = backend_options(args)
     folder = run_folder(args.output_dir, args.model_name)
     prompts = utils.load_prompts(args.prompts)
     files = load_files(selected_names(args, prompts.templates), args.data_path, args.limit)

@@ -10,6 +10,7 @@ from conftest import lines, row, script, write_data
 
 import config
 import prediction
+import utils
 
 ECHO = ("--backend", "echo", "--model-name", "dry", "--single-process")
 SELECTION = ("--datasets", "hotpotwikiqa_mixup", "cmrc_mixup", "--lengths", "1k", "2k")
@@ -30,6 +31,48 @@ def test_every_option_is_deciding_or_not() -> None:
     known = {action.dest for action in prediction.parser()._actions} - {"help"}
     assert known == set(prediction.DECIDING) | set(prediction.NOT_DECIDING)
     assert not set(prediction.DECIDING) & set(prediction.NOT_DECIDING)
+
+
+def test_every_deciding_option_reaches_the_identity(
+    tiny_model: Path, model_path: Path, data_path: Path, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "p.json"
+    prompts.write_text(json.dumps(dict.fromkeys(config.DATASET_PROMPT, "{context} {input}")))
+    other_data = write_data(tmp_path / "other", "cmrc_mixup_1k", [row("cmrc_mixup", 7)]).parent
+    changes = {
+        "backend": ["--backend", "echo"],
+        "model_path": ["--model-path", str(model_path)],
+        "model_name": ["--model-name", "another"],
+        "model_max_len": ["--model-max-len", "301"],
+        "dtype": ["--dtype", "bfloat16"],
+        "attn": ["--attn", "eager"],
+        "pure_greedy": ["--pure-greedy"],
+        "seed": ["--seed", "7"],
+        "trust_remote_code": ["--trust-remote-code"],
+        "backend_args": ["--backend-args", "window=900"],
+        "data_path": ["--data-path", str(other_data)],
+        "prompts": ["--prompts", str(prompts)],
+        "chat_template": ["--chat-template", "none"],
+        "batch_size": ["--batch-size", "2"],
+    }
+    assert {*changes, "published"} == set(prediction.DECIDING)
+
+    def identity(*options: str) -> dict[str, object]:
+        command = ["--model-path", str(tiny_model), "--model-name", "dry", "--model-max-len", "300"]
+        command += ["--data-path", str(data_path), "--datasets", "cmrc_mixup", "--lengths", "1k", *options]
+        args = prediction.parser().parse_args(command)
+        prediction.check(args)
+        prompts = utils.load_prompts(args.prompts)
+        files = prediction.load_files(prediction.selected_names(args, prompts.templates), args.data_path, None)
+        return dict(prediction.identity(args, prediction.backend_options(args), prompts, files))
+
+    plain = identity()
+    assert identity("--allow-pickle", "--single-process", "--limit", "2") == plain
+    for option, words in changes.items():
+        assert identity(*words) != plain, option
+    published = prediction.parser().parse_args(["--model-name", "dry", "--published"])
+    prediction.check(published)
+    assert (published.prompts, published.chat_template) == ("official", "published")
 
 
 @pytest.mark.parametrize(
