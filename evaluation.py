@@ -45,6 +45,7 @@ class FileResult:
     available: int | None  # rows of the data file, where known
     statuses: Counter[str] = field(default_factory=Counter)
     evidence: list[bool] = field(default_factory=list)  # whether truncation kept it, of the rows that know
+    constructed: bool = False  # its rows have question ids, which construct.py gives and the published data lack
     scores: dict[str, list[float]] = field(default_factory=lambda: {protocol: [] for protocol in PROTOCOLS})
 
     @property
@@ -64,8 +65,9 @@ class FileResult:
 
     @property
     def as_published(self) -> bool:
-        """Whether it has as many scored rows as the published file of its name."""
-        return self.level in PUBLISHED_LEVELS and self.rows == config.DATASET_ROWS.get(self.subset)
+        """Whether it may be the published file of its name: as many rows are scored, and none is construct.py's."""
+        complete = self.level in PUBLISHED_LEVELS and self.rows == config.DATASET_ROWS.get(self.subset)
+        return complete and not self.constructed
 
 
 @dataclass
@@ -194,6 +196,7 @@ def score_row(record: dict[str, object], result: FileResult) -> None:
         score = metric[result.subset]("" if status == "refused" else prediction, answers[0], keywords)
         result.scores[protocol].append(score)
     result.statuses[str(status)] += 1
+    result.constructed |= "question_id" in record
     if isinstance(kept, bool):
         result.evidence.append(kept)
 

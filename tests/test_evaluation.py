@@ -185,6 +185,15 @@ def test_only_a_mean_over_all_subsets_is_called_the_leaderboards(tmp_path: Path,
     assert meta["means"]["released"]["levels"]["16k"] == round(sum(scores) / 11, 2)
 
 
+def test_constructed_data_are_never_called_the_leaderboards(tmp_path: Path, evaluate: Evaluate) -> None:
+    """As many rows as published, but construct.py's."""
+    files = whole_level("16k")
+    files["lic_mixup_16k"] = [row(question_id="lic-1")] * 197
+    done = evaluate("--input-dir", write_published(tmp_path, files))
+    assert "over 11 of 11 subsets, 10 with all rows of the published data" in done.stdout
+    assert results(tmp_path, "results_meta.json")["leaderboard_levels"] == []
+
+
 def test_a_limited_run_says_so(tmp_path: Path, evaluate: Evaluate) -> None:
     folder = write_run(tmp_path / "run", {"lic_mixup_16k": [row()] * 3}, {"lic_mixup_16k": 3})
     manifest = results(folder, "run.json")
