@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import metrics
 
-# What a run evaluates when neither --datasets nor --lengths is given. Comment out a line to leave it out.
+# What a run evaluates; --datasets and --lengths each replace their own list. Comment out a line to leave it out.
 DATASET_SELECTED: list[str] = [
     "hotpotwikiqa_mixup",
     "loogle_SD_mixup",

@@ -457,10 +457,10 @@ def main(arguments: list[str] | None = None) -> ExitCode:
     add("--distractors", type=Path, help="folder of .txt and .jsonl documents (default: made-up articles)")
     add("--datasets", nargs="+", help="subsets (default: those of config.py that --sources has)")
     add("--lengths", nargs="+", help="levels, any <N>k (default: those of config.py)")
-    add("--rows", default="0", help="rows a file: N (more than there are questions asks them again in "
-        "other contexts) or full, as published (default 0: one a question)")  # fmt: skip
+    add("--rows", default="0", help="rows of each file (default: one a question); more than there are "
+        "questions asks them again in other contexts; full: as many as the published file has")  # fmt: skip
     add("--seed", type=int, default=42, help="default: 42")
-    add("--num-workers", type=int, default=os.cpu_count() or 1, help="processes; no byte depends on it (default: CPUs)")
+    add("--num-workers", type=int, default=os.cpu_count() or 1, help="processes; files stay the same (default: CPUs)")
     add("--overwrite", action="store_true", help="replace files that are there")
     options = parser.parse_args(arguments)
 
@@ -478,16 +478,17 @@ def main(arguments: list[str] | None = None) -> ExitCode:
         raise HarnessError(f'--rows: found "{options.rows}"; expected a number or "full"')
     if options.num_workers < 1:
         raise HarnessError(f"--num-workers: found {options.num_workers}; expected 1 or more")
-    paths = [options.output_dir / subset / f"{subset}_{level}.jsonl" for subset in subsets for level in levels]
-    there = [path for path in paths if path.exists()]
-    if there and not options.overwrite:
+    paths = (options.output_dir / subset / f"{subset}_{level}.jsonl" for subset in subsets for level in levels)
+    if (there := [path for path in paths if path.exists()]) and not options.overwrite:
         raise HarnessError(f"{there[0]}: found it there ({len(there)} in all); add --overwrite to replace them")
 
     recipe = Recipe(options.sources, options.distractors, options.seed)
     files: list[File] = []
     for subset in subsets:
         questions = len(read_sources(recipe.sources, subset))
-        rows = config.DATASET_ROWS[subset] if options.rows == "full" else int(options.rows) or questions
+        rows = config.DATASET_ROWS.get(subset) if options.rows == "full" else int(options.rows) or questions
+        if rows is None:
+            raise HarnessError(f"--rows full: {subset} has no published size; expected a number")
         check(recipe, subset, levels, rows)
         files += [(subset, level, rows) for level in levels]
     write(recipe, options.output_dir, files, options.num_workers)

@@ -30,6 +30,7 @@ from files import write_atomic
 PROTOCOLS = {"released": config.DATASET_METRIC, "described": config.DATASET_METRIC_DESCRIBED}
 STEMS = {"released": "results", "described": "results_described"}
 SUBSETS = list(config.DATASET_METRIC)  # in the order of every table
+PUBLISHED = [subset for subset in SUBSETS if subset in config.DATASET_ROWS]
 PUBLISHED_LEVELS = ("16k", "32k", "64k", "128k", "256k")
 
 Scores = dict[tuple[str, str], float]  # (subset, level) -> the file's score, 0 to 100
@@ -94,7 +95,8 @@ class Evaluation:
         return [
             level
             for level in PUBLISHED_LEVELS
-            if {file.subset for file in self.files if file.level == level and file.as_published} == set(SUBSETS)
+            if {(file.subset, file.as_published) for file in self.files if file.level == level and file.rows}
+            == {(subset, True) for subset in PUBLISHED}
         ]
 
     def scores(self, protocol: str) -> Scores:
@@ -110,7 +112,7 @@ class Evaluation:
 
     @property
     def prompts(self) -> dict[str, object]:
-        """The templates of the run: source, sha256, official; empty where run.json does not tell."""
+        """The templates of the run: name, sha256, official; empty where run.json does not tell."""
         return cast(dict[str, object], self.identity.get("prompts", {}))
 
     @property
@@ -121,12 +123,11 @@ class Evaluation:
     def signature(self, protocol: str) -> str:
         """All that decides the numbers, in one line."""
         prompts = self.prompts
-        name = "official" if prompts.get("official") else prompts.get("source")
         recipe = {
             "protocol": protocol,
             "jieba": metrics.JIEBA_VERSION,
             "rouge": metrics.ROUGE_VERSION,
-            "prompts": f"{name}-{str(prompts['sha256'])[:8]}" if prompts else "unrecorded",
+            "prompts": f"{prompts['name']}-{str(prompts['sha256'])[:8]}" if prompts else "unrecorded",
             **{name: self.identity.get(name, "unrecorded") for name in ("chat_template", "backend", "model_max_len")},
             "rows": f"{sum(file.rows for file in self.files)}/{sum(file.selected for file in self.files)}",
         }
@@ -166,7 +167,7 @@ def evaluate_file(folder: Path, manifest: Mapping[str, object], subset: str, lev
     else:
         # The file's own rows are all there is to go by, except that the published files have a known length.
         selected = len(records)
-        available = config.DATASET_ROWS[subset] if level in PUBLISHED_LEVELS else None
+        available = config.DATASET_ROWS.get(subset) if level in PUBLISHED_LEVELS else None
     result = FileResult(subset, level, selected, available)
     for record, where in records:
         try:
@@ -257,7 +258,7 @@ def print_scores(evaluation: Evaluation) -> None:
 
     comparable = [level for level in levels if level in evaluation.comparable_levels]
     if comparable:
-        print(f"The mean at {', '.join(comparable)} is the leaderboard's overall score: all {len(SUBSETS)} subsets.")
+        print(f"The mean at {', '.join(comparable)} is the leaderboard's overall score: all {len(PUBLISHED)} subsets.")
     others: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
     for level in levels:
         if level not in comparable:
@@ -265,8 +266,8 @@ def print_scores(evaluation: Evaluation) -> None:
             others[len(here), sum(file.as_published for file in here)].append(level)
     for (subsets, whole), alike in others.items():
         print(
-            f"The mean at {', '.join(alike)} is not the leaderboard's overall score: it is over {subsets} of "
-            f"{len(SUBSETS)} subsets, {whole} with all rows of the published data."
+            f"The mean at {', '.join(alike)} is not the leaderboard's overall score: it is over {subsets} subsets, "
+            f"{whole} of the published {len(PUBLISHED)} with all rows of the published data."
         )
     if comparable and not evaluation.official:
         print("The run was not made with the official prompts (--published): compare its scores with the like only.")
@@ -287,7 +288,7 @@ def print_unfinished(evaluation: Evaluation) -> None:
     missing = sum(file.selected - file.rows for file in unfinished)
     print(
         f"incomplete: {missing} rows of {len(unfinished)} files have no answer yet, so no results are written.\n"
-        f"To finish: {printable(finishing_command(evaluation.manifest))}\n"
+        f"To finish: {printable(finishing_commands(evaluation))}\n"
         "To score the rows that are there: add --allow-partial",
         file=sys.stderr,
     )
@@ -367,10 +368,17 @@ def retire_results(folder: Path) -> None:
                 raise HarnessError(f"{old}: cannot be renamed: {error.strerror}", ExitCode.STORAGE) from error
 
 
-def finishing_command(manifest: Mapping[str, object]) -> str:
-    """The command that the run was last started with; it resumes."""
-    starts = [entry["argv"] for entry in cast(list[dict[str, list[str]]], manifest.get("log", [])) if "argv" in entry]
-    return f"python prediction.py {shlex.join(starts[-1])}" if starts else "run prediction.py again as it was started"
+def finishing_commands(evaluation: Evaluation) -> str:
+    """The latest commands that between them select every unfinished file; run again, they resume."""
+    left = {file.name: file.selected for file in evaluation.unfinished}
+    commands = []
+    for entry in reversed(cast(list[dict[str, object]], evaluation.manifest.get("log", []))):
+        selection = cast(dict[str, int], entry.get("selection", {}))
+        if finished := [name for name, rows in left.items() if selection.get(name, 0) >= rows]:
+            commands.append(f"python prediction.py {shlex.join(cast(list[str], entry['argv']))}")
+            for name in finished:
+                del left[name]
+    return "\n".join(commands) or "run prediction.py again as it was started"
 
 
 # --- the command line -----------------------------------------------------------------------------------------------

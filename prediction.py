@@ -6,8 +6,6 @@ Its last line is the run's folder, `<output-dir>/<model-name>`, which evaluation
 """
 
 import argparse
-import hashlib
-import json
 import re
 import sys
 import time
@@ -53,11 +51,20 @@ class Selected:
         return [index for index in range(self.rows) if index not in done]
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where there is one that says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False, "") else super()._get_help_string(action)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line; every default stands in its help."""
     cli = argparse.ArgumentParser(
         description="Answer LV-Eval's questions with a model; run the same command again to resume.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog="exit codes: 0 complete, 2 a wrong option, bad data or set-up, 3 rows are missing (run again), 4 the "
+        "folder holds a run with other settings, 6 the disk failed, 130 Ctrl-C",
+        formatter_class=_Help,
         allow_abbrev=False,  # what a prefix means would change with the next option
     )
     model = cli.add_argument_group("model")
@@ -72,20 +79,41 @@ def parser() -> argparse.ArgumentParser:
         metavar="TOKENS",
         help="longer prompts lose their middle; by convention 500 below the model's window",
     )
-    model.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of weights")
-    model.add_argument("--attn", default="auto", help="attention: auto, sdpa, eager, flash_attention_2 …")
+    model.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="of the weights; auto: bfloat16 on a GPU, float32 on a CPU",
+    )
+    model.add_argument(
+        "--attn",
+        default="auto",
+        metavar="NAME",
+        help="attention: sdpa, eager, flash_attention_2 …; auto: flash-attention where installed, else the default",
+    )
     model.add_argument("--pure-greedy", action="store_true", help="ignore the model's shipped generation settings")
     model.add_argument("--seed", type=int, default=42, help="of the random number generators")
     model.add_argument("--trust-remote-code", action="store_true", help="run Python code that the model brings")
     model.add_argument("--allow-pickle", action="store_true", help="read pickled weights, which can run code")
-    model.add_argument("--backend-args", default="", metavar="KEY=VALUE,…", help="what only one backend knows")
+    model.add_argument(
+        "--backend-args",
+        default="",
+        metavar="KEY=VALUE,…",
+        help="what only one backend knows; hf: window=N, the model's true window in tokens where its config tells too "
+        "few; echo: delay=SECONDS an answer",
+    )
     what = cli.add_argument_group("what is asked")
     what.add_argument("--data-path", type=Path, help="folder with the data files (default: download from the Hub)")
     what.add_argument("--datasets", nargs="+", metavar="SUBSET", help="instead of config.DATASET_SELECTED")
     what.add_argument("--lengths", nargs="+", metavar="LEVEL", help="instead of config.DATASET_LENGTH_LEVEL, like 16k")
     what.add_argument("--limit", type=int, metavar="K", help="only the first K rows of each file")
     what.add_argument("--prompts", help="builtin, official, or a file with DATASET_PROMPT (default: builtin)")
-    what.add_argument("--chat-template", help=f"{', '.join(utils.CHAT_MODES)} (default: auto)")
+    what.add_argument(
+        "--chat-template",
+        metavar="MODE",
+        help="auto (default): the model's .chat(), the table in utils.py, the tokenizer's template or bare text, "
+        "whichever comes first; published: the same without the tokenizer's template; tokenizer: only that; none: bare",
+    )
     what.add_argument(
         "--published", action="store_true", help="as the leaderboard: --prompts official --chat-template published"
     )
@@ -93,7 +121,13 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--output-dir", type=Path, default=Path("outputs"), help="the run's folder is made in it")
     how.add_argument("--num-workers", type=int, metavar="N", help="processes (default: one per visible GPU, else 1)")
     how.add_argument("--single-process", action="store_true", help="one process, the model over all visible GPUs")
-    how.add_argument("--batch-size", type=int, default=1, metavar="ROWS", help="rows per task")
+    how.add_argument(
+        "--batch-size",
+        type=int,
+        default=1,
+        metavar="ROWS",
+        help="rows handed to a worker at a time; hf and echo answer them one by one. Part of the run's identity",
+    )
     how.add_argument("--retry-failed", action="store_true", help="try rows again that exceeded the model's window")
     how.add_argument("--overwrite", action="store_true", help="move an earlier run of this name aside and start anew")
     return cli
@@ -106,12 +140,10 @@ def check(args: argparse.Namespace) -> None:
         if value is not None and value < least:
             raise HarnessError(f"--{option.replace('_', '-')}: found {value}, expected at least {least}")
     if args.published:
-        for option, stands_for in (("prompts", "official"), ("chat_template", "published")):
-            if getattr(args, option) not in (None, stands_for):
-                raise HarnessError(
-                    f"--published stands for --{option.replace('_', '-')} {stands_for}; found {getattr(args, option)}"
-                )
-            setattr(args, option, stands_for)
+        args.prompts = args.prompts or "official"
+        if args.chat_template not in (None, "published"):
+            raise HarnessError(f"--published stands for --chat-template published; found {args.chat_template}")
+        args.chat_template = "published"
     args.prompts = args.prompts or "builtin"
     args.chat_template = args.chat_template or "auto"
     if args.chat_template not in utils.CHAT_MODES:
@@ -182,18 +214,12 @@ def identity(
         "model_name": args.model_name,
         "model_max_len": args.model_max_len,
         "batch_size": args.batch_size,
-        "prompts": {"source": prompts.source, "sha256": prompts.sha256, "official": prompts.official},
+        "prompts": {"name": prompts.name, "sha256": prompts.sha256, "official": prompts.official},
         "chat_template": args.chat_template,
-        "chat_formats": chat_formats_sha256(args.model_name),
+        "tables": dict(utils.table_entries(args.model_name)),
         "budgets": {file.file.subset: config.DATASET_MAXGEN[file.file.subset] for file in files},
         "data": {file.name: file.file.fingerprint for file in files},
     }
-
-
-def chat_formats_sha256(model_name: str) -> str:
-    """The hash of what utils.CHAT_FORMATS, which users edit, does for this model."""
-    matching = [(part, ends) for part, ends in utils.CHAT_FORMATS.items() if part in model_name][:1]
-    return hashlib.sha256(json.dumps(matching).encode()).hexdigest()
 
 
 def open_tasks(store: Store, files: Sequence[Selected], batch_size: int, retry_failed: bool) -> list[workers.Task]:
@@ -260,6 +286,11 @@ def main() -> ExitCode:
     options = backend_options(args)
     folder = run_folder(args.output_dir, args.model_name)
     prompts = utils.load_prompts(args.prompts)
+    if args.published and not prompts.official:
+        raise HarnessError(
+            f"--published: the templates of --prompts {args.prompts} have SHA-256 {prompts.sha256}; expected the "
+            f"official ones, {utils.OFFICIAL_MAPPING_SHA256}"
+        )
     files = load_files(selected_names(args, prompts.templates), args.data_path, args.limit)
     decides = identity(args, options, prompts, files)
     selection = {selected.name: selected.rows for selected in files}
@@ -278,7 +309,10 @@ def main() -> ExitCode:
         tasks = open_tasks(store, files, args.batch_size, args.retry_failed)
         gpus = workers.visible_gpus() if args.backend == "hf" else []
         count = min(args.num_workers or len(gpus) or 1, max(1, len(tasks)))
-        store.log({"event": "start", "argv": sys.argv[1:], "workers": 1 if args.single_process else count})
+        started = {"argv": sys.argv[1:], "selection": selection, "workers": 1 if args.single_process else count}
+        store.log({"event": "start", **started})
+        if tasks:
+            announce(args, gpus)
         try:
             failures = answer(store, files, tasks, job, args.single_process, count, gpus)
         except KeyboardInterrupt:
@@ -291,11 +325,22 @@ def main() -> ExitCode:
         causes = ", ".join(f"{cause}: {number}" for cause, number in sorted(failures.items())) or "skipped"
         print(
             f"incomplete: {left} rows have no answer ({causes}); causes stand in attempts.jsonl; run the same command "
-            "again to try them again (context_overflow: with --retry-failed)",
+            "again to try them again (context_overflow: only with --retry-failed; a new run with a smaller "
+            "--model-max-len avoids it)",
             file=sys.stderr,
         )
     print(printable(str(folder)))
     return ExitCode.INCOMPLETE if left else ExitCode.COMPLETE
+
+
+def announce(args: argparse.Namespace, gpus: Sequence[str]) -> None:
+    """Tell what is easily overlooked: a prompt format taken by name, and that no GPU is used."""
+    part = utils.chat_format_of(args.model_name)
+    if part and args.chat_template in ("auto", "published"):
+        message = f'prompt format: that of "{part}" in utils.py, which the model name contains, unless it has a .chat()'
+        print(message, file=sys.stderr)
+    if args.backend == "hf" and not gpus:
+        print("no GPU is visible to torch: the model runs on the CPU", file=sys.stderr)
 
 
 def answer(

@@ -7,6 +7,7 @@ The order of steps is the published harness's: fill the template, cut the middle
 
 import ast
 import hashlib
+import inspect
 import json
 import re
 import urllib.error
@@ -61,9 +62,8 @@ OFFICIAL_MAPPING_SHA256 = "5c74d1516a2a0f5a82e687f9d8375aa1dac6765881a09bd2fb512
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The templates of a run: subset -> template, where they came from, and the hash that names them."""
+    """The templates of a run: subset -> template, and the hash that names them."""
 
-    source: str
     templates: dict[str, str]
 
     @property
@@ -77,6 +77,11 @@ class PromptSet:
         """Whether these are the benchmark's own templates."""
         return self.sha256 == OFFICIAL_MAPPING_SHA256
 
+    @property
+    def name(self) -> str:
+        """`official`, `builtin` (those of config.py) or `custom`, by what they are, not by where they came from."""
+        return "official" if self.official else "builtin" if self.templates == config.DATASET_PROMPT else "custom"
+
 
 def load_prompts(choice: str) -> PromptSet:
     """The templates of --prompts: `builtin`, `official`, or a .py or .json file with a literal DATASET_PROMPT.
@@ -84,10 +89,10 @@ def load_prompts(choice: str) -> PromptSet:
     Raises HarnessError where the file is missing, is not literal, lacks a field, or (official) has another hash.
     """
     if choice == "builtin":
-        return PromptSet("builtin", config.DATASET_PROMPT)
+        return PromptSet(config.DATASET_PROMPT)
     if choice == "official":
         text = official_file(OFFICIAL_URL, OFFICIAL_FILE_SHA256)
-        return PromptSet("official", parse_prompts(text, OFFICIAL_URL))
+        return PromptSet(parse_prompts(text, OFFICIAL_URL))
     path = Path(choice)
     if path.suffix not in (".py", ".json"):
         raise HarnessError(f'--prompts: found "{choice}", expected builtin, official or a path to a .py or .json file')
@@ -95,7 +100,7 @@ def load_prompts(choice: str) -> PromptSet:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise HarnessError(f"--prompts {choice}: cannot be read as UTF-8 text ({error})") from None
-    return PromptSet(path.name, parse_prompts(text, choice))
+    return PromptSet(parse_prompts(text, choice))
 
 
 def official_file(url: str, sha256: str) -> str:
@@ -111,7 +116,7 @@ def official_file(url: str, sha256: str) -> str:
     except (urllib.error.URLError, OSError) as error:
         raise HarnessError(
             f"--prompts official: cannot download {url} ({error}); download the file yourself and pass its path as "
-            "--prompts PATH (its hash marks the run as official all the same)"
+            "--prompts PATH, also together with --published (its hash marks the run as official all the same)"
         ) from None
     found = hashlib.sha256(text).hexdigest()
     if found != sha256:
@@ -178,6 +183,20 @@ def cut_middle(tokenizer: Tokenizer, text: str, limit: int) -> tuple[str, int]:
     return tokenizer.decode(tokens[:half]) + tokenizer.decode(tokens[-half:]), len(tokens)
 
 
+def chat_format_of(model_name: str) -> str:
+    """The part of the name that chooses the published chat format, "" where none does."""
+    return next((part for part in (BUILD_PROMPT_NAME, *CHAT_FORMATS) if part in model_name), "")
+
+
+def table_entries(model_name: str) -> dict[str, str | list[str]]:
+    """What the tables above, which users edit, do for this model name: the entries that it takes, and their hash."""
+    chat = chat_format_of(model_name)
+    cleaners = [part for part in ANSWER_CLEANERS if part in model_name]
+    content = [CHAT_FORMATS.get(chat), [inspect.getsource(ANSWER_CLEANERS[part]) for part in cleaners]]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return {"chat_format": chat, "answer_cleaners": cleaners, "sha256": digest}
+
+
 def format_chat(tokenizer: Tokenizer, prompt: str, model_name: str, mode: str) -> tuple[str, bool]:
     """`prompt` in the model's chat format, and whether tokenising it adds special tokens.
 
@@ -192,11 +211,12 @@ def format_chat(tokenizer: Tokenizer, prompt: str, model_name: str, mode: str) -
                 "--chat-template tokenizer: the model's tokenizer has no chat template; use auto or none"
             )
         return tokenizer.apply_chat_template(prompt), False
-    if BUILD_PROMPT_NAME in model_name:
+    part = chat_format_of(model_name)
+    if part == BUILD_PROMPT_NAME:
         return tokenizer.build_prompt(prompt), True
-    for part, (before, after) in CHAT_FORMATS.items():
-        if part in model_name:
-            return before + prompt + after, True
+    if part:
+        before, after = CHAT_FORMATS[part]
+        return before + prompt + after, True
     if mode == "auto" and tokenizer.has_chat_template:
         return tokenizer.apply_chat_template(prompt), False
     return prompt, True

@@ -3,7 +3,7 @@
     python prediction.py --backend echo --data-path DATA --model-name dry-run --backend-args delay=0.05
 
 Deterministic: the same prompt gives the same answer on any machine. Its answer is the passage that shares the most
-words with the question, cut to the budget, so that scores and evidence figures are not all zero.
+words with the question, cut to the budget: text that post-processing and metrics have something to do with.
 """
 
 import re

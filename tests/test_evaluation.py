@@ -17,7 +17,7 @@ from store import Record, Store
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ["results.csv", "results.json", "results_described.csv", "results_described.json", "results_meta.json"]
-PROMPTS = {"source": "builtin", "sha256": "0123456789abcdef", "official": False}
+PROMPTS = {"name": "builtin", "sha256": "0123456789abcdef", "official": False}
 IDENTITY: dict[str, object] = {"backend": "echo", "prompts": PROMPTS, "model_max_len": 15500, "data": {}}
 
 Row = dict[str, Any]
@@ -177,7 +177,7 @@ def test_only_a_mean_over_all_subsets_is_called_the_leaderboards(tmp_path: Path,
     some = {"lic_mixup_32k": [row()] * 197}
     done = evaluate("--input-dir", write_published(tmp_path, whole_level("16k") | some))
     assert "The mean at 16k is the leaderboard's overall score" in done.stdout
-    assert "The mean at 32k is not the leaderboard's overall score: it is over 1 of 11 subsets" in done.stdout
+    assert "The mean at 32k is not the leaderboard's overall score: it is over 1 subsets, 1 of" in done.stdout
     meta = results(tmp_path, "results_meta.json")
     assert meta["leaderboard_levels"] == ["16k"]
     scores = [score for name, score in results(tmp_path).items() if name.endswith("_16k")]
@@ -190,7 +190,7 @@ def test_constructed_data_are_never_called_the_leaderboards(tmp_path: Path, eval
     files = whole_level("16k")
     files["lic_mixup_16k"] = [row(question_id="lic-1")] * 197
     done = evaluate("--input-dir", write_published(tmp_path, files))
-    assert "over 11 of 11 subsets, 10 with all rows of the published data" in done.stdout
+    assert "over 11 subsets, 10 of the published 11 with all rows of the published data" in done.stdout
     assert results(tmp_path, "results_meta.json")["leaderboard_levels"] == []
 
 
@@ -231,7 +231,24 @@ def test_an_incomplete_run_is_not_scored(unfinished: Path, evaluate: Evaluate) -
     assert re.search(r"factrecall_en_16k +1/2 +ok 1$", done.stdout, re.M)
     assert re.search(r"factrecall_en_32k +0/2 +$", done.stdout, re.M)
     assert "3 rows of 2 files" in done.stderr
-    assert "prediction.py" in done.stderr
+    assert "run prediction.py again as it was started" in done.stderr
+
+
+def test_the_commands_that_finish_a_run_are_those_that_select_what_is_missing(
+    unfinished: Path, evaluate: Evaluate
+) -> None:
+    """A later start may have selected less."""
+    manifest = results(unfinished, "run.json")
+    manifest["log"] = [
+        {"argv": ["--first", "a b"], "selection": {"factrecall_en_16k": 2, "factrecall_en_32k": 2}},
+        {"argv": ["--second"], "selection": {"factrecall_en_16k": 2}},
+        {"argv": ["--third"], "selection": {"factrecall_en_32k": 1}},
+        {"event": "end", "rows_left": 0},
+    ]
+    (unfinished / "run.json").write_text(json.dumps(manifest))
+    told = evaluate("--input-dir", unfinished, code=3).stderr
+    assert "To finish: python prediction.py --second\npython prediction.py --first 'a b'\n" in told
+    assert "--third" not in told
 
 
 def test_an_incomplete_run_can_be_scored_under_names_that_say_so(unfinished: Path, evaluate: Evaluate) -> None:

@@ -254,6 +254,29 @@ def test_vicuna_has_fastchats_conversation(name: str) -> None:
     assert text.startswith("A chat between a curious user") and text.endswith(" USER: P ASSISTANT:")
 
 
+def test_what_the_tables_do_for_a_name_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is part of a run's identity: an edited entry refuses to resume, one for other names does not."""
+    plain, internlm = utils.table_entries("qwen2.5-7b"), utils.table_entries("internlm-chat")
+    assert (plain["chat_format"], plain["answer_cleaners"]) == ("", [])
+    assert (internlm["chat_format"], internlm["answer_cleaners"]) == ("internlm", ["internlm"])
+    assert utils.table_entries("chatglm2-6b")["chat_format"] == "chatglm2"
+    monkeypatch.setitem(utils.ANSWER_CLEANERS, "internlm", lambda answer: answer.strip())
+    assert utils.table_entries("internlm-chat") != internlm
+    monkeypatch.setitem(utils.ANSWER_CLEANERS, "qwen", lambda answer: answer.strip())
+    monkeypatch.setitem(utils.CHAT_FORMATS, "Falcon", ("User: ", "\nAssistant:"))
+    assert utils.table_entries("yi-6b") == utils.table_entries("gpt-4") == plain
+    assert utils.table_entries("qwen2.5-7b") != plain
+
+
+def test_prompts_are_named_by_what_they_are(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.json"
+    copy.write_text(json.dumps(config.DATASET_PROMPT), encoding="utf-8")
+    assert utils.load_prompts("builtin") == utils.load_prompts(str(copy))
+    assert utils.load_prompts(str(copy)).name == "builtin"
+    copy.write_text(json.dumps(config.DATASET_PROMPT | {"lic_mixup": "{context}{input}"}), encoding="utf-8")
+    assert utils.load_prompts(str(copy)).name == "custom"
+
+
 def test_the_tokenizers_template_comes_before_the_bare_text_under_auto_only(smollm2: HFTokenizer) -> None:
     auto, specials = utils.format_chat(smollm2, "P", "smollm2", "auto")
     assert "<|im_start|>user\nP<|im_end|>" in auto and auto.endswith("<|im_start|>assistant\n") and not specials
