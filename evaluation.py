@@ -162,7 +162,12 @@ def evaluate_file(folder: Path, manifest: Mapping[str, object], subset: str, lev
     name = f"{subset}_{level}"
     records = store.read_records(folder, subset, level)
     if manifest:
-        selected = cast(dict[str, int], manifest["selection"])[name]
+        selection = cast(dict[str, int], manifest["selection"])
+        if name not in selection:
+            raise HarnessError(
+                f"{folder / name}.jsonl: is not part of the run that run.json describes; move it elsewhere"
+            )
+        selected = selection[name]
         available = cast(dict[str, int], manifest.get("rows", {})).get(name)
     else:
         # The file's own rows are all there is to go by, except that the published files have a known length.
@@ -274,7 +279,7 @@ def print_scores(evaluation: Evaluation) -> None:
     for file in evaluation.files:
         if file.rows and not file.whole:
             print(f"{file.name}: scored on {file.rows} of the {file.available or file.selected} rows of the data file.")
-    print(evaluation.signature("released"))
+    print(printable(evaluation.signature("released")))
 
 
 def show(score: float | None) -> str:
@@ -375,7 +380,8 @@ def finishing_commands(evaluation: Evaluation) -> str:
     for entry in reversed(cast(list[dict[str, object]], evaluation.manifest.get("log", []))):
         selection = cast(dict[str, int], entry.get("selection", {}))
         if finished := [name for name, rows in left.items() if selection.get(name, 0) >= rows]:
-            commands.append(f"python prediction.py {shlex.join(cast(list[str], entry['argv']))}")
+            argv = [word for word in cast(list[str], entry["argv"]) if word != "--overwrite"]  # it would start anew
+            commands.append(f"python prediction.py {shlex.join(argv)}")
             for name in finished:
                 del left[name]
     return "\n".join(commands) or "run prediction.py again as it was started"

@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import backends
@@ -31,6 +31,10 @@ DECIDING = """
 NOT_DECIDING = """
     datasets lengths limit output_dir num_workers single_process retry_failed overwrite allow_pickle
 """.split()  # noqa: SIM905
+
+
+# Where so many rows fail before any is answered, the rest would fail too: it is the model or its settings.
+HOPELESS = 20
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,8 @@ def check(args: argparse.Namespace) -> None:
     args.chat_template = args.chat_template or "auto"
     if args.chat_template not in utils.CHAT_MODES:
         raise choices(args.chat_template, "--chat-template", list(utils.CHAT_MODES))
+    if not 0 <= args.seed < 2**32:
+        raise HarnessError(f"--seed: found {args.seed}, expected 0 to {2**32 - 1}")
     if args.single_process and args.num_workers is not None:
         raise HarnessError("--single-process is one process; found --num-workers too, expected one of the two")
     if args.model_name is None:
@@ -272,6 +278,15 @@ def answer_all(store: Store, files: Sequence[Selected], results: Iterator[worker
                 failures[attempt.cause] += 1
                 where = f"{task.subset}_{task.level} row {attempt.index}"
                 bar.write(printable(f"no answer: {where}: {attempt.cause}: {attempt.message}"), file=sys.stderr)
+            if failures.total() >= HOPELESS and not any(
+                store.done(selected.file.subset, selected.file.level) for selected in files
+            ):
+                cause, number = failures.most_common(1)[0]
+                raise HarnessError(
+                    f"the first {failures.total()} rows all failed ({cause}: {number}) and none was ever answered; the "
+                    "causes stand in attempts.jsonl; mend it and run the same command again",
+                    ExitCode.INCOMPLETE,
+                )
             name = f"{task.subset}_{task.level}"
             if result.records and missing[name] == 0:
                 store.derive(task.subset, task.level)
@@ -292,6 +307,9 @@ def main() -> ExitCode:
             f"official ones, {utils.OFFICIAL_MAPPING_SHA256}"
         )
     files = load_files(selected_names(args, prompts.templates), args.data_path, args.limit)
+    gpus = workers.visible_gpus() if args.backend == "hf" else []
+    budget = max(config.DATASET_MAXGEN[selected.file.subset] for selected in files)
+    options = replace(options, gpus=len(gpus), budget=budget)
     decides = identity(args, options, prompts, files)
     selection = {selected.name: selected.rows for selected in files}
     rows = {selected.name: len(selected.file) for selected in files}
@@ -305,9 +323,9 @@ def main() -> ExitCode:
         fingerprints={selected.name: selected.file.fingerprint for selected in files},
         data_path=args.data_path,
     )
+    again = "the same command again" + (", without --overwrite," if args.overwrite else "")
     with Store.open(folder, decides, selection, rows, overwrite=args.overwrite) as store:
         tasks = open_tasks(store, files, args.batch_size, args.retry_failed)
-        gpus = workers.visible_gpus() if args.backend == "hf" else []
         count = min(args.num_workers or len(gpus) or 1, max(1, len(tasks)))
         started = {"argv": sys.argv[1:], "selection": selection, "workers": 1 if args.single_process else count}
         store.log({"event": "start", **started})
@@ -317,15 +335,15 @@ def main() -> ExitCode:
             failures = answer(store, files, tasks, job, args.single_process, count, gpus)
         except KeyboardInterrupt:
             where = printable(str(folder))
-            print(f"interrupted: all answers so far are saved in {where}; run the same command again", file=sys.stderr)
+            print(f"interrupted: all answers so far are saved in {where}; run {again}", file=sys.stderr)
             return ExitCode.INTERRUPTED
         left = sum(len(selected.missing(store)) for selected in files)
         store.log({"event": "end", "rows_left": left})
     if left:
         causes = ", ".join(f"{cause}: {number}" for cause, number in sorted(failures.items())) or "skipped"
         print(
-            f"incomplete: {left} rows have no answer ({causes}); causes stand in attempts.jsonl; run the same command "
-            "again to try them again (context_overflow: only with --retry-failed; a new run with a smaller "
+            f"incomplete: {left} rows have no answer ({causes}); causes stand in attempts.jsonl; run {again} to try "
+            "them again (context_overflow: only with --retry-failed; a new run with a smaller "
             "--model-max-len avoids it)",
             file=sys.stderr,
         )

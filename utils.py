@@ -192,9 +192,17 @@ def table_entries(model_name: str) -> dict[str, str | list[str]]:
     """What the tables above, which users edit, do for this model name: the entries that it takes, and their hash."""
     chat = chat_format_of(model_name)
     cleaners = [part for part in ANSWER_CLEANERS if part in model_name]
-    content = [CHAT_FORMATS.get(chat), [inspect.getsource(ANSWER_CLEANERS[part]) for part in cleaners]]
+    content = [CHAT_FORMATS.get(chat), [_source_of(ANSWER_CLEANERS[part]) for part in cleaners]]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return {"chat_format": chat, "answer_cleaners": cleaners, "sha256": digest}
+
+
+def _source_of(function: Callable[[str], str]) -> str:
+    """The function's source text; the name of one that has none, such as str.strip."""
+    try:
+        return inspect.getsource(function)
+    except (TypeError, OSError):
+        return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def format_chat(tokenizer: Tokenizer, prompt: str, model_name: str, mode: str) -> tuple[str, bool]:

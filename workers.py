@@ -32,6 +32,8 @@ THREADS_PER_WORKER = 2
 # A worker that dies under a row is replaced and the row tried again; after more deaths than this the row waits for the
 # end of the run, where it is tried by itself: it may have been a neighbour that killed the worker.
 DEATHS_BEFORE_ISOLATION = 1
+# So many rows in a row that killed their worker, each alone in the pool: it is not the rows, no worker can live here.
+DEADLY_ROWS_IN_A_ROW = 3
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,9 @@ def pool(*, single_process: bool, count: int, gpus: Sequence[str] = ()) -> Itera
 CLUSTER_SETTINGS = {
     "distributed.worker.daemon": False,  # engines start processes of their own
     "distributed.scheduler.allowed-failures": DEATHS_BEFORE_ISOLATION,
+    # A nanny replaces its worker however often and slowly; by default it is given up where none is there after 15 s.
+    "distributed.deploy.lost-worker-timeout": "1000 days",
+    "distributed.scheduler.no-workers-timeout": "15 minutes",
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.worker.profile.enabled": False,
@@ -293,15 +298,22 @@ def answers(executor: Executor, job: Job, tasks: Sequence[Task]) -> Iterator[Res
             ExitCode.INCOMPLETE,
         )
     # Each of these was on a worker that died more than once. Alone in the pool, a row that kills its worker is known.
-    for task in isolated:
-        for index in task.indices:
-            alone = Task(task.subset, task.level, (index,))
-            future = executor.submit(function, job, alone)
-            if _worker_died(future):
-                attempt = Attempt(index, "worker_died", "the worker process died each time it had this row")
-                yield Result(alone, (), (attempt,), {})
-            else:
-                yield future.result()
+    deadly = 0
+    for alone in (Task(task.subset, task.level, (index,)) for task in isolated for index in task.indices):
+        future = executor.submit(function, job, alone)
+        if not _worker_died(future):
+            deadly = 0
+            yield future.result()
+            continue
+        deadly += 1
+        attempt = Attempt(alone.indices[0], "worker_died", "the worker process died each time it had this row")
+        yield Result(alone, (), (attempt,), {})
+        if deadly == DEADLY_ROWS_IN_A_ROW:
+            raise HarnessError(
+                f"the workers died under {deadly} rows one after another, perhaps while loading the model (killed for "
+                "memory? see the system's log); all answers so far are saved; mend it and run the same command again",
+                ExitCode.INCOMPLETE,
+            )
 
 
 def _worker_died(future: "Future[Result]") -> bool:
@@ -309,5 +321,14 @@ def _worker_died(future: "Future[Result]") -> bool:
     try:
         error = future.exception()
     except CancelledError:
-        raise HarnessError("the workers were lost before all rows were answered; run the same command again") from None
+        error = None
+        lost = True
+    else:
+        lost = type(error).__name__ == "NoValidWorkerError"  # none came back within no-workers-timeout
+    if lost:
+        raise HarnessError(
+            "the workers were lost before all rows were answered; all answers so far are saved; run the same command "
+            "again",
+            ExitCode.INCOMPLETE,
+        ) from error
     return type(error).__name__ == "KilledWorker"

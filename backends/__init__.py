@@ -109,6 +109,8 @@ class Options:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     spread: bool = False  # one process, the model over all visible GPUs (--single-process)
+    gpus: int = 0  # that the run counts on; a worker that sees none must not go on with the CPU
+    budget: int = 0  # the largest answer budget, in new tokens, of the selected subsets
     args: Mapping[str, Json] = field(default_factory=dict)
 
 

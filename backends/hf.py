@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,11 @@ ARGS: dict[str, Any] = {"window": int}  # window=N: the model's true window in t
 
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+# A chat template that prints today's date would ask another prompt after midnight. A macro hides the clock's function.
+FIXED_DATE = (
+    "{%- macro strftime_now(form) -%}{{ {'%d %b %Y': '26 Jul 2024', '%B %d, %Y': 'July 26, 2024', "
+    "'%Y-%m-%d': '2024-07-26'}.get(form, '26 July 2024') }}{%- endmacro -%}"
+)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -39,10 +45,16 @@ def identity(options: Options) -> dict[str, Json]:
     _refuse_pickle(source, options)
     settings = _config(source, options)
     limit, window = options.model_max_len, _window(settings, options)
-    if window is not None and limit > window:
+    if window is not None and limit + options.budget > window:
         raise HarnessError(
-            f"--model-max-len {limit}: the model's window is {window} tokens; pass about {max(2, window - 500)} (500 "
-            "below it leave room for the chat format and the answer), or --backend-args window=N where N is true"
+            f"--model-max-len {limit}: the model's window is {window} tokens, an answer takes {options.budget}; pass "
+            f"about {max(2, window - 500)} (500 below it leave room for the chat format and the answer), or "
+            "--backend-args window=N where N is true"
+        )
+    if options.gpus > torch.cuda.device_count():
+        raise HarnessError(
+            f"CUDA_VISIBLE_DEVICES names {options.gpus} GPUs, torch finds {torch.cuda.device_count()}; name those that "
+            "are there (none, CUDA_VISIBLE_DEVICES=, for a run on the CPU), or install the torch that fits the driver"
         )
     return {
         "version": transformers.__version__,
@@ -128,7 +140,11 @@ def _remote_code(source: _Source) -> list[str]:
         path = source.folder / name if source.folder is not None else None
         if path is None or not path.is_file():
             continue
-        for target in json.loads(path.read_text(encoding="utf-8")).get("auto_map", {}).values():
+        try:
+            targets = (json.loads(path.read_text(encoding="utf-8")).get("auto_map") or {}).values()
+        except (ValueError, AttributeError):  # transformers says what is wrong with it
+            continue
+        for target in targets:
             for reference in target if isinstance(target, list) else [target]:
                 if isinstance(reference, str):
                     files.add(reference.rpartition(".")[0].split("--")[-1] + ".py")
@@ -139,7 +155,7 @@ def _from_pretrained(auto_class: Any, source: _Source, options: Options, **kwarg
     """`from_pretrained` with its failures told as one sentence."""
     try:
         return auto_class.from_pretrained(source.name, **source.load_kwargs(options), **kwargs)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, MemoryError) as error:
+    except Exception as error:  # what transformers and a model's own code raise is not ours to foresee
         if _out_of_memory(error):
             raise HarnessError(
                 f"{source.name}: there is too little memory to load it; spread it over more GPUs (--single-process), "
@@ -152,8 +168,14 @@ def _from_pretrained(auto_class: Any, source: _Source, options: Options, **kwarg
                 "read these files and, if you trust them, add --trust-remote-code"
             ) from None
         lines = str(error).strip().splitlines() or [""]
+        hint = ""
+        if source.folder is None and not (options.trust_remote_code and options.allow_pickle):
+            hint = (
+                "; if it needs Python code of its own or has only pickled weights, look at its files on the Hub and, "
+                "if you trust them, add --trust-remote-code or --allow-pickle"
+            )
         raise HarnessError(
-            f"{source.name}: transformers cannot load it ({type(error).__name__}: {lines[0]})"
+            f"{source.name}: transformers cannot load it ({type(error).__name__}: {lines[0]}){hint}"
         ) from error
 
 
@@ -235,6 +257,9 @@ class HFTokenizer:
 
     def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401
         self.raw = tokenizer
+        template = getattr(tokenizer, "chat_template", None)
+        if isinstance(template, str) and "strftime_now" in template:
+            tokenizer.chat_template = FIXED_DATE + template
         self.bos: int | None = tokenizer.bos_token_id
         self.has_chat_template = bool(getattr(tokenizer, "chat_template", None))
         self._fast = _fast_encoder(tokenizer)
@@ -307,14 +332,16 @@ class HFBackend:
                 return self._chat(prompt) if prompt.own_chat else self._greedy(prompt)
             except _NaNError:
                 return Answer("", "invalid", error="the model's logits contain NaN")
-            except (MemoryError, RuntimeError) as error:
+            except Exception as error:  # a row's fault, whatever it is in a model's own code, is that row's alone
                 if _out_of_memory(error):
                     if last_try:
                         return Answer("", "error", error=f"out of memory at {len(prompt.tokens)} tokens, twice")
                 elif "CUDA error" in str(error) or "device-side assert" in str(error):
                     raise BackendBroken(str(error).splitlines()[0]) from error
                 else:
-                    return Answer("", "error", error=f"{type(error).__name__}: {error}")
+                    hint = " (in the model's .chat(); --chat-template tokenizer or none goes round it)"
+                    where = hint if prompt.own_chat else ""
+                    return Answer("", "error", error=f"{type(error).__name__}: {error}{where}")
             # Outside the handler the failed pass's tensors are no longer held by the traceback.
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -386,12 +413,15 @@ def load(options: Options) -> HFBackend:
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # or weights that a bot converted could take the place of these
     transformers.utils.logging.disable_progress_bar()
     transformers.set_seed(options.seed)
     source = _source(options)
     _refuse_pickle(source, options)
     tokenizer = HFTokenizer(_from_pretrained(AutoTokenizer, source, options))
     gpu = torch.cuda.is_available()
+    if options.gpus and not gpu:
+        raise HarnessError("a worker finds no GPU any more, though the run began on one; look at nvidia-smi")
     spread = options.spread or torch.cuda.device_count() > 1
     kwargs: dict[str, Any] = {"dtype": getattr(torch, _dtype(options))}
     if not source.gguf:
@@ -402,10 +432,16 @@ def load(options: Options) -> HFBackend:
         kwargs["device_map"] = "auto" if spread else "cuda:0"
     elif options.spread:
         kwargs["device_map"] = "auto"
-    model = _from_pretrained(AutoModelForCausalLM, source, options, **kwargs).eval()
-    spilled = sorted(
-        {str(device) for device in (getattr(model, "hf_device_map", None) or {}).values()} & {"cpu", "disk"}
-    )
+    try:
+        model = _from_pretrained(AutoModelForCausalLM, source, options, **kwargs).eval()
+    except HarnessError:
+        if attention is None or options.attn != "auto":
+            raise
+        del kwargs["attn_implementation"]  # not every model has flash-attention
+        model = _from_pretrained(AutoModelForCausalLM, source, options, **kwargs).eval()
+    # The map is there only for a model that was split; one that went to the CPU whole shows in its weights.
+    places = {str(device) for device in (getattr(model, "hf_device_map", None) or {}).values()}
+    spilled = sorted((places | {weight.device.type for weight in model.parameters()}) & {"cpu", "disk", "meta"})
     if gpu and spilled:
         raise HarnessError(
             f"{source.name}: does not fit on the visible GPUs, parts of it would go to {' and '.join(spilled)}; use "

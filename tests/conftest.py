@@ -108,6 +108,8 @@ class TinyChat(LlamaForCausalLM):
             os._exit(9)
         if "OUT OF MEMORY" in prompt:
             raise MemoryError("no room for this row")
+        if "INDEX" in prompt:
+            return [][1]
         if "FAULT" in prompt:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return f"budget {settings['max_new_tokens']}", [("asked", "told")]

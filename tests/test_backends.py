@@ -205,6 +205,23 @@ def test_too_little_memory_to_load_is_one_sentence(model_path: Path) -> None:
     assert "too little memory to load it" in found.stderr and "Traceback" not in found.stderr
 
 
+def test_any_fault_of_a_models_own_code_is_that_rows_alone(chat_model: Path) -> None:
+    engine = hf.load(options(chat_model, trust_remote_code=True))
+    answer = ask(engine, "INDEX", 5, own_chat=True)
+    assert answer.status == "error" and "IndexError" in answer.error and "--chat-template" in answer.error
+
+
+def test_a_template_that_asks_for_the_date_gets_the_same_one_every_day(tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = (
+        "{%- if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}|{{ messages[0].content }}"
+        "|{{ strftime_now('%Y-%m-%d') }}|{{ strftime_now('%A') }}"
+    )
+    assert hf.HFTokenizer(tokenizer).apply_chat_template("q") == "26 Jul 2024|q|2024-07-26|26 July 2024"
+
+
 def test_a_cuda_fault_breaks_the_engine_not_the_row(chat_model: Path) -> None:
     engine = hf.load(options(chat_model, trust_remote_code=True))
     with pytest.raises(backends.BackendBroken, match="illegal memory access"):
@@ -233,7 +250,9 @@ def test_pickled_weights_need_a_flag(tiny_model: Path, tmp_path: Path) -> None:
         ({"model_path": None}, "--model-path is missing"),
         ({"model_path": "./nowhere"}, "no such folder"),
         ({"model_path": "nowhere.gguf"}, "no such file"),
-        ({"model_max_len": 2049}, "window is 2048 tokens; pass about 1548"),
+        ({"model_max_len": 2049}, "window is 2048 tokens, an answer takes 0; pass about 1548"),
+        ({"model_max_len": 1985, "budget": 64}, "window is 2048 tokens, an answer takes 64; pass about 1548"),
+        ({"gpus": 99}, "CUDA_VISIBLE_DEVICES names 99 GPUs"),
         ({"attn": "flash_attention_2"}, "pip install flash-attn"),
         ({"attn": "kernels-community/flash-attn2"}, "foreign code"),
     ],
@@ -241,6 +260,23 @@ def test_pickled_weights_need_a_flag(tiny_model: Path, tmp_path: Path) -> None:
 def test_what_cannot_work_is_refused(tiny_model: Path, changes: dict[str, object], complaint: str) -> None:
     with pytest.raises(HarnessError, match=complaint):
         hf.identity(options(tiny_model, **changes) if "model_path" not in changes else options(None, **changes))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"auto_map": null}', '{"auto_map": 3}'])
+def test_a_damaged_configuration_is_one_sentence(tiny_model: Path, tmp_path: Path, text: str) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "damaged"))
+    (folder / "config.json").write_text(text)
+    with pytest.raises(HarnessError, match="transformers cannot load it"):
+        hf.identity(options(folder))
+
+
+def test_a_worker_that_lost_its_gpu_does_not_go_on_with_the_cpu(tiny_model: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here to go on with")
+    with pytest.raises(HarnessError, match="finds no GPU any more"):
+        hf.load(options(tiny_model, gpus=1))
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def test_the_commands_that_finish_a_run_are_those_that_select_what_is_missing(
     """A later start may have selected less."""
     manifest = results(unfinished, "run.json")
     manifest["log"] = [
-        {"argv": ["--first", "a b"], "selection": {"factrecall_en_16k": 2, "factrecall_en_32k": 2}},
+        {"argv": ["--first", "a b", "--overwrite"], "selection": {"factrecall_en_16k": 2, "factrecall_en_32k": 2}},
         {"argv": ["--second"], "selection": {"factrecall_en_16k": 2}},
         {"argv": ["--third"], "selection": {"factrecall_en_32k": 1}},
         {"event": "end", "rows_left": 0},
@@ -248,7 +248,12 @@ def test_the_commands_that_finish_a_run_are_those_that_select_what_is_missing(
     (unfinished / "run.json").write_text(json.dumps(manifest))
     told = evaluate("--input-dir", unfinished, code=3).stderr
     assert "To finish: python prediction.py --second\npython prediction.py --first 'a b'\n" in told
-    assert "--third" not in told
+    assert "--third" not in told and "--overwrite" not in told
+
+
+def test_a_file_that_the_run_did_not_select_is_named(unfinished: Path, evaluate: Evaluate) -> None:
+    (unfinished / "lic_mixup_16k.jsonl").write_text(json.dumps(row()) + "\n")
+    assert "lic_mixup_16k.jsonl: is not part of the run" in evaluate("--input-dir", unfinished, code=2).stderr
 
 
 def test_an_incomplete_run_can_be_scored_under_names_that_say_so(unfinished: Path, evaluate: Evaluate) -> None:
@@ -256,7 +261,7 @@ def test_an_incomplete_run_can_be_scored_under_names_that_say_so(unfinished: Pat
     assert result_files(unfinished) == sorted(name.replace(".", ".partial.") for name in RESULTS)
     assert results(unfinished, "results.partial.json") == {"factrecall_en_16k": 100.0}
     assert results(unfinished, "results_meta.partial.json")["complete"] is False
-    assert "leaderboard's overall score: it is over 1 of 11 subsets" in done.stdout
+    assert "leaderboard's overall score: it is over 1 subsets" in done.stdout
 
 
 def test_allow_partial_on_a_complete_run_changes_nothing(tmp_path: Path, evaluate: Evaluate) -> None:

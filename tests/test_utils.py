@@ -266,6 +266,8 @@ def test_what_the_tables_do_for_a_name_is_recorded(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(utils.CHAT_FORMATS, "Falcon", ("User: ", "\nAssistant:"))
     assert utils.table_entries("yi-6b") == utils.table_entries("gpt-4") == plain
     assert utils.table_entries("qwen2.5-7b") != plain
+    monkeypatch.setitem(utils.ANSWER_CLEANERS, "falcon", str.strip)  # has no source in Python
+    assert utils.table_entries("falcon-7b")["answer_cleaners"] == ["falcon"]
 
 
 def test_prompts_are_named_by_what_they_are(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -239,6 +240,45 @@ def test_a_row_that_kills_its_worker_fails_alone(chat_model: Path, tmp_path: Pat
     assert attempts == {2: "worker_died", 4: "error"}
     assert "2 rows have no answer" in found.stderr
     assert found.stdout.strip().endswith("out/dry")
+
+
+def test_a_worker_may_die_again_before_it_is_back() -> None:
+    """Dask would give a worker up that is not there 15 seconds after a loss; with it the run would hang."""
+    with workers.pool(single_process=False, count=1) as executor:
+        began = time.monotonic()
+        while time.monotonic() - began < 17:
+            for process in worker_processes(os.getpid()):
+                process.kill()
+            time.sleep(0.5)
+        assert executor.submit(os.getpid).result(timeout=60) != os.getpid()
+
+
+def test_workers_that_die_while_loading_end_the_run_resumable(chat_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(chat_model, tmp_path / "deadly"))
+    code = (folder / "modeling_tiny.py").read_text()
+    (folder / "modeling_tiny.py").write_text(code + "\n    def __init__(self, *_, **__):\n        os._exit(137)\n")
+    write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", [row(number=number) for number in range(9)])
+    found = script(
+        "prediction.py", "--data-path", tmp_path / "data", "--output-dir", tmp_path / "out", "--model-name", "dry",
+        "--datasets", "hotpotwikiqa_mixup", "--lengths", "1k", "--trust-remote-code", "--model-max-len", "400",
+        "--model-path", folder,
+    )  # fmt: skip
+    assert found.returncode == 3, found.stderr
+    assert "died under 3 rows one after another" in found.stderr and "Traceback" not in found.stderr
+    assert len(lines(tmp_path / "out/dry/attempts.jsonl")) == 3
+
+
+def test_where_every_row_fails_the_run_ends_early(chat_model: Path, tmp_path: Path) -> None:
+    rows = [row(number=number, input="INDEX") for number in range(30)]
+    write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", rows)
+    found = script(
+        "prediction.py", "--data-path", tmp_path / "data", "--output-dir", tmp_path / "out", "--model-name", "dry",
+        "--datasets", "hotpotwikiqa_mixup", "--lengths", "1k", "--trust-remote-code", "--model-max-len", "400",
+        "--model-path", chat_model, "--single-process",
+    )  # fmt: skip
+    assert found.returncode == 3, found.stderr
+    assert "the first 20 rows all failed (error: 20)" in found.stderr
+    assert len(lines(tmp_path / "out/dry/attempts.jsonl")) == 20
 
 
 def test_an_engine_that_breaks_in_a_single_process_ends_it_resumable(chat_model: Path, tmp_path: Path) -> None:
