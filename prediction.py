@@ -374,7 +374,7 @@ def answer(
     if not tasks:
         return answer_all(store, files, iter(()))
     with workers.pool(single_process=single_process, count=count, gpus=gpus) as executor:
-        return answer_all(store, files, workers.answers(executor, job, tasks))
+        return answer_all(store, files, workers.answers(executor, job, tasks, 1 if single_process else count))
 
 
 if __name__ == "__main__":

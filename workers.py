@@ -8,13 +8,14 @@ prompts and asks its backend. Two threads a worker and a lock round the backend 
 """
 
 import importlib.util
+import itertools
 import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from store import FINAL_STATUSES, Record
 
 # One prepares while the other holds the backend.
 THREADS_PER_WORKER = 2
+# Handed out at a time: those at work and as many behind them. When a worker dies, all that it was handed are suspects.
+TASKS_PER_WORKER = 2 * THREADS_PER_WORKER
 # A worker that dies under a row is replaced and the row tried again; after more deaths than this the row waits for the
 # end of the run, where it is tried by itself: it may have been a neighbour that killed the worker.
 DEATHS_BEFORE_ISOLATION = 1
@@ -268,8 +271,8 @@ def _worker_environment(count: int) -> dict[str, str]:
     return threads | {"DASK_LOGGING__DISTRIBUTED": "critical"}
 
 
-def answers(executor: Executor, job: Job, tasks: Sequence[Task]) -> Iterator[Result]:
-    """The results of all tasks as they come. A row whose worker keeps dying becomes a failed attempt.
+def answers(executor: Executor, job: Job, tasks: Sequence[Task], count: int = 1) -> Iterator[Result]:
+    """The results of all tasks as they come, from `count` workers. A row whose worker keeps dying is a failed attempt.
 
     Raises what a worker raised: a HarnessError, or a bug of ours; HarnessError (INCOMPLETE) where the engine of this
     process broke.
@@ -277,20 +280,27 @@ def answers(executor: Executor, job: Job, tasks: Sequence[Task]) -> Iterator[Res
     function = answer_rows if isinstance(executor, ThreadPoolExecutor) else _answer_in_worker
     isolated: list[Task] = []
     broken = ""
-    futures: dict[Future[Result], Task] = {executor.submit(function, job, task): task for task in tasks}
-    for future in as_completed(futures):
-        task = futures[future]
-        if broken and future.cancelled():
-            continue
-        if _worker_died(future):
-            isolated.append(task)
-        elif isinstance(error := future.exception(), BackendBroken):  # of this very process: nothing replaces it
-            broken = broken or f"the engine broke at {task.subset}_{task.level} row {task.indices[0]} ({error})"
-            for waiting in futures:
-                waiting.cancel()
-            yield Result(task, (), tuple(Attempt(index, "error", str(error)) for index in task.indices), {})
-        else:
-            yield future.result()
+    waiting = iter(tasks)
+    pending: dict[Future[Result], Task] = {}
+    while True:
+        for task in itertools.islice(waiting, TASKS_PER_WORKER * count - len(pending)):
+            pending[executor.submit(function, job, task)] = task
+        if not pending:
+            break
+        for future in wait(pending, return_when=FIRST_COMPLETED).done:
+            task = pending.pop(future)
+            if broken and future.cancelled():
+                continue
+            if _worker_died(future):
+                isolated.append(task)
+            elif isinstance(error := future.exception(), BackendBroken):  # of this very process: nothing replaces it
+                broken = broken or f"the engine broke at {task.subset}_{task.level} row {task.indices[0]} ({error})"
+                waiting = iter(())
+                for other in pending:
+                    other.cancel()
+                yield Result(task, (), tuple(Attempt(index, "error", str(error)) for index in task.indices), {})
+            else:
+                yield future.result()
     if broken:
         raise HarnessError(
             f"{broken} and this process cannot go on; all answers so far are saved; run the same command again: that "
