@@ -27,7 +27,7 @@ model: setup  ## make the embedded model's folder, once
 demo: model  ## a real model answers one question of every subset and level, scored
 	@test -d demo/data || $(PYTHON) construct.py --output-dir demo/data.tmp --rows 1 --lengths $(DEMO_LEVELS) --overwrite
 	@test -d demo/data || mv demo/data.tmp demo/data
-	PYTHON=$(PYTHON) OUTPUT_DIR=demo/outputs bash batch_eval_single.sh $(MODEL) smollm2 1600 \
+	PYTHON=$(PYTHON) OUTPUT_DIR=demo/outputs bash batch_eval_single.sh $(MODEL) smollm2 1520 \
 	    --data-path demo/data --lengths $(DEMO_LEVELS) --limit 1
 
 test: model  ## the whole test suite

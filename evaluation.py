@@ -271,7 +271,7 @@ def print_scores(evaluation: Evaluation) -> None:
             others[len(here), sum(file.as_published for file in here)].append(level)
     for (subsets, whole), alike in others.items():
         print(
-            f"The mean at {', '.join(alike)} is not the leaderboard's overall score: it is over {subsets} subsets, "
+            f"The mean at {', '.join(alike)} is not the leaderboard's overall score: subsets in it: {subsets}; "
             f"{whole} of the published {len(PUBLISHED)} with all rows of the published data."
         )
     if comparable and not evaluation.official:

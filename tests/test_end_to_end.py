@@ -126,7 +126,7 @@ def test_the_same_command_again_resumes_and_asks_nothing_twice(built: Path, tmp_
 def test_thirty_kills_later_the_files_are_those_of_a_calm_run(tmp_path: Path) -> None:
     """SIGKILL to the whole run at random times, two workers, each time resumed."""
     for subset in ("factrecall_en", "factrecall_zh"):
-        write_data(tmp_path / "data", f"{subset}_1k", [row(subset, number) for number in range(600)])
+        write_data(tmp_path / "data", f"{subset}_1k", [row(subset, number) for number in range(1000)])
     command: list[str | Path] = [
         "prediction.py", "--backend", "echo", "--model-name", "dry", "--data-path", tmp_path / "data",
         "--datasets", "factrecall_en", "factrecall_zh", "--lengths", "1k",

@@ -197,7 +197,7 @@ def worker_processes(parent: int) -> list[psutil.Process]:
     return found
 
 
-def wait_for_rows(folder: Path, count: int, limit: float = 60) -> None:
+def wait_for_rows(folder: Path, count: int, limit: float = 120) -> None:
     end = time.monotonic() + limit
     while time.monotonic() < end:
         if sum(path.read_bytes().count(b"\n") for path in (folder / "rows").glob("*.jsonl")) >= count:
