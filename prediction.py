@@ -326,8 +326,8 @@ def main() -> ExitCode:
     again = "the same command again" + (", without --overwrite," if args.overwrite else "")
     with Store.open(folder, decides, selection, rows, overwrite=args.overwrite) as store:
         tasks = open_tasks(store, files, args.batch_size, args.retry_failed)
-        count = min(args.num_workers or len(gpus) or 1, max(1, len(tasks)))
-        started = {"argv": sys.argv[1:], "selection": selection, "workers": 1 if args.single_process else count}
+        count = 1 if args.single_process else min(args.num_workers or len(gpus) or 1, max(1, len(tasks)))
+        started = {"argv": sys.argv[1:], "selection": selection, "workers": count}
         store.log({"event": "start", **started})
         if tasks:
             announce(args, gpus)
@@ -374,7 +374,7 @@ def answer(
     if not tasks:
         return answer_all(store, files, iter(()))
     with workers.pool(single_process=single_process, count=count, gpus=gpus) as executor:
-        return answer_all(store, files, workers.answers(executor, job, tasks, 1 if single_process else count))
+        return answer_all(store, files, workers.answers(executor, job, tasks, count))
 
 
 if __name__ == "__main__":

@@ -330,12 +330,10 @@ def _worker_died(future: "Future[Result]") -> bool:
     """Wait for `future`; whether Dask gave its task up because worker after worker died."""
     try:
         error = future.exception()
-    except CancelledError:
-        error = None
-        lost = True
-    else:
-        lost = type(error).__name__ == "NoValidWorkerError"  # none came back within no-workers-timeout
-    if lost:
+    except CancelledError as cancelled:
+        error = cancelled
+    # NoValidWorkerError: none came back within no-workers-timeout.
+    if isinstance(error, CancelledError) or type(error).__name__ == "NoValidWorkerError":
         raise HarnessError(
             "the workers were lost before all rows were answered; all answers so far are saved; run the same command "
             "again",

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 ARGS: dict[str, Any] = {"window": int}  # window=N: the model's true window in tokens, where its config tells too few
 
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 # A chat template that prints today's date would ask another prompt after midnight. A macro hides the clock's function.
 FIXED_DATE = (
     "{%- macro strftime_now(form) -%}{{ {'%d %b %Y': '26 Jul 2024', '%B %d, %Y': 'July 26, 2024', "
