@@ -261,7 +261,12 @@ def _local_cluster(count: int, gpus: Sequence[str]) -> Iterator[Executor]:
             SpecCluster(workers=workers, scheduler=scheduler, security=security) as cluster,
             Client(cluster, security=security) as client,
         ):
-            yield client.get_executor(pure=False)
+            try:
+                yield client.get_executor(pure=False)
+            finally:
+                # Answers still on their way fail in Dask's event loop as it closes; after Ctrl-C nobody waits for them.
+                for name in ("distributed.client", "tornado.application"):
+                    logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _worker_environment(count: int) -> dict[str, str]:

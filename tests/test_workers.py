@@ -316,11 +316,18 @@ def test_ctrl_c_does_not_wait_for_a_row_that_takes_long(tmp_path: Path) -> None:
         assert process.returncode == 130 and "same command again" in errors, errors
 
 
-def test_ctrl_c_saves_what_there_is_and_says_how_to_go_on(tmp_path: Path) -> None:
-    write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", [row(number=number) for number in range(60)])
+@pytest.mark.parametrize(
+    ("rows", "delay"),
+    [
+        (60, "0.2"),
+        (3000, "0.005"),  # answers arrive all the time, while the pool closes too
+    ],
+)
+def test_ctrl_c_saves_what_there_is_and_says_how_to_go_on(tmp_path: Path, rows: int, delay: str) -> None:
+    write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", [row(number=number) for number in range(rows)])
     common = ("prediction.py", *ECHO, "--data-path", tmp_path / "data", "--datasets", "hotpotwikiqa_mixup")
     with running(
-        *common, "--output-dir", tmp_path / "out", "--num-workers", "2", "--backend-args", "delay=0.2"
+        *common, "--output-dir", tmp_path / "out", "--num-workers", "2", "--backend-args", f"delay={delay}"
     ) as process:
         wait_for_rows(tmp_path / "out/dry", 3)
         children = psutil.Process(process.pid).children(recursive=True)
@@ -333,6 +340,6 @@ def test_ctrl_c_saves_what_there_is_and_says_how_to_go_on(tmp_path: Path) -> Non
     resumed = script(*common, "--output-dir", tmp_path / "out", "--single-process")
     assert resumed.returncode == 0, resumed.stderr
     records = lines(tmp_path / "out/dry/hotpotwikiqa_mixup_1k.jsonl")
-    assert [record["index"] for record in records] == list(range(60))
+    assert [record["index"] for record in records] == list(range(rows))
     manifest = json.loads((tmp_path / "out/dry/run.json").read_text())
     assert manifest["log"][-1]["rows_left"] == 0
