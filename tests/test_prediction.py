@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import lines, row, script, write_data
 
+import cli
 import config
 import prediction
 import utils
@@ -28,9 +29,9 @@ def derived(folder: Path) -> dict[str, bytes]:
 
 
 def test_every_option_is_deciding_or_not() -> None:
-    known = {action.dest for action in prediction.parser()._actions} - {"help"}
-    assert known == set(prediction.DECIDING) | set(prediction.NOT_DECIDING)
-    assert not set(prediction.DECIDING) & set(prediction.NOT_DECIDING)
+    known = {action.dest for action in cli.parser()._actions} - {"help"}
+    assert known == set(cli.DECIDING) | set(cli.NOT_DECIDING)
+    assert not set(cli.DECIDING) & set(cli.NOT_DECIDING)
 
 
 def test_every_deciding_option_reaches_the_identity(
@@ -55,23 +56,23 @@ def test_every_deciding_option_reaches_the_identity(
         "chat_template": ["--chat-template", "none"],
         "batch_size": ["--batch-size", "2"],
     }
-    assert {*changes, "published"} == set(prediction.DECIDING)
+    assert {*changes, "published"} == set(cli.DECIDING)
 
     def identity(*options: str) -> dict[str, object]:
         command = ["--model-path", str(tiny_model), "--model-name", "dry", "--model-max-len", "300"]
         command += ["--data-path", str(data_path), "--datasets", "cmrc_mixup", "--lengths", "1k", *options]
-        args = prediction.parser().parse_args(command)
-        prediction.check(args)
+        args = cli.parser().parse_args(command)
+        cli.check(args)
         prompts = utils.load_prompts(args.prompts)
-        files = prediction.load_files(prediction.selected_names(args, prompts.templates), args.data_path, None)
-        return dict(prediction.identity(args, prediction.backend_options(args), prompts, files))
+        files = prediction.load_files(cli.selected_names(args, prompts.templates), args.data_path, None)
+        return dict(prediction.identity(args, cli.backend_options(args), prompts, files))
 
     plain = identity()
     assert identity("--allow-pickle", "--single-process", "--limit", "2") == plain
     for option, words in changes.items():
         assert identity(*words) != plain, option
-    published = prediction.parser().parse_args(["--model-name", "dry", "--published"])
-    prediction.check(published)
+    published = cli.parser().parse_args(["--model-name", "dry", "--published"])
+    cli.check(published)
     assert (published.prompts, published.chat_template) == ("official", "published")
 
 
@@ -157,16 +158,16 @@ def test_a_row_without_answers_names_file_line_and_field(tmp_path: Path) -> None
 
 
 def test_the_published_alias_of_a_subset_is_known() -> None:
-    args = prediction.parser().parse_args(["--datasets", "loogle_MR_mixup", "--lengths", "16k,32k", "16k"])
-    assert prediction.selected_names(args, config.DATASET_PROMPT) == [
+    args = cli.parser().parse_args(["--datasets", "loogle_MR_mixup", "--lengths", "16k,32k", "16k"])
+    assert cli.selected_names(args, config.DATASET_PROMPT) == [
         ("loogle_MIR_mixup", "16k"),
         ("loogle_MIR_mixup", "32k"),
     ]
 
 
 def test_the_selection_of_config_is_the_default() -> None:
-    args = prediction.parser().parse_args([])
-    assert len(prediction.selected_names(args, config.DATASET_PROMPT)) == 55
+    args = cli.parser().parse_args([])
+    assert len(cli.selected_names(args, config.DATASET_PROMPT)) == 55
 
 
 # --- Resuming ---------------------------------------------------------------------------------------------------------
