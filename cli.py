@@ -6,6 +6,7 @@ Each option is deciding or not: a deciding one decides the answers and may not c
 """
 
 import argparse
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,16 +15,31 @@ import backends
 import config
 import utils
 from errors import HarnessError, choices
+from store import run_folder
 
 # Which options decide the answers, and so may not change when a run is resumed, and which do not. A test holds every
 # option to be in one of the two.
 DECIDING = """
     backend model_path model_name model_max_len dtype attn pure_greedy seed trust_remote_code backend_args
-    data_path prompts chat_template published batch_size
+    data_path prompts chat_template published batch_size base_url tokenizer request_args
 """.split()  # noqa: SIM905 - reads as a list of words
 NOT_DECIDING = """
     datasets lengths limit output_dir num_workers single_process retry_failed overwrite allow_pickle
+    concurrency tokens_per_minute requests_per_minute max_outage batch
 """.split()  # noqa: SIM905
+
+
+# What only a backend that asks a service is told, and what it is told where nothing is said.
+SERVICE = {
+    "base_url": None,
+    "tokenizer": None,
+    "request_args": None,
+    "concurrency": 8,
+    "tokens_per_minute": None,
+    "requests_per_minute": None,
+    "max_outage": 6.0,
+    "batch": False,
+}
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -38,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(
         description="Answer LV-Eval's questions with a model; run the same command again to resume.",
         epilog="exit codes: 0 complete, 2 a wrong option, bad data or set-up, 3 rows are missing (run again), 4 the "
-        "folder holds a run with other settings, 6 the disk failed, 130 Ctrl-C",
+        "folder holds a run with other settings, 5 a service refused for good, 6 the disk failed, 130 Ctrl-C",
         formatter_class=_Help,
         allow_abbrev=False,  # what a prefix means would change with the next option
     )
@@ -75,7 +91,8 @@ def parser() -> argparse.ArgumentParser:
         default="",
         metavar="KEY=VALUE,…",
         help="what only one backend knows; hf: window=N, the model's true window in tokens where its config tells too "
-        "few; echo: delay=SECONDS an answer",
+        "few; echo: delay=SECONDS an answer; openai: served_model, timeout, timeout_per_1k, first_wait, longest_wait, "
+        "poll, batch_mb",
     )
     what = command.add_argument_group("what is asked")
     what.add_argument("--data-path", type=Path, help="folder with the data files (default: download from the Hub)")
@@ -92,6 +109,25 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--published", action="store_true", help="as the leaderboard: --prompts official --chat-template published"
     )
+    service = command.add_argument_group("a service (--backend openai); its key stands in OPENAI_API_KEY")
+    service.add_argument(
+        "--base-url", metavar="URL", help="its address, as http://127.0.0.1:8000/v1 (default: OpenAI's)"
+    )
+    service.add_argument(
+        "--tokenizer",
+        metavar="KIND:NAME",
+        help="cuts and counts prompts: hf:PATH, tiktoken:NAME or server (default: tiktoken's for the model's name)",
+    )
+    service.add_argument(
+        "--request-args", metavar="JSON", help='fields of the request, as {"reasoning_effort": "low"}; null drops one'
+    )
+    service.add_argument("--concurrency", type=int, metavar="N", help="requests at once (default: 8)")
+    service.add_argument("--tokens-per-minute", type=int, metavar="N", help="at most so many, prompt and answer budget")
+    service.add_argument("--requests-per-minute", type=int, metavar="N", help="at most so many")
+    service.add_argument(
+        "--max-outage", type=float, metavar="HOURS", help="end the run after so long without any answer (default: 6)"
+    )
+    service.add_argument("--batch", action="store_true", default=None, help="through the Batch API: slow and cheaper")
     how = command.add_argument_group("how it runs")
     how.add_argument("--output-dir", type=Path, default=Path("outputs"), help="the run's folder is made in it")
     how.add_argument("--num-workers", type=int, metavar="N", help="processes (default: one per visible GPU, else 1)")
@@ -110,7 +146,10 @@ def parser() -> argparse.ArgumentParser:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse option values that cannot work, and settle what `--published` and defaults stand for."""
-    for option, least in (("model_max_len", 2), ("limit", 1), ("num_workers", 1), ("batch_size", 1)):
+    least_values = {"model_max_len": 2} | dict.fromkeys(
+        ("limit", "num_workers", "batch_size", "concurrency", "tokens_per_minute", "requests_per_minute"), 1
+    )
+    for option, least in least_values.items():
         value = getattr(args, option)
         if value is not None and value < least:
             raise HarnessError(f"--{option.replace('_', '-')}: found {value}, expected at least {least}")
@@ -127,16 +166,44 @@ def check(args: argparse.Namespace) -> None:
         raise HarnessError(f"--seed: found {args.seed}, expected 0 to {2**32 - 1}")
     if args.single_process and args.num_workers is not None:
         raise HarnessError("--single-process is one process; found --num-workers too, expected one of the two")
+    for option, default in SERVICE.items():
+        if getattr(args, option) is None:
+            setattr(args, option, default)
+        elif args.backend not in backends.HOSTED:
+            raise HarnessError(f"--{option.replace('_', '-')} is for --backend openai; found --backend {args.backend}")
+    if not args.max_outage >= 0:
+        raise HarnessError(f"--max-outage: found {args.max_outage}, expected hours, at least 0")
+    args.request_args = request_args(args.request_args)
     if args.model_name is None:
         if not args.model_path:
             raise HarnessError("--model-name is missing; expected a name for the run (or --model-path to take it from)")
         args.model_name = Path(args.model_path).name
 
 
+def request_args(text: str | None) -> dict[str, backends.Json]:
+    """The JSON object of --request-args."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise HarnessError(
+            f'--request-args: found {text}, expected a JSON object such as {{"reasoning_effort": "low"}}'
+        )
+    return found
+
+
 def backend_options(args: argparse.Namespace) -> backends.Options:
     """What the backend is told of the command line."""
+    hosted = args.backend in backends.HOSTED
+    service = backends.Service(
+        **{option: getattr(args, option) for option in SERVICE},
+        system_message=config.SYSTEM_MESSAGE,
+        chat=args.chat_template in ("auto", "published"),
+        batch_folder=str(run_folder(args.output_dir, args.model_name) / "batches"),
+    )
     return backends.Options(
-        model_path=args.model_path,
+        model_path=args.model_path or (args.model_name if hosted else None),
         model_max_len=args.model_max_len,
         dtype=args.dtype,
         attn=args.attn,
@@ -145,6 +212,7 @@ def backend_options(args: argparse.Namespace) -> backends.Options:
         trust_remote_code=args.trust_remote_code,
         allow_pickle=args.allow_pickle,
         spread=args.single_process,
+        service=service if hosted else None,
         args=backends.parse_args(args.backend, args.backend_args),
     )
 

@@ -76,6 +76,9 @@ DATASET_MAXGEN: dict[str, int] = {
     "dureader_mixup": 64,
 }
 
+# Sent before the prompt to a service (--backend openai), such as "You are a helpful assistant."; None: nothing is.
+SYSTEM_MESSAGE: str | None = None
+
 # {context} and {input} are filled in once; any other brace is plain text.
 DATASET_PROMPT: dict[str, str] = {
     "hotpotwikiqa_mixup": (

@@ -59,10 +59,11 @@ def identity(
     args: argparse.Namespace, options: backends.Options, prompts: utils.PromptSet, files: Sequence[Selected]
 ) -> dict[str, backends.Json]:
     """What decides the answers of this run, as run.json keeps it."""
+    module = backends.module(args.backend)
     return {
         "backend": args.backend,
-        "engine": backends.module(args.backend).identity(options),
-        "backend_args": {key: value for key, value in options.args.items() if key not in ("delay",)},
+        "engine": module.identity(options),
+        "backend_args": {key: value for key, value in options.args.items() if key not in module.TUNING},
         "model_name": args.model_name,
         "model_max_len": args.model_max_len,
         "batch_size": args.batch_size,
@@ -103,7 +104,7 @@ def answer_all(store: Store, files: Sequence[Selected], results: Iterator[worker
     missing = {selected.name: len(selected.missing(store)) for selected in files}
     total = sum(selected.rows for selected in files)
     failures: Counter[str] = Counter()
-    tokens, started = 0, time.monotonic()
+    tokens, repeated, started = 0, 0, time.monotonic()
     for selected in files:
         if missing[selected.name] == 0:
             store.derive(selected.file.subset, selected.file.level)
@@ -117,10 +118,14 @@ def answer_all(store: Store, files: Sequence[Selected], results: Iterator[worker
                     tokens += record["prompt_tokens"]
                     missing[f"{record['dataset']}_{record['level']}"] -= 1
             tokens += result.generated_tokens
-            bar.set_postfix_str(f"{tokens / max(time.monotonic() - started, 1e-9):,.0f} tokens/s", refresh=False)
+            speed = f"{tokens / max(time.monotonic() - started, 1e-9):,.0f} tokens/s"
+            bar.set_postfix_str(speed + (f", {repeated} tries repeated" if repeated else ""), refresh=False)
             task = result.task
             for attempt in result.attempts:
                 store.attempt(task.subset, task.level, attempt.index, attempt.cause, attempt.message)
+                if attempt.cause == "transient":
+                    repeated += 1
+                    continue
                 failures[attempt.cause] += 1
                 where = f"{task.subset}_{task.level} row {attempt.index}"
                 bar.write(printable(f"no answer: {where}: {attempt.cause}: {attempt.message}"), file=sys.stderr)
@@ -216,9 +221,11 @@ def answer(
     count: int,
     gpus: Sequence[str],
 ) -> Counter[str]:
-    """Have the tasks answered by the pool that fits; without a task no pool and no model is started."""
+    """Have the tasks answered by the pool that fits, or the service; without a task neither is started."""
     if not tasks:
         return answer_all(store, files, iter(()))
+    if job.backend in backends.HOSTED:
+        return answer_all(store, files, workers.hosted_answers(job, tasks))
     with workers.pool(single_process=single_process, count=count, gpus=gpus) as executor:
         return answer_all(store, files, workers.answers(executor, job, tasks, count))
 

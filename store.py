@@ -24,7 +24,7 @@ from errors import ExitCode, HarnessError, printable
 from files import make_folder, storage, sync_folder, write_atomic
 
 FINAL_STATUSES = ("ok", "length", "empty", "refused")
-CAUSES = ("error", "invalid", "context_overflow", "worker_died")
+CAUSES = ("error", "invalid", "context_overflow", "worker_died", "transient")
 FILE_NAME = re.compile(r"(?P<subset>.+)_(?P<level>[1-9][0-9]*k)\.jsonl")
 # Parts of the identity that hold an entry per file or subset: a later selection may bring more of them.
 GROWING = re.compile(r"(data|budgets)\.")
@@ -236,8 +236,12 @@ class Store:
         return set(self._lines.get(f"{subset}_{level}", {}))
 
     def failed(self) -> dict[tuple[str, str, int], str]:
-        """(subset, level, index) -> cause of the last attempt, of the rows that were tried and have no record."""
-        return {key: cause for key, cause in self._causes.items() if key[2] not in self.done(key[0], key[1])}
+        """(subset, level, index) -> cause of the last attempt, of the rows that failed and have no record.
+
+        A row whose last try was to be repeated (transient) did not fail: the run ended before.
+        """
+        failed = {key: cause for key, cause in self._causes.items() if cause != "transient"}
+        return {key: cause for key, cause in failed.items() if key[2] not in self.done(key[0], key[1])}
 
     def append(self, record: Record) -> bool:
         """Make `record` durable; False, and nothing written, where the row has its record already.

@@ -13,7 +13,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import config
@@ -254,6 +254,13 @@ def prepare(
         tokens = tokens[1:]  # a named deviation: the published Mistral format doubled the BOS
     prompt = Prompt(text=text, formatted=formatted, tokens=tokens, max_new_tokens=budget, own_chat=use_chat)
     return Prepared(prompt, full, evidence_kept(row, text, truncated=full > limit))
+
+
+def without_text(prepared: Prepared) -> Prepared:
+    """The same without its long text, for a prompt that has been handed over: counts, and how the prompt ends."""
+    prompt = prepared.prompt
+    light = replace(prompt, text="", formatted=prompt.formatted[-100:], tokens=range(len(prompt.tokens)))
+    return replace(prepared, prompt=light)
 
 
 def evidence_kept(row: Row, prompt: str, *, truncated: bool) -> bool | None:

@@ -14,16 +14,18 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar, cast
 
 import backends
 import data
 import utils
-from backends import Answer, Backend, BackendBroken, Json, Options
+from backends import Answer, Backend, BackendBroken, HostedBackend, Json, Options, Prompt
 from errors import ExitCode, HarnessError
 from files import cache_dir
 from store import FINAL_STATUSES, Record
@@ -37,6 +39,9 @@ TASKS_PER_WORKER = 2 * THREADS_PER_WORKER
 DEATHS_BEFORE_ISOLATION = 1
 # So many rows in a row that killed their worker, each alone in the pool: it is not the rows, no worker can live here.
 DEADLY_ROWS_IN_A_ROW = 3
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -102,21 +107,7 @@ def _backend(job: Job) -> Backend:
 def answer_rows(job: Job, task: Task) -> Result:
     """Answer the rows of `task` in this process. Raises BackendBroken or HarnessError where no row can be answered."""
     backend = _backend(job)
-    file = data.load(task.subset, task.level, job.data_path, job.fingerprints[f"{task.subset}_{task.level}"])
-    rows = [file.row(index) for index in task.indices]
-    prepared = [
-        utils.prepare(
-            row,
-            job.templates[task.subset],
-            job.budgets[task.subset],
-            backend.tokenizer,
-            job.options.model_max_len,
-            job.model_name,
-            job.chat_template,
-            backend.own_chat,
-        )
-        for row in rows
-    ]
+    rows, prepared = zip(*(_prepare(job, backend, task, index) for index in task.indices), strict=True)
     records: list[Record] = []
     attempts: list[Attempt] = []
     generated = 0
@@ -129,6 +120,23 @@ def answer_rows(job: Job, task: Task) -> Result:
                 attempts.append(Attempt(index, answer.status, answer.error))
             generated += answer.output_tokens or 0
     return Result(task, tuple(records), tuple(attempts), backend.effective(), generated)
+
+
+def _prepare(job: Job, backend: Backend, task: Task, index: int) -> tuple[data.Row, utils.Prepared]:
+    """A row of the task's file, and its prompt."""
+    row = data.load(task.subset, task.level, job.data_path, job.fingerprints[f"{task.subset}_{task.level}"]).row(index)
+    prepared = utils.prepare(
+        row,
+        job.templates[task.subset],
+        job.budgets[task.subset],
+        backend.tokenizer,
+        job.options.model_max_len,
+        job.model_name,
+        job.chat_template,
+        backend.own_chat,
+    )
+    key = f"{task.subset}/{task.level}/{index}"
+    return row, replace(prepared, prompt=replace(prepared.prompt, key=key))
 
 
 def make_record(
@@ -160,8 +168,8 @@ def make_record(
         record["raw_pred"] = answer.text
     if answer.finish_reason is not None:
         record["finish_reason"] = answer.finish_reason
-    if answer.output_tokens is not None:
-        record["usage"] = {"completion_tokens": answer.output_tokens}
+    if answer.usage or answer.output_tokens is not None:
+        record["usage"] = dict(answer.usage) or {"completion_tokens": answer.output_tokens or 0}
     if row["confusing_facts"] is not None:
         record["confusing_facts"] = row["confusing_facts"]
     if row["question_id"] is not None:
@@ -329,6 +337,54 @@ def answers(executor: Executor, job: Job, tasks: Sequence[Task], count: int = 1)
                 "memory? see the system's log); all answers so far are saved; mend it and run the same command again",
                 ExitCode.INCOMPLETE,
             )
+
+
+def hosted_answers(job: Job, tasks: Iterable[Task]) -> Iterator[Result]:
+    """The results from an engine that runs elsewhere: rows are prepared here, a few ahead, and asked many at once.
+
+    The first result has no row: it tells what the engine decided. A try that is repeated is a result with an attempt.
+    Raises HarnessError where the service ends the run.
+    """
+    backend = cast(HostedBackend, _backend(job))
+    yield Result(Task("", "", ()), (), (), backend.effective())
+    asked: dict[int, tuple[Task, data.Row, utils.Prepared]] = {}
+
+    def prepare(task: Task) -> tuple[Task, data.Row, utils.Prepared]:
+        return task, *_prepare(job, backend, task, task.indices[0])
+
+    def prompts() -> Generator[Prompt, None, None]:
+        alone = (Task(task.subset, task.level, (index,)) for task in tasks for index in task.indices)
+        for position, (task, row, prepared) in enumerate(_ahead(prepare, alone)):
+            asked[position] = task, row | {"context": ""}, utils.without_text(prepared)
+            yield prepared.prompt
+
+    given = prompts()
+    try:
+        for position, answer in backend.generate(given):
+            task, row, prepared = asked[position]
+            if answer.status != "transient":
+                del asked[position]
+            if answer.status in FINAL_STATUSES:
+                record = make_record(row, task, task.indices[0], prepared, answer, job.model_name)
+                yield Result(task, (record,), (), {}, answer.output_tokens or 0)
+            else:
+                yield Result(task, (), (Attempt(task.indices[0], answer.status, answer.error),), {})
+    finally:
+        with suppress(ValueError):  # after Ctrl-C a prompt may be in the making
+            given.close()
+
+
+def _ahead(function: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    """`function` of each item, in order; as many are being made ahead as there are cores."""
+    ahead = os.cpu_count() or 1
+    with ThreadPoolExecutor(ahead) as threads:
+        making: deque[Future[Made]] = deque()
+        for item in items:
+            making.append(threads.submit(function, item))
+            if len(making) > ahead:
+                yield making.popleft().result()
+        while making:
+            yield making.popleft().result()
 
 
 def _worker_died(future: "Future[Result]") -> bool:

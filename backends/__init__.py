@@ -2,12 +2,12 @@
 
     python prediction.py --backend echo --data-path DATA --model-name dry-run
 
-One file per engine. A backend module offers `ARGS` (its `--backend-args`, name -> type), `identity(options)` (what of
-it decides the answers, found without loading a model) and `load(options)`.
+One file per engine. A backend module offers `ARGS` (its `--backend-args`, name -> type), `TUNING` (those that change no
+answer), `identity(options)` (what of it decides the answers, found without loading a model) and `load(options)`.
 """
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, cast
 
@@ -16,10 +16,13 @@ from errors import HarnessError, choices
 # int ids from real tokenizers, strings from the echo backend; the harness only counts, slices and hands them back.
 Tokens = Sequence[int] | Sequence[str]
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-Status = Literal["ok", "length", "empty", "refused", "error", "invalid", "context_overflow"]
+# "transient" is a try that failed and is being repeated; all after "refused" are no answers.
+Status = Literal["ok", "length", "empty", "refused", "error", "invalid", "context_overflow", "transient"]
 
 # --backend NAME -> the module that serves it.
-BACKENDS: dict[str, str] = {"hf": "backends.hf", "echo": "backends.echo"}
+BACKENDS: dict[str, str] = {"hf": "backends.hf", "echo": "backends.echo", "openai": "backends.openai_api"}
+# Engines that run elsewhere: the coordinating process asks them, many rows at once, and needs no workers.
+HOSTED = ("openai",)
 
 
 class Tokenizer(Protocol):
@@ -58,13 +61,15 @@ class Prompt:
     tokens: Tokens
     max_new_tokens: int
     own_chat: bool = False
+    key: str = ""  # <subset>/<level>/<index>
 
 
 @dataclass(frozen=True)
 class Answer:
     """What a backend yields for a prompt: raw text (not yet post-processed), status, finish reason, new-token count.
 
-    A status outside ok, length, empty and refused means that there is no answer; `error` then tells why.
+    A status outside ok, length, empty and refused means that there is no answer; `error` then tells why. `usage` is
+    what a service counted, in tokens, by the names it uses.
     """
 
     text: str
@@ -72,6 +77,7 @@ class Answer:
     finish_reason: str | None = None
     output_tokens: int | None = None
     error: str = ""
+    usage: Mapping[str, int] = field(default_factory=dict)
 
 
 class BackendBroken(Exception):
@@ -96,6 +102,35 @@ class Backend(Protocol):
         """What was decided while loading (attention, dtype, generation settings): part of the run's identity."""
 
 
+class HostedBackend(Backend, Protocol):
+    """An engine that runs elsewhere."""
+
+    def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Answer]]:
+        """Take prompts as there is room for them, and yield as Backend does.
+
+        A position is yielded once for each try that failed and is repeated (status transient), then once with its end.
+        When it is yielded it has been dealt with at the latest when the next item is asked for: only then does the
+        engine take another prompt in its place. Raises HarnessError (SERVICE, INCOMPLETE) where no row can go on.
+        """
+
+
+@dataclass(frozen=True)
+class Service:
+    """How a service is asked: what only hosted backends are told."""
+
+    base_url: str | None = None
+    tokenizer: str | None = None  # hf:PATH, tiktoken:NAME or server
+    request_args: Mapping[str, Json] = field(default_factory=dict)  # fields of the request; None drops one
+    system_message: str | None = None
+    chat: bool = True  # the service formats the prompt; else it gets the formatted text to complete
+    concurrency: int = 8
+    tokens_per_minute: int | None = None
+    requests_per_minute: int | None = None
+    max_outage: float = 6.0  # hours
+    batch: bool = False  # through the Batch API
+    batch_folder: str = ""  # where what is known of the run's batches is kept
+
+
 @dataclass(frozen=True)
 class Options:
     """What a backend is told; plain values, sent to the workers."""
@@ -111,6 +146,7 @@ class Options:
     spread: bool = False  # one process, the model over all visible GPUs (--single-process)
     gpus: int = 0  # that the run counts on; a worker that sees none must not go on with the CPU
     budget: int = 0  # the largest answer budget, in new tokens, of the selected subsets
+    service: "Service | None" = None
     args: Mapping[str, Json] = field(default_factory=dict)
 
 
@@ -118,6 +154,7 @@ class BackendModule(Protocol):
     """The face of a module in this folder."""
 
     ARGS: dict[str, Callable[[str], Json]]
+    TUNING: tuple[str, ...]  # those of them that change no answer
 
     def identity(self, options: Options) -> dict[str, Json]:
         """What decides the answers, told before anything heavy is loaded."""

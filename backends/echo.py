@@ -28,6 +28,7 @@ def seconds(text: str) -> float:
 
 
 ARGS = {"delay": seconds}
+TUNING = ("delay",)
 
 
 class EchoTokenizer:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 ARGS: dict[str, Any] = {"window": int}  # window=N: the model's true window in tokens, where its config tells too few
+TUNING: tuple[str, ...] = ()
 
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 # A chat template that prints today's date would ask another prompt after midnight. A macro hides the clock's function.

@@ -109,11 +109,6 @@ def test_a_script_ends_with_the_first_code_that_is_not_zero(built: Path, tmp_pat
     assert found.returncode == 2 and not list(tmp_path.glob("*/results*"))
 
 
-def test_the_api_script_ends_in_a_clear_error_until_its_backend_is_there(tmp_path: Path) -> None:
-    found = bash("batch_eval_gpt_single.sh", "gpt-4-1106-preview", "127500", OUTPUT_DIR=str(tmp_path))
-    assert found.returncode == 2 and 'unknown backend "openai"' in found.stderr
-
-
 def test_the_same_command_again_resumes_and_asks_nothing_twice(built: Path, tmp_path: Path) -> None:
     common = ["--backend", "echo", "--data-path", str(built), "--lengths", "1k"]
     for _ in range(2):

@@ -35,7 +35,7 @@ def test_every_option_is_deciding_or_not() -> None:
 
 
 def test_every_deciding_option_reaches_the_identity(
-    tiny_model: Path, model_path: Path, data_path: Path, tmp_path: Path
+    tiny_model: Path, model_path: Path, data_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = tmp_path / "p.json"
     prompts.write_text(json.dumps(dict.fromkeys(config.DATASET_PROMPT, "{context} {input}")))
@@ -56,7 +56,14 @@ def test_every_deciding_option_reaches_the_identity(
         "chat_template": ["--chat-template", "none"],
         "batch_size": ["--batch-size", "2"],
     }
-    assert {*changes, "published"} == set(cli.DECIDING)
+    asked = ["--backend", "openai", "--base-url", "http://127.0.0.1:9/v1", "--tokenizer", "tiktoken:cl100k_base"]
+    of_a_service = {
+        "base_url": ["--base-url", "http://example.com/v1"],
+        "tokenizer": ["--tokenizer", "tiktoken:o200k_base"],
+        "request_args": ["--request-args", '{"top_p": 1}'],
+    }
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    assert {*changes, *of_a_service, "published"} == set(cli.DECIDING)
 
     def identity(*options: str) -> dict[str, object]:
         command = ["--model-path", str(tiny_model), "--model-name", "dry", "--model-max-len", "300"]
@@ -71,6 +78,10 @@ def test_every_deciding_option_reaches_the_identity(
     assert identity("--allow-pickle", "--single-process", "--limit", "2") == plain
     for option, words in changes.items():
         assert identity(*words) != plain, option
+    plain = identity(*asked)
+    assert identity(*asked, "--concurrency", "2", "--max-outage", "1", "--batch") == plain
+    for option, words in of_a_service.items():
+        assert identity(*asked, *words) != plain, option
     published = cli.parser().parse_args(["--model-name", "dry", "--published"])
     cli.check(published)
     assert (published.prompts, published.chat_template) == ("official", "published")

@@ -1,0 +1,442 @@
+"""The OpenAI backend: any service that speaks OpenAI's protocol, asked many rows at once from this process.
+
+    OPENAI_API_KEY=… python prediction.py --backend openai --model-name gpt-4-1106-preview --model-max-len 127500
+    python prediction.py --backend openai --base-url http://127.0.0.1:8000/v1 --model-name NAME --tokenizer server
+
+One loop repeats what a service fails to answer: an outage fails no row. Every failed try is yielded and recorded.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import queue
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from backends import Answer, Json, Options, Prompt, Service, Status, Tokenizer, tokenizers
+from backends.echo import seconds
+from backends.replies import read_reply
+from backends.retries import Admission, Fault, backoff, fault_of
+from errors import ExitCode, HarnessError
+
+if TYPE_CHECKING:
+    import openai
+
+    from backends.openai_batch import BatchBackend
+
+# first_wait: seconds before a failed try is repeated; doubles from there. longest_wait: of a service's Retry-After, the
+# most that is obeyed. timeout: seconds for a reply, to which each 1,000 tokens of the prompt add timeout_per_1k. poll:
+# seconds between two looks at a batch. batch_mb: the most a file of requests may have.
+ARGS: dict[str, Callable[[str], Json]] = {
+    "served_model": str,
+    "first_wait": seconds,
+    "longest_wait": seconds,
+    "timeout": seconds,
+    "timeout_per_1k": seconds,
+    "poll": seconds,
+    "batch_mb": float,
+}
+DEFAULTS = {
+    "first_wait": 1.0,
+    "longest_wait": 600.0,
+    "timeout": 120.0,
+    "timeout_per_1k": 5.0,
+    "poll": 30.0,
+    "batch_mb": 200.0,
+}
+TUNING = tuple(DEFAULTS)
+
+DEFAULT_URL = "https://api.openai.com/v1"
+# What the request itself is made of: not for --request-args.
+OWN_FIELDS = ("model", "messages", "prompt", "stream", "n")
+
+# A row is given up after so many failures of its own: those after which the service answered other rows. Of one kind in
+# a row, fewer: a reply that is none may be all that the model says, and a time-out may come again each time.
+TRIES = 30
+SAME_TRIES = {"malformed": 8, "timeout": 5}
+
+AGAIN = "all answers so far are saved; run the same command again when it is mended"
+
+PROBE = "Write the numbers from 1 to 50 with spaces between them."
+PROBE_BUDGET = 16
+
+
+def identity(options: Options) -> dict[str, Json]:
+    """What decides the answers of a service, told without asking it. Raises HarnessError where options cannot work."""
+    service = options.service or Service()
+    for name in service.request_args:
+        if name in OWN_FIELDS:
+            raise HarnessError(f'--request-args: "{name}" is the harness\'s own; expected another field of the request')
+    url, model = base_url(service), model_id(options)
+    api_key(url)
+    return {
+        "protocol": 1,  # of this module: what it sends and what it takes for an answer
+        "service": _place(url),
+        "model": model,
+        "tokenizer": tokenizers.fingerprint(tokenizers.tokenizer_spec(service, model)),
+        "endpoint": "chat" if service.chat else "completions",
+        "request_args": dict(service.request_args),
+        "system_message": service.system_message,
+        "seed": options.seed,
+    }
+
+
+def model_id(options: Options) -> str:
+    """The model's name at the service."""
+    return options.model_path or ""
+
+
+def base_url(service: Service) -> str:
+    """The service's address, checked: no secret may stand in it, since it is logged."""
+    url = service.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise HarnessError(f'--base-url: found "{url}", expected an address such as http://127.0.0.1:8000/v1')
+    if parts.username or parts.password or parts.query:
+        raise HarnessError("--base-url: found a user, password or query in it; a key belongs into OPENAI_API_KEY")
+    return url.rstrip("/")
+
+
+def _place(url: str) -> str:
+    """A public service's host; "private" for one of one's own, which may move to another node or port."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return "private" if not ipaddress.ip_address(host).is_global else host
+    except ValueError:
+        return host if "." in host and not host.endswith((".local", ".internal", ".localhost")) else "private"
+
+
+def api_key(url: str) -> str:
+    """The key; a service of one's own may need none. It is read here, and written nowhere."""
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not key and _place(url) != "private":
+        raise HarnessError(f"OPENAI_API_KEY is not set; expected the key of {_place(url)} in this variable")
+    return key or "none"
+
+
+def tokenizer(options: Options) -> Tokenizer:
+    """The tokenizer that prompts are cut and counted with."""
+    import openai
+
+    service = options.service or Service()
+    url, model = base_url(service), model_id(options)
+    root = openai.OpenAI(base_url=url.removesuffix("/v1"), api_key=api_key(url), timeout=DEFAULTS["timeout"])
+    return tokenizers.load(tokenizers.tokenizer_spec(service, model), options, root, model)
+
+
+def load(options: Options) -> "OpenAIBackend | BatchBackend":
+    """The service, asked once: a wrong key or model, or a field it does not know, shows before many rows are sent."""
+    from backends import openai_batch
+
+    service = options.service or Service()
+    folder = Path(service.batch_folder)
+    if not service.batch and openai_batch.open_parts(folder):
+        raise HarnessError(
+            f"{folder}: batches of this run are out at the service; collect them first: the same command with --batch"
+        )
+    backend = OpenAIBackend(options, tokenizer(options))
+    asyncio.run(backend.probe())
+    if not service.batch:
+        return backend
+    args = DEFAULTS | {key: float(str(options.args[key])) for key in ("poll", "batch_mb") if key in options.args}
+    return openai_batch.BatchBackend(backend, folder, args["poll"], int(args["batch_mb"] * 1_000_000))
+
+
+@dataclass
+class _Try:
+    """What is known of a row that the service has not answered yet."""
+
+    position: int
+    prompt: Prompt
+    failures: int = 0  # one after another
+    kind: str = ""  # of the last failure
+    same: int = 0  # failures of that kind, one after another, of the row's own
+    own: int = 0  # failures after which the service answered other rows
+    answers_seen: int = 0
+
+
+class OpenAIBackend:
+    """A service behind OpenAI's protocol; `generate` may be called once at a time."""
+
+    def __init__(self, options: Options, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._service = options.service or Service()
+        self.own_chat = self._service.chat
+        self._url = base_url(self._service)
+        self._model = model_id(options)
+        self._served = options.args.get("served_model")  # the name that replies carry
+        self._args = DEFAULTS | {key: float(str(options.args[key])) for key in TUNING if key in options.args}
+        self._budget_field = "max_completion_tokens" if self.own_chat else "max_tokens"
+        self._fields: dict[str, Json] = {"temperature": 0, "seed": options.seed}
+        self._answers = 0  # of this start
+        self._strangers = 0  # replies of another model, one after another
+        self._last_answer = time.monotonic()
+        self._stop: HarnessError | None = None  # why no request goes out any more
+
+    def effective(self) -> dict[str, Json]:
+        """The fields that the service takes, and the model that it says it is."""
+        return {"fields": [*self._fields, self._budget_field], "served_model": self._served}
+
+    # --- One request --------------------------------------------------------------------------------------------------
+
+    def _client(self) -> "openai.AsyncOpenAI":
+        import httpx2
+        import openai
+
+        most = self._service.concurrency
+        http = openai.DefaultAsyncHttpxClient(
+            follow_redirects=False,  # credentials go to the address that the user named, and nowhere else
+            limits=httpx2.Limits(max_connections=most + 1, max_keepalive_connections=most + 1),
+        )
+        return openai.AsyncOpenAI(base_url=self._url, api_key=api_key(self._url), max_retries=0, http_client=http)
+
+    def blocking_client(self) -> "openai.OpenAI":
+        """A client for few, large requests one after another."""
+        import openai
+
+        http = openai.DefaultHttpxClient(follow_redirects=False)
+        return openai.OpenAI(base_url=self._url, api_key=api_key(self._url), max_retries=0, http_client=http)
+
+    def request(self, prompt: Prompt) -> tuple[str, dict[str, Json]]:
+        """(path, body) of the request for a prompt."""
+        if self.own_chat:
+            system = self._service.system_message
+            turns: list[Json] = [{"role": "system", "content": system}] if system else []
+            asked: dict[str, Json] = {"messages": [*turns, {"role": "user", "content": prompt.text}]}
+        else:
+            asked = {"prompt": prompt.formatted}
+        fields = self._fields | {self._budget_field: prompt.max_new_tokens} | dict(self._service.request_args)
+        given = {name: value for name, value in fields.items() if value is not None}
+        return "/chat/completions" if self.own_chat else "/completions", {"model": self._model, **asked, **given}
+
+    async def _ask(self, client: "openai.AsyncOpenAI", prompt: Prompt) -> Answer:
+        """One request. Raises Fault."""
+        import httpx2
+        import openai
+
+        path, body = self.request(prompt)
+        allowed = self._args["timeout"] + self._args["timeout_per_1k"] * len(prompt.tokens) / 1000
+        try:
+            async with asyncio.timeout(allowed):  # the client's own limits the wait for each byte only
+                timeout = httpx2.Timeout(allowed, connect=min(allowed, 30.0))
+                reply = await client.post(path, cast_to=httpx2.Response, body=body, options={"timeout": timeout})
+        except (openai.APIError, TimeoutError) as error:
+            raise self.told(fault_of(error)) from None
+        answer, served = read_reply(reply.content)
+        if self._served is None and served:
+            self._check_model(served)
+        elif served and served != self._served:
+            words = f'the reply is of the model "{served}", not of "{self._served}"'
+            raise Fault("malformed" if self._answers else "fatal", words, field="model")
+        return answer
+
+    def told(self, fault: Fault) -> Fault:
+        """The fault without the key, which a service may repeat in its words."""
+        key = os.environ.get("OPENAI_API_KEY", "").strip()
+        if key:
+            fault.message = fault.message.replace(key, "***")
+        return fault
+
+    def _check_model(self, served: str) -> None:
+        """Remember the name in the first reply: the one asked for, or a version of it."""
+        asked = self._model
+        if served != asked and not served.startswith((f"{asked}-", f"{asked}@", f"{asked}:")):
+            raise Fault(
+                "fatal",
+                f'the service answers with the model "{served}", asked for was "{asked}"; if that is the same: '
+                f"--backend-args served_model={served}",
+            )
+        self._served = served
+
+    # --- Before the fan-out -------------------------------------------------------------------------------------------
+
+    async def probe(self) -> None:
+        """Ask one small question; leave out a field that the service does not know. Raises HarnessError."""
+        prompt = Prompt(PROBE, PROBE, self.tokenizer.encode(PROBE), PROBE_BUDGET, own_chat=self.own_chat)
+        row = _Try(-1, prompt)
+        async with self._client() as client:
+            while True:
+                try:
+                    answer = await self._ask(client, prompt)
+                except Fault as fault:
+                    if fault.kind == "bad" and self._leave_out(fault):
+                        continue
+                    if fault.kind in ("fatal", "bad", "row"):
+                        raise HarnessError(fault.message, ExitCode.SERVICE) from None
+                    if fault.kind == "malformed" and row.failures == SAME_TRIES["malformed"]:
+                        words = f"{fault.message}, again and again: --base-url may be no service of OpenAI's protocol"
+                        raise HarnessError(words, ExitCode.SERVICE) from None
+                    self._failed(row, fault)
+                    if self._stop:
+                        raise self._stop from None
+                    print(f"waiting for the service: {fault.message}", file=sys.stderr)
+                    await asyncio.sleep(self.pause(row.failures, fault))
+                    continue
+                if (answer.output_tokens or 0) > 2 * PROBE_BUDGET and self._budget_field == "max_completion_tokens":
+                    self._budget_field = "max_tokens"  # a server that overlooks the newer name has no limit at all
+                    continue
+                self._answered()
+                return
+
+    def _leave_out(self, fault: Fault) -> bool:
+        """Whether one of our own fields is what the service complains of; it is not sent any more."""
+        names = {fault.field, *re.findall(r"\w+", fault.message)} - {*self._service.request_args}
+        if self._budget_field == "max_completion_tokens" and self._budget_field in names:
+            self._budget_field = "max_tokens"
+            return True
+        for name in names & {*self._fields}:
+            del self._fields[name]
+            return True
+        return False
+
+    # --- Many requests ------------------------------------------------------------------------------------------------
+
+    def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Answer]]:
+        """Answer as many prompts at once as the service bears; see HostedBackend. Raises HarnessError."""
+        results: queue.SimpleQueue[tuple[int, Answer, Callable[[], None]] | BaseException | None] = queue.SimpleQueue()
+        self._stop = None
+        self._last_answer = time.monotonic()
+        loop = asyncio.new_event_loop()
+        main = loop.create_task(self._answer_all(iter(prompts), results))
+
+        def serve() -> None:
+            try:
+                loop.run_until_complete(main)
+                results.put(None)
+            except BaseExceptionGroup as group:  # what one of the takers met: bad data, a bug
+                results.put(group.exceptions[0])
+            except BaseException as error:  # noqa: BLE001 - handed to the reader, who raises it
+                results.put(error)
+            finally:
+                loop.run_until_complete(loop.shutdown_default_executor())
+                loop.close()
+
+        thread = threading.Thread(target=serve, name="requests", daemon=True)
+        thread.start()
+        try:
+            while (item := results.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                position, answer, dealt_with = item
+                yield position, answer
+                dealt_with()
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop is closed already
+                loop.call_soon_threadsafe(main.cancel)
+            thread.join(timeout=5)
+
+    async def _answer_all(self, prompts: Iterator[Prompt], results: "queue.SimpleQueue[Any]") -> None:
+        """`concurrency` takers, each with one row at a time, until the prompts end or the service ends the run."""
+        loop = asyncio.get_running_loop()
+        admission = Admission(
+            self._service.concurrency, self._service.tokens_per_minute, self._service.requests_per_minute
+        )
+        numbered = enumerate(prompts)
+        turn = asyncio.Lock()
+
+        async def deliver(position: int, answer: Answer) -> None:
+            """Hand over, and wait until it has been dealt with: a kill costs no more calls than are out at once."""
+            done = asyncio.Event()
+            results.put((position, answer, lambda: loop.call_soon_threadsafe(done.set)))
+            await done.wait()
+
+        async def take(client: "openai.AsyncOpenAI") -> None:
+            while not self._stop:
+                async with turn:  # reading and cutting a long context takes seconds: not in this thread
+                    item = await loop.run_in_executor(None, next, numbered, None)
+                if item is None:
+                    return
+                await self._answer(client, admission, _Try(*item), deliver)
+
+        async with self._client() as client, asyncio.TaskGroup() as takers:
+            for _ in range(self._service.concurrency):
+                takers.create_task(take(client))
+        if self._stop:
+            raise self._stop
+
+    async def _answer(self, client: "openai.AsyncOpenAI", admission: Admission, row: _Try, deliver: Any) -> None:  # noqa: ANN401
+        """The one loop that repeats requests."""
+        tokens = len(row.prompt.tokens) + row.prompt.max_new_tokens
+        while not self._stop:
+            async with admission.entered(tokens):
+                if self._stop:
+                    return
+                sent_at = time.monotonic()
+                try:
+                    answer = await self._ask(client, row.prompt)
+                except Fault as error:
+                    fault = error
+                else:
+                    self._answered()
+                    admission.answered()
+                    await deliver(row.position, answer)
+                    return
+            if fault.kind == "throttled":
+                admission.throttled(sent_at, min(fault.retry_after or 0.0, self._args["longest_wait"]))
+            ended = self._failed(row, fault)
+            if self._stop and self._stop.code == ExitCode.SERVICE:
+                return  # it says nothing of this row
+            await deliver(row.position, ended or Answer("", "transient", error=fault.message))
+            if ended is not None:
+                return
+            await self._sleep(self.pause(row.failures, fault))
+
+    async def _sleep(self, wait: float) -> None:
+        """Wait, but not longer than the run goes on."""
+        end = time.monotonic() + wait
+        while not self._stop and (left := end - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, 0.5))
+
+    def pause(self, failures: int, fault: Fault) -> float:
+        """Seconds to wait after so many failures, one after another: what the service asks for, or more each time."""
+        asked = min(fault.retry_after or 0.0, self._args["longest_wait"])
+        return max(asked, min(backoff(failures, self._args["first_wait"]), self._args["longest_wait"]))
+
+    def outage(self, since: float, fault: Fault) -> HarnessError | None:
+        """The run's end, where the service has answered nothing since `since` (monotonic) for too long."""
+        silent = time.monotonic() - since
+        if silent <= self._service.max_outage * 3600:
+            return None
+        return HarnessError(
+            f"the service answered nothing for {silent / 3600:.1f} h ({fault.message}); {AGAIN}", ExitCode.INCOMPLETE
+        )
+
+    def _answered(self) -> None:
+        self._answers += 1
+        self._strangers = 0
+        self._last_answer = time.monotonic()
+
+    def _failed(self, row: _Try, fault: Fault) -> Answer | None:
+        """Count a failure: the row's end where it has one, None where it is tried again or the run ends."""
+        if fault.kind == "fatal":
+            self._stop = HarnessError(f"{fault.message}; {AGAIN}", ExitCode.SERVICE)
+            return None
+        if fault.kind in ("row", "bad"):
+            finish = "content_filter" if fault.status == "refused" else None
+            return Answer("", fault.status, finish, error=fault.message)
+        if fault.field == "model":
+            self._strangers += 1
+            if self._strangers >= SAME_TRIES["malformed"] + self._service.concurrency:
+                self._stop = HarnessError(f"{fault.message}, again and again; {AGAIN}", ExitCode.SERVICE)
+                return None
+        row.failures += 1
+        others_answered = self._answers > row.answers_seen
+        row.answers_seen = self._answers
+        if fault.kind != row.kind:
+            row.kind, row.same = fault.kind, 0
+        if others_answered:
+            row.own += 1
+            row.same += 1
+        if row.own >= TRIES or row.same >= SAME_TRIES.get(fault.kind, TRIES):
+            status: Status = "invalid" if fault.kind == "malformed" else "error"
+            return Answer("", status, error=f"{fault.message} (given up after {row.failures} tries in a row)")
+        self._stop = self.outage(self._last_answer, fault)
+        return None

@@ -1,0 +1,306 @@
+"""The Batch API of the OpenAI backend: files of requests, answered within a day, at a lower price.
+
+    python prediction.py --backend openai --batch --model-name gpt-4o-mini --model-max-len 127500
+
+A batch costs money once it is submitted, so a kill at any point must neither lose nor repeat one: a part's requests and
+its tag are on disk before it is submitted, the tag goes along as metadata, and a start looks first whether the service
+knows a batch of that tag.
+"""
+
+import json
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from backends import Answer, Json, Prompt
+from backends.openai_api import AGAIN, OpenAIBackend
+from backends.replies import read_reply
+from backends.retries import Fault, fault_of, status_fault
+from errors import ExitCode, HarnessError, printable
+from files import make_folder, storage, write_atomic
+from store import encode
+
+if TYPE_CHECKING:
+    import openai
+
+# The service's limits on a file of requests.
+MOST_BYTES = 200_000_000
+MOST_REQUESTS = 50_000
+TAG = "lveval_tag"  # of a batch's metadata
+OVER = ("completed", "expired", "cancelled", "failed")
+# How often a row is sent again in a later batch.
+ROUNDS = 3
+# How often a part that finds no room in the account's queue is submitted again while none of ours is in it.
+QUEUE_TRIES = 10
+
+Got = TypeVar("Got")
+
+
+@dataclass
+class Part:
+    """A file of requests, `<folder>/<name>.jsonl`, and the batch it became, as kept in `<folder>/<name>.json`."""
+
+    name: str
+    tag: str
+    keys: list[str]
+    file_id: str = ""
+    batch_id: str = ""
+    requeued: int = 0  # so often there was no room for it
+    collected: bool = False
+
+
+class BatchBackend:
+    """The service's Batch API behind the same seam; all prompts are taken before the first answer comes."""
+
+    def __init__(self, online: OpenAIBackend, folder: Path, poll: float, most_bytes: int) -> None:
+        self.tokenizer = online.tokenizer
+        self.own_chat = online.own_chat
+        self._online = online
+        self._folder = folder
+        self._poll = poll  # seconds between two looks
+        self._most_bytes = min(most_bytes, MOST_BYTES)
+
+    def effective(self) -> dict[str, Json]:
+        """As online: a batch gives the same answers."""
+        return self._online.effective()
+
+    def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Answer]]:
+        """Submit what is not out yet, wait, collect; rows that failed for a passing cause go into another batch."""
+        with self._online.blocking_client() as client:
+            rows = _Rows()
+            waiting = open_parts(self._folder)
+            waiting += self._write(self._requests(prompts, waiting, rows))
+            held: list[Part] = []  # there was no room for them in the account's queue
+            told: dict[str, str] = {}
+            while waiting or held:
+                self._submit(client, waiting)
+                over = 0
+                for part in list(waiting):
+                    batch = self._ask(partial(client.batches.retrieve, part.batch_id))
+                    _tell(batch, told)
+                    if batch.status not in OVER:
+                        continue
+                    waiting.remove(part)
+                    if batch.status == "failed":
+                        self._renew(part, batch)
+                        held.append(part)
+                        continue
+                    over += 1
+                    again: set[str] = set()
+                    yield from self._collect(client, part, batch, rows, again)
+                    again -= {key for other in waiting + held for key in other.keys}  # a kill came after the writing
+                    held += self._write(line for line in self._lines(part) if json.loads(line)["custom_id"] in again)
+                    self._close(part)
+                if held and (over or not waiting):
+                    if not over and not any(part.requeued < QUEUE_TRIES for part in held):
+                        raise HarnessError(
+                            "the account's queue of batches has no room; all answers so far are saved; run the same "
+                            "command again later, or with smaller batches (--backend-args batch_mb=N)",
+                            ExitCode.INCOMPLETE,
+                        )
+                    waiting, held = waiting + held, []
+                if waiting:
+                    time.sleep(self._poll)
+
+    def _requests(self, prompts: Iterable[Prompt], parts: Sequence[Part], rows: "_Rows") -> Iterator[bytes]:
+        """The lines for the prompts that no batch holds."""
+        out = {key for part in parts for key in part.keys}
+        for position, prompt in enumerate(prompts):
+            rows.positions[prompt.key] = position
+            if prompt.key not in out:
+                path, body = self._online.request(prompt)
+                asked = {"custom_id": prompt.key, "method": "POST", "url": f"/v1{path}", "body": body}
+                yield encode(asked) + b"\n"
+
+    def _write(self, requests: Iterable[bytes]) -> list[Part]:
+        """Files of requests within the service's limits."""
+        parts: list[Part] = []
+        pending: list[bytes] = []
+        size = 0
+        for line in requests:
+            if pending and (size + len(line) > self._most_bytes or len(pending) == MOST_REQUESTS):
+                parts.append(self._write_part(pending))
+                pending, size = [], 0
+            pending.append(line)
+            size += len(line)
+        return [*parts, self._write_part(pending)] if pending else parts
+
+    def _write_part(self, requests: Sequence[bytes]) -> Part:
+        """The file of requests is there whole before its part is, which counts from then on."""
+        name = uuid.uuid4().hex
+        part = Part(name, name, [json.loads(line)["custom_id"] for line in requests])
+        path = self._folder / f"{name}.jsonl"
+        with storage("writing", path):
+            make_folder(self._folder)
+            write_atomic(path, b"".join(requests).decode())
+        self._keep(part)
+        return part
+
+    def _keep(self, part: Part) -> None:
+        path = self._folder / f"{part.name}.json"
+        with storage("writing", path):
+            write_atomic(path, json.dumps(asdict(part)) + "\n")
+
+    def _close(self, part: Part) -> None:
+        """All of it is recorded, or part of another: its requests are not needed any more."""
+        part.collected = True
+        self._keep(part)
+        with storage("removing", self._folder):
+            (self._folder / f"{part.name}.jsonl").unlink(missing_ok=True)
+
+    def _submit(self, client: "openai.OpenAI", parts: Sequence[Part]) -> None:
+        """Make each part a batch, unless the service has one of its tag: a kill came before its id was recorded."""
+        for part in parts:
+            if part.batch_id:
+                continue
+            find = partial(_find, client, part.tag)
+            found = self._ask(find) if part.file_id else None  # without a file there is no batch
+            if found is None:
+                if not part.file_id:
+                    path = self._folder / f"{part.name}.jsonl"
+                    part.file_id = self._ask(partial(client.files.create, file=path, purpose="batch")).id
+                    self._keep(part)
+                endpoint: Any = "/v1/chat/completions" if self.own_chat else "/v1/completions"
+                create = partial(
+                    client.batches.create,
+                    input_file_id=part.file_id,
+                    endpoint=endpoint,
+                    completion_window="24h",
+                    metadata={TAG: part.tag},
+                )
+                found = self._ask(create, unless=find)
+            part.batch_id = found.id
+            self._keep(part)
+
+    def _renew(self, part: Part, batch: Any) -> None:  # noqa: ANN401 - an openai Batch
+        """Give the part of a batch that the service refused for want of room another tag. Raises HarnessError."""
+        errors = getattr(batch.errors, "data", None) or []
+        if {error.code for error in errors} != {"token_limit_exceeded"}:
+            words = "; ".join(f"{error.code}: {error.message}" for error in errors) or "no reason given"
+            self._close(part)  # its rows go into another batch on the next start
+            raise HarnessError(
+                f"the service refused the batch {batch.id} ({words}); {AGAIN}",
+                ExitCode.SERVICE,
+            )
+        part.tag, part.batch_id, part.requeued = uuid.uuid4().hex, "", part.requeued + 1
+        self._keep(part)
+
+    def _lines(self, part: Part) -> list[bytes]:
+        path = self._folder / f"{part.name}.jsonl"
+        with storage("reading", path):
+            return path.read_bytes().splitlines(keepends=True)
+
+    def _collect(
+        self,
+        client: "openai.OpenAI",
+        part: Part,
+        batch: Any,  # noqa: ANN401
+        rows: "_Rows",
+        again: set[str],
+    ) -> Iterator[tuple[int, Answer]]:
+        """The ends of a batch's rows; the keys of those that are to be sent again are added to `again`."""
+        ends: dict[str, Answer | Fault] = {}
+        for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
+            content = self._ask(partial(client.files.content, file_id)).content
+            ends |= dict(read_line(line) for line in content.split(b"\n") if line.strip())
+        for key in part.keys:
+            position = rows.positions.get(key)
+            if position is None:  # recorded already, or not selected this time
+                continue
+            end = ends.get(key) or Fault("transient", f"the batch ended ({batch.status}) without a reply to this row")
+            if isinstance(end, Fault) and end.kind == "fatal":
+                raise HarnessError(f"{end.message}; {AGAIN}", ExitCode.SERVICE)
+            if isinstance(end, Answer):
+                yield position, end
+            elif end.kind in ("row", "bad") or rows.rounds[key] == ROUNDS:
+                yield position, Answer("", end.status, error=end.message)
+            else:
+                rows.rounds[key] += 1
+                again.add(key)
+                yield position, Answer("", "transient", error=end.message)
+
+    def _ask(self, call: Callable[[], Got], unless: Callable[[], Got | None] | None = None) -> Got:
+        """`call`, repeated while its failures pass. After one, `unless` tells whether it was done all the same."""
+        import openai
+
+        failures, began = 0, time.monotonic()
+        while True:
+            try:
+                if failures and unless is not None and (found := unless()) is not None:
+                    return found
+                return call()
+            except openai.APIError as error:
+                fault = self._online.told(fault_of(error))
+            failures += 1
+            if fault.kind in ("fatal", "bad", "row"):
+                raise HarnessError(f"{fault.message}; {AGAIN}", ExitCode.SERVICE)
+            if ended := self._online.outage(began, fault):
+                raise ended
+            print(f"waiting for the service: {fault.message}", file=sys.stderr)
+            time.sleep(self._online.pause(failures, fault))
+
+
+@dataclass
+class _Rows:
+    """The rows of this start: their positions among the prompts, and how often they were sent again."""
+
+    positions: dict[str, int] = field(default_factory=dict)
+    rounds: Counter[str] = field(default_factory=Counter)
+
+
+def open_parts(folder: Path) -> list[Part]:
+    """The parts in `folder` that are not collected; what a kill left unfinished beside them is removed."""
+    parts: list[Part] = []
+    with storage("reading", folder):
+        for path in sorted(folder.glob("*.json")):
+            try:
+                part = Part(**json.loads(path.read_bytes()))
+            except (ValueError, TypeError):
+                raise HarnessError(
+                    f"{path}: found no part of a batch; restore it from a copy", ExitCode.STORAGE
+                ) from None
+            if not part.collected:
+                parts.append(part)
+        for path in folder.glob("*.jsonl"):
+            if path.stem not in {part.name for part in parts}:
+                path.unlink()
+    return parts
+
+
+def _find(client: "openai.OpenAI", tag: str) -> Any:  # noqa: ANN401
+    """The batch of this tag at the service, or None."""
+    return next((batch for batch in client.batches.list(limit=100) if (batch.metadata or {}).get(TAG) == tag), None)
+
+
+def _tell(batch: Any, told: dict[str, str]) -> None:  # noqa: ANN401
+    """One line where a batch's progress is news."""
+    counts = batch.request_counts
+    news = f"batch {batch.id}: {batch.status}" + (f", {counts.completed} of {counts.total} rows" if counts else "")
+    if told.get(batch.id) != news:
+        told[batch.id] = news
+        print(printable(news), file=sys.stderr)
+
+
+def read_line(line: bytes) -> tuple[str, Answer | Fault]:
+    """(custom_id, the row's end) of a line in a batch's output or error file. Raises HarnessError."""
+    try:
+        reply = json.loads(line)
+        key, response, error = reply["custom_id"], reply.get("response") or {}, reply.get("error") or {}
+        body, status = response.get("body"), response.get("status_code")
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        raise HarnessError(f"a batch's file holds no reply: {line[:80]!r}", ExitCode.SERVICE) from None
+    if status == 200:
+        try:
+            return key, read_reply(json.dumps(body).encode())[0]
+        except Fault as fault:
+            return key, fault
+    if isinstance(status, int):
+        words = body.get("error") if isinstance(body, dict) else None
+        return key, status_fault(status, {}, words if isinstance(words, dict) else {})
+    return key, Fault("transient", f"{error.get('code')}: {error.get('message')}"[:200])

@@ -1,0 +1,153 @@
+"""The Batch API against a real server on 127.0.0.1: kills at any point, replies that get lost, batches that fail."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from conftest import lines
+from test_openai_api import (
+    FILE,
+    NAME,
+    Ended,
+    Served,
+    assert_all_right,
+    attempts,
+    data,
+    environment,
+    predict,
+    server,
+    serving,
+    starting,
+)
+
+__all__ = ["environment", "server"]  # fixtures
+
+BATCH = ("--batch", "--backend-args", "first_wait=0.01,longest_wait=0.05,poll=0.05,batch_mb=0.02")
+
+
+def batched(served: Served, folder: Path, *options: str) -> Ended:
+    return predict(served, folder, *BATCH, *options)
+
+
+def tags(served: Served) -> list[str]:
+    found = served.stats["batches"]
+    assert isinstance(found, list)
+    return [str(metadata["lveval_tag"]) for metadata in found]
+
+
+def parts(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(path.read_text()) for path in (folder / "out" / NAME / "batches").glob("*.json")]
+
+
+def test_rows_are_answered_in_parts_within_the_limits(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 60)
+    server.control(batch_delay=0.3)
+    found = batched(server, tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert_all_right(tmp_path, 60)
+    assert len(tags(server)) == len(set(tags(server))) > 2
+    assert "batch batch-0: in_progress" in found.stderr and "batch batch-0: completed" in found.stderr
+    assert all(part["collected"] for part in parts(tmp_path))
+    assert not list((tmp_path / "out" / NAME / "batches").glob("*.jsonl"))
+    online = predict(server, tmp_path)  # the same run, not another
+    assert online.returncode == 0, online.stderr
+
+
+def test_what_failed_is_sent_again_and_nothing_else(tmp_path: Path) -> None:
+    data(tmp_path, 80)
+    with serving("--rate", "0.2", "--seed", "5") as served:
+        served.control(batch_fates=["completed", "expired"])
+        found = batched(served, tmp_path)
+        assert found.returncode == 0, found.stderr
+        assert_all_right(tmp_path, 80)
+        assert served.asked.total() == 80 + len(attempts(tmp_path)) > 85
+    assert {attempt["cause"] for attempt in attempts(tmp_path)} == {"transient"}
+
+
+def test_a_full_queue_is_waited_for_and_another_refusal_is_told(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 40)
+    server.control(batch_fates=["completed", "failed:token_limit_exceeded", "failed:token_limit_exceeded"])
+    found = batched(server, tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert_all_right(tmp_path, 40)
+    data(tmp_path / "b", 4)
+    server.control(batch_fates=["failed:invalid_url"])
+    refused = batched(server, tmp_path / "b")
+    assert refused.returncode == 5 and "invalid_url: refused" in refused.stderr, refused.stderr
+    assert batched(server, tmp_path / "b").returncode == 0
+    assert_all_right(tmp_path / "b", 4)
+
+
+def test_a_lost_reply_makes_no_second_batch(server: Served, tmp_path: Path) -> None:
+    """The batch is made and the connection breaks before its id arrives."""
+    data(tmp_path, 4)
+    server.control(batch_script=["ok", "lost-reply"])
+    found = batched(server, tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert_all_right(tmp_path, 4)
+    assert len(tags(server)) == 1 and server.asked.total() == 4
+
+
+def test_an_online_run_waits_for_the_batches_that_are_out(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 4)
+    server.control(batch_delay=60)
+    with starting(server, tmp_path, *BATCH) as process:
+        until(lambda: len(tags(server)) == 1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in errors, errors
+    online = predict(server, tmp_path)
+    assert online.returncode == 2 and "the same command with --batch" in online.stderr
+
+
+def test_twenty_kills_submit_nothing_twice(tmp_path: Path) -> None:
+    """SIGKILL while parts are submitted, looked at and collected; the runs after it go on with what is out."""
+    rows, kills = 40, 20
+    data(tmp_path, rows)
+    small = ("--batch", "--backend-args", "first_wait=0.01,longest_wait=0.05,poll=0.05,batch_mb=0.002")
+    with serving("--rate", "0.1", "--latency", "0.02") as served:
+        hit = 0
+        for number in range(kills):
+            before = int(str(served.stats["batch_calls"]))
+            with starting(served, tmp_path, *small) as process:
+                until(lambda: process.poll() is not None or calls(served) > before + number * 7 % 11)  # noqa: B023
+                hit += process.poll() is None
+                process.send_signal(signal.SIGKILL)
+        found = predict(served, tmp_path, *small)
+        assert found.returncode == 0, found.stderr
+        assert_all_right(tmp_path, rows)
+        made = tags(served)
+        assert hit == kills and len(made) == len(set(made)) > rows / 2
+        # Each row went out once, and once more after each reply that failed: no kill made a batch again.
+        assert served.asked.total() - rows == served_wrong(served) > 0
+
+
+def calls(served: Served) -> int:
+    return int(str(served.stats["batch_calls"]))
+
+
+def served_wrong(served: Served) -> int:
+    kinds = served.stats["served"]
+    assert isinstance(kinds, dict)
+    return sum(number for kind, number in kinds.items() if kind in ("500", "lost", "malformed"))
+
+
+def until(condition: object) -> None:
+    assert callable(condition)
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_damaged_part_is_told(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 2)
+    folder = tmp_path / "out" / NAME / "batches"
+    folder.mkdir(parents=True)
+    (folder / "x.json").write_text("{}")
+    found = batched(server, tmp_path)
+    assert found.returncode == 6 and "x.json: found no part of a batch" in found.stderr
+    with pytest.raises(FileNotFoundError):
+        lines(tmp_path / "out" / NAME / f"{FILE}.jsonl")
