@@ -164,7 +164,7 @@ def main() -> ExitCode:
     options = replace(options, gpus=len(gpus), budget=budget)
     expected: machines.Facts = {}
     if scheduler:
-        if options.model_path and Path(options.model_path).exists():
+        if options.model_path and Path(options.model_path).exists():  # workers there have another working directory
             options = replace(options, model_path=str(Path(options.model_path).absolute()))
         with machines.connect(scheduler) as cluster:
             expected = cluster.agree(args.backend, options)
