@@ -13,6 +13,7 @@ from pathlib import Path
 
 import backends
 import config
+import machines
 import utils
 from errors import HarnessError, choices
 from store import run_folder
@@ -26,6 +27,7 @@ DECIDING = """
 NOT_DECIDING = """
     datasets lengths limit output_dir num_workers single_process retry_failed overwrite allow_pickle
     concurrency tokens_per_minute requests_per_minute max_outage batch
+    scheduler insecure_scheduler tls_ca_file tls_cert tls_key wait_for_workers
 """.split()  # noqa: SIM905
 
 
@@ -141,7 +143,41 @@ def parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--retry-failed", action="store_true", help="try rows again that exceeded the model's window")
     how.add_argument("--overwrite", action="store_true", help="move an earlier run of this name aside and start anew")
+    _add_machines(command)
     return command
+
+
+def _add_machines(command: argparse.ArgumentParser) -> None:
+    where = command.add_argument_group("several machines (see README)")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="of a running Dask scheduler: tls://HOST:PORT")
+    where.add_argument("--insecure-scheduler", action="store_true", help="allow tcp://, which is not encrypted")
+    where.add_argument("--tls-ca-file", type=Path, metavar="PEM", help="who signs the cluster's certificates")
+    where.add_argument("--tls-cert", type=Path, metavar="PEM", help="this side's certificate")
+    where.add_argument("--tls-key", type=Path, metavar="PEM", help="its key, unless it stands in --tls-cert")
+    where.add_argument("--wait-for-workers", type=float, metavar="MINUTES", help="go on without any (default: 30)")
+
+
+def scheduler(args: argparse.Namespace) -> machines.Scheduler | None:
+    """The scheduler that the options name, where they name one; raises HarnessError where they do not fit together."""
+    asked = ("insecure_scheduler", "tls_ca_file", "tls_cert", "tls_key", "wait_for_workers")
+    found = [f"--{name.replace('_', '-')}" for name in asked if getattr(args, name) not in (None, False)]
+    if args.scheduler is None:
+        if found:
+            raise HarnessError(f"{', '.join(found)}: only with --scheduler ADDRESS; found none")
+        return None
+    if args.backend in backends.HOSTED:
+        raise HarnessError(f"--scheduler: --backend {args.backend} asks a service from this process; expected another")
+    if args.single_process or args.num_workers is not None:
+        raise HarnessError(
+            "--scheduler: its workers are those that you started on the nodes; found --single-process or --num-workers "
+            "too, expected neither"
+        )
+    minutes = 30.0 if args.wait_for_workers is None else args.wait_for_workers
+    if not 0 <= minutes < 1e6:
+        raise HarnessError(f"--wait-for-workers: found {minutes}, expected a number of minutes")
+    return machines.Scheduler(
+        args.scheduler, args.insecure_scheduler, args.tls_ca_file, args.tls_cert, args.tls_key, minutes
+    )
 
 
 def check(args: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ import backends
 import cli
 import config
 import data
+import machines
 import utils
 import workers
 from errors import ExitCode, HarnessError, printable, run
@@ -56,13 +57,17 @@ def load_files(names: Sequence[tuple[str, str]], data_path: Path | None, limit: 
 
 
 def identity(
-    args: argparse.Namespace, options: backends.Options, prompts: utils.PromptSet, files: Sequence[Selected]
+    args: argparse.Namespace,
+    options: backends.Options,
+    prompts: utils.PromptSet,
+    files: Sequence[Selected],
+    expected: machines.Facts | None = None,
 ) -> dict[str, backends.Json]:
-    """What decides the answers of this run, as run.json keeps it."""
+    """What decides the answers of this run, as run.json keeps it; `expected` is what workers elsewhere agreed on."""
     module = backends.module(args.backend)
     return {
         "backend": args.backend,
-        "engine": module.identity(options),
+        "engine": expected["engine"] if expected else module.identity(options),
         "backend_args": {key: value for key, value in options.args.items() if key not in module.TUNING},
         "model_name": args.model_name,
         "model_max_len": args.model_max_len,
@@ -149,6 +154,7 @@ def main() -> ExitCode:
     """Parse, check, answer; 0 when every selected row has an answer, 3 when some have none."""
     args = cli.parser().parse_args()
     cli.check(args)
+    scheduler = cli.scheduler(args)
     options = cli.backend_options(args)
     folder = run_folder(args.output_dir, args.model_name)
     prompts = utils.load_prompts(args.prompts)
@@ -158,10 +164,16 @@ def main() -> ExitCode:
             f"official ones, {utils.OFFICIAL_MAPPING_SHA256}"
         )
     files = load_files(cli.selected_names(args, prompts.templates), args.data_path, args.limit)
-    gpus = workers.visible_gpus() if args.backend == "hf" else []
+    gpus = workers.visible_gpus() if args.backend == "hf" and not scheduler else []
     budget = max(config.DATASET_MAXGEN[selected.file.subset] for selected in files)
     options = replace(options, gpus=len(gpus), budget=budget)
-    decides = identity(args, options, prompts, files)
+    expected: machines.Facts = {}
+    if scheduler:
+        if options.model_path and Path(options.model_path).exists():  # workers there have another working directory
+            options = replace(options, model_path=str(Path(options.model_path).absolute()))
+        with machines.connect(scheduler) as cluster:
+            expected = cluster.agree(args.backend, options)
+    decides = identity(args, options, prompts, files, expected)
     selection = {selected.name: selected.rows for selected in files}
     rows = {selected.name: len(selected.file) for selected in files}
     job = workers.Job(
@@ -172,18 +184,19 @@ def main() -> ExitCode:
         templates=prompts.templates,
         budgets=config.DATASET_MAXGEN,
         fingerprints={selected.name: selected.file.fingerprint for selected in files},
-        data_path=args.data_path,
+        data_path=args.data_path and args.data_path.absolute(),
+        expected=expected,
     )
     again = "the same command again" + (", without --overwrite," if args.overwrite else "")
     with Store.open(folder, decides, selection, rows, overwrite=args.overwrite) as store:
         tasks = open_tasks(store, files, args.batch_size, args.retry_failed)
         count = 1 if args.single_process else min(args.num_workers or len(gpus) or 1, max(1, len(tasks)))
-        started = {"argv": sys.argv[1:], "selection": selection, "workers": count}
+        started = {"argv": sys.argv[1:], "selection": selection, "workers": args.scheduler or count}
         store.log({"event": "start", **started})
         if tasks:
-            announce(args, gpus)
+            announce(args, decides["engine"])
         try:
-            failures = answer(store, files, tasks, job, args.single_process, count, gpus)
+            failures = answer(store, files, tasks, job, args.single_process, count, gpus, scheduler)
         except KeyboardInterrupt:
             where = printable(str(folder))
             print(f"interrupted: all answers so far are saved in {where}; run {again}", file=sys.stderr)
@@ -202,13 +215,13 @@ def main() -> ExitCode:
     return ExitCode.INCOMPLETE if left else ExitCode.COMPLETE
 
 
-def announce(args: argparse.Namespace, gpus: Sequence[str]) -> None:
+def announce(args: argparse.Namespace, engine: backends.Json) -> None:
     """Tell what is easily overlooked: a prompt format taken by name, and that no GPU is used."""
     part = utils.chat_format_of(args.model_name)
     if part and args.chat_template in ("auto", "published"):
         message = f'prompt format: that of "{part}" in utils.py, which the model name contains, unless it has a .chat()'
         print(message, file=sys.stderr)
-    if args.backend == "hf" and not gpus:
+    if isinstance(engine, dict) and engine.get("device") == "cpu":
         print("no GPU is visible to torch: the model runs on the CPU", file=sys.stderr)
 
 
@@ -220,13 +233,14 @@ def answer(
     single_process: bool,
     count: int,
     gpus: Sequence[str],
+    scheduler: machines.Scheduler | None,
 ) -> Counter[str]:
     """Have the tasks answered by the pool that fits, or the service; without a task neither is started."""
     if not tasks:
         return answer_all(store, files, iter(()))
     if job.backend in backends.HOSTED:
         return answer_all(store, files, workers.hosted_answers(job, tasks))
-    with workers.pool(single_process=single_process, count=count, gpus=gpus) as executor:
+    with workers.pool(single_process=single_process, count=count, gpus=gpus, scheduler=scheduler) as executor:
         return answer_all(store, files, workers.answers(executor, job, tasks, count))
 
 

@@ -1,10 +1,11 @@
-"""Who answers: a local Dask cluster with a worker per GPU, or this process. One task is a batch of rows of one file.
+"""Who answers: a local Dask cluster with a worker per GPU, workers on other machines (machines.py), or this process.
 
     with workers.pool(single_process=False, count=2) as executor:
         for result in workers.answers(executor, job, tasks): ...
 
-A task names its rows as (subset, level, indices); the worker reads them from the memory-mapped data, prepares the
-prompts and asks its backend. Two threads a worker and a lock round the backend make the next row ready meanwhile.
+A task is a batch of rows of one file and names them as (subset, level, indices); the worker reads them from the
+memory-mapped data, prepares the prompts and asks its backend. Two threads a worker and a lock round the backend make
+the next row ready meanwhile.
 """
 
 import importlib.util
@@ -18,12 +19,13 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar, cast
 
 import backends
 import data
+import machines
 import utils
 from backends import Answer, Backend, BackendBroken, HostedBackend, Json, Options, Prompt
 from errors import ExitCode, HarnessError
@@ -56,6 +58,7 @@ class Job:
     budgets: Mapping[str, int]
     fingerprints: Mapping[str, str]  # "<subset>_<level>" -> of the data file
     data_path: Path | None
+    expected: machines.Facts = field(default_factory=dict)  # what a worker on another machine has to agree with
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,11 @@ def make_record(
 def _answer_in_worker(job: Job, task: Task) -> Result:
     """`answer_rows` in a Dask worker: a broken engine ends the process, its nanny starts another and Dask the task."""
     try:
-        return answer_rows(job, task)
+        if not job.expected:
+            return answer_rows(job, task)
+        with machines.named():
+            machines.vouch(job.backend, job.options, job.expected)
+            return answer_rows(job, task)
     except BackendBroken as error:
         print(f"worker {os.getpid()}: {error}; replacing this worker", file=sys.stderr, flush=True)
         os._exit(1)
@@ -207,8 +214,16 @@ def visible_gpus() -> list[str]:
 
 
 @contextmanager
-def pool(*, single_process: bool, count: int, gpus: Sequence[str] = ()) -> Iterator[Executor]:
-    """An executor over `count` worker processes, GPU i to worker i, or over two threads of this process."""
+def pool(
+    *, single_process: bool, count: int, gpus: Sequence[str] = (), scheduler: machines.Scheduler | None = None
+) -> Iterator[Executor]:
+    """An executor over `count` worker processes, GPU i to worker i; over two threads of this process; or over the
+    workers of a running scheduler.
+    """
+    if scheduler is not None:
+        with machines.connect(scheduler) as cluster:
+            yield cluster
+        return
     if single_process:
         threads = ThreadPoolExecutor(THREADS_PER_WORKER)
         try:
@@ -287,20 +302,25 @@ def _worker_environment(count: int) -> dict[str, str]:
 def answers(executor: Executor, job: Job, tasks: Sequence[Task], count: int = 1) -> Iterator[Result]:
     """The results of all tasks as they come, from `count` workers. A row whose worker keeps dying is a failed attempt.
 
-    Raises what a worker raised: a HarnessError, or a bug of ours; HarnessError (INCOMPLETE) where the engine of this
-    process broke.
+    Workers of a scheduler come and go: there their number is asked for again and again. Raises what a worker raised:
+    a HarnessError, or a bug of ours; HarnessError (INCOMPLETE) where the engine of this process broke, or no worker is
+    left.
     """
     function = answer_rows if isinstance(executor, ThreadPoolExecutor) else _answer_in_worker
+    size = executor.size if isinstance(executor, machines.Cluster) else lambda: count
     isolated: list[Task] = []
     broken = ""
     waiting = iter(tasks)
     pending: dict[Future[Result], Task] = {}
     while True:
-        for task in itertools.islice(waiting, TASKS_PER_WORKER * count - len(pending)):
+        # Without a worker a few wait for the first.
+        for task in itertools.islice(waiting, max(0, TASKS_PER_WORKER * max(1, size()) - len(pending))):
             pending[executor.submit(function, job, task)] = task
         if not pending:
             break
-        for future in wait(pending, return_when=FIRST_COMPLETED).done:
+        # Answers first: what follows may end the run.
+        done = wait(pending, timeout=machines.POLL_SECONDS, return_when=FIRST_COMPLETED).done
+        for future in sorted(done, key=lambda future: future.cancelled() or future.exception() is not None):
             task = pending.pop(future)
             if broken and future.cancelled():
                 continue
@@ -324,6 +344,8 @@ def answers(executor: Executor, job: Job, tasks: Sequence[Task], count: int = 1)
     deadly = 0
     for alone in (Task(task.subset, task.level, (index,)) for task in isolated for index in task.indices):
         future = executor.submit(function, job, alone)
+        while not wait([future], timeout=machines.POLL_SECONDS).done:
+            size()
         if not _worker_died(future):
             deadly = 0
             yield future.result()
@@ -396,8 +418,8 @@ def _worker_died(future: "Future[Result]") -> bool:
     # NoValidWorkerError: none came back within no-workers-timeout.
     if isinstance(error, CancelledError) or type(error).__name__ == "NoValidWorkerError":
         raise HarnessError(
-            "the workers were lost before all rows were answered; all answers so far are saved; run the same command "
-            "again",
+            "the workers, or their scheduler, were lost before all rows were answered; all answers so far are saved; "
+            "run the same command again",
             ExitCode.INCOMPLETE,
         ) from error
     return type(error).__name__ == "KilledWorker"
