@@ -22,8 +22,15 @@ DECIDING = """
     data_path prompts chat_template published batch_size
 """.split()  # noqa: SIM905 - reads as a list of words
 NOT_DECIDING = """
-    datasets lengths limit output_dir num_workers single_process retry_failed overwrite allow_pickle
+    datasets lengths limit output_dir num_workers single_process retry_failed overwrite allow_pickle gpus_per_worker
 """.split()  # noqa: SIM905
+# Keys of --backend-args that decide no answer.
+NOT_DECIDING_ARGS = """
+    delay at_once gpu_memory_utilization kv_cache_memory_bytes kv_offloading_size cpu_offload_gb
+""".split()  # noqa: SIM905
+# Rows in a batch where --batch-size does not say: enough to keep a GPU busy while answers are written token by token; a
+# long prompt fills it by itself, and what does not fit the engine's memory waits in its queue.
+BATCH_SIZE = {"vllm": 16}
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -74,8 +81,8 @@ def parser() -> argparse.ArgumentParser:
         "--backend-args",
         default="",
         metavar="KEY=VALUE,…",
-        help="what only one backend knows; hf: window=N, the model's true window in tokens where its config tells too "
-        "few; echo: delay=SECONDS an answer",
+        help="what only one backend knows; hf and vllm: window=N, the model's true window in tokens where its config "
+        "tells too few; vllm: what ARGS in backends/vllm_engine.py names; echo: delay=SECONDS an answer",
     )
     what = command.add_argument_group("what is asked")
     what.add_argument("--data-path", type=Path, help="folder with the data files (default: download from the Hub)")
@@ -99,18 +106,32 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--batch-size",
         type=int,
-        default=1,
         metavar="ROWS",
-        help="rows handed to a worker at a time; hf and echo answer them one by one. Part of the run's identity",
+        help="vllm: rows that are in the engine at once (default: 16); hf and echo: rows handed to a worker at a time, "
+        "answered one by one (default: 1). Part of the run's identity",
     )
     how.add_argument("--retry-failed", action="store_true", help="try rows again that exceeded the model's window")
     how.add_argument("--overwrite", action="store_true", help="move an earlier run of this name aside and start anew")
+    many = command.add_argument_group("many GPUs")
+    many.add_argument(
+        "--gpus-per-worker",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs that share one copy of the model: hf spreads its layers, vllm splits them (tensor parallel)",
+    )
     return command
 
 
 def check(args: argparse.Namespace) -> None:
     """Refuse option values that cannot work, and settle what `--published` and defaults stand for."""
-    for option, least in (("model_max_len", 2), ("limit", 1), ("num_workers", 1), ("batch_size", 1)):
+    for option, least in (
+        ("model_max_len", 2),
+        ("limit", 1),
+        ("num_workers", 1),
+        ("batch_size", 1),
+        ("gpus_per_worker", 1),
+    ):
         value = getattr(args, option)
         if value is not None and value < least:
             raise HarnessError(f"--{option.replace('_', '-')}: found {value}, expected at least {least}")
@@ -127,6 +148,11 @@ def check(args: argparse.Namespace) -> None:
         raise HarnessError(f"--seed: found {args.seed}, expected 0 to {2**32 - 1}")
     if args.single_process and args.num_workers is not None:
         raise HarnessError("--single-process is one process; found --num-workers too, expected one of the two")
+    if args.single_process and args.gpus_per_worker > 1:
+        raise HarnessError(
+            "--single-process takes all visible GPUs; found --gpus-per-worker too, expected one of the two"
+        )
+    args.batch_size = args.batch_size or BATCH_SIZE.get(args.backend, 1)
     if args.model_name is None:
         if not args.model_path:
             raise HarnessError("--model-name is missing; expected a name for the run (or --model-path to take it from)")
@@ -145,6 +171,7 @@ def backend_options(args: argparse.Namespace) -> backends.Options:
         trust_remote_code=args.trust_remote_code,
         allow_pickle=args.allow_pickle,
         spread=args.single_process,
+        batch_size=args.batch_size,
         args=backends.parse_args(args.backend, args.backend_args),
     )
 

@@ -62,7 +62,7 @@ def identity(
     return {
         "backend": args.backend,
         "engine": backends.module(args.backend).identity(options),
-        "backend_args": {key: value for key, value in options.args.items() if key not in ("delay",)},
+        "backend_args": {key: value for key, value in options.args.items() if key not in cli.NOT_DECIDING_ARGS},
         "model_name": args.model_name,
         "model_max_len": args.model_max_len,
         "batch_size": args.batch_size,
@@ -153,9 +153,11 @@ def main() -> ExitCode:
             f"official ones, {utils.OFFICIAL_MAPPING_SHA256}"
         )
     files = load_files(cli.selected_names(args, prompts.templates), args.data_path, args.limit)
-    gpus = workers.visible_gpus() if args.backend == "hf" else []
+    gpus = workers.visible_gpus() if args.backend in backends.ON_GPUS else []
+    per_worker = max(1, len(gpus)) if args.single_process else args.gpus_per_worker
+    groups = workers.gpu_groups(gpus, per_worker)
     budget = max(config.DATASET_MAXGEN[selected.file.subset] for selected in files)
-    options = replace(options, gpus=len(gpus), budget=budget)
+    options = replace(options, gpus=len(gpus), gpus_per_worker=per_worker, budget=budget)
     decides = identity(args, options, prompts, files)
     selection = {selected.name: selected.rows for selected in files}
     rows = {selected.name: len(selected.file) for selected in files}
@@ -168,17 +170,19 @@ def main() -> ExitCode:
         budgets=config.DATASET_MAXGEN,
         fingerprints={selected.name: selected.file.fingerprint for selected in files},
         data_path=args.data_path,
+        at_once=backends.module(args.backend).at_once(options),
     )
     again = "the same command again" + (", without --overwrite," if args.overwrite else "")
     with Store.open(folder, decides, selection, rows, overwrite=args.overwrite) as store:
-        tasks = open_tasks(store, files, args.batch_size, args.retry_failed)
-        count = 1 if args.single_process else min(args.num_workers or len(gpus) or 1, max(1, len(tasks)))
-        started = {"argv": sys.argv[1:], "selection": selection, "workers": count}
+        # An engine that computes rows together gets them one by one: each is then saved when it is finished.
+        tasks = open_tasks(store, files, 1 if job.at_once > 1 else args.batch_size, args.retry_failed)
+        count = 1 if args.single_process else min(args.num_workers or len(groups) or 1, max(1, len(tasks)))
+        started = {"argv": sys.argv[1:], "selection": selection, "workers": count, "gpus_per_worker": per_worker}
         store.log({"event": "start", **started})
         if tasks:
-            announce(args, gpus)
+            announce(args, gpus, groups)
         try:
-            failures = answer(store, files, tasks, job, args.single_process, count, gpus)
+            failures = answer(store, files, tasks, job, args.single_process, count, groups)
         except KeyboardInterrupt:
             where = printable(str(folder))
             print(f"interrupted: all answers so far are saved in {where}; run {again}", file=sys.stderr)
@@ -197,14 +201,16 @@ def main() -> ExitCode:
     return ExitCode.INCOMPLETE if left else ExitCode.COMPLETE
 
 
-def announce(args: argparse.Namespace, gpus: Sequence[str]) -> None:
-    """Tell what is easily overlooked: a prompt format taken by name, and that no GPU is used."""
+def announce(args: argparse.Namespace, gpus: Sequence[str], groups: Sequence[str]) -> None:
+    """Tell what is easily overlooked: a prompt format taken by name, and GPUs that are not used."""
     part = utils.chat_format_of(args.model_name)
     if part and args.chat_template in ("auto", "published"):
         message = f'prompt format: that of "{part}" in utils.py, which the model name contains, unless it has a .chat()'
         print(message, file=sys.stderr)
-    if args.backend == "hf" and not gpus:
+    if args.backend in backends.ON_GPUS and not gpus:
         print("no GPU is visible to torch: the model runs on the CPU", file=sys.stderr)
+    if not args.single_process and (idle := len(gpus) - args.gpus_per_worker * len(groups)):
+        print(f"{idle} of {len(gpus)} GPUs stay idle: too few for one more worker", file=sys.stderr)
 
 
 def answer(
@@ -214,12 +220,12 @@ def answer(
     job: workers.Job,
     single_process: bool,
     count: int,
-    gpus: Sequence[str],
+    groups: Sequence[str],
 ) -> Counter[str]:
     """Have the tasks answered by the pool that fits; without a task no pool and no model is started."""
     if not tasks:
         return answer_all(store, files, iter(()))
-    with workers.pool(single_process=single_process, count=count, gpus=gpus) as executor:
+    with workers.pool(single_process=single_process, count=count, gpus=groups, at_once=job.at_once) as executor:
         return answer_all(store, files, workers.answers(executor, job, tasks, count))
 
 

@@ -4,7 +4,8 @@
         for result in workers.answers(executor, job, tasks): ...
 
 A task names its rows as (subset, level, indices); the worker reads them from the memory-mapped data, prepares the
-prompts and asks its backend. Two threads a worker and a lock round the backend make the next row ready meanwhile.
+prompts and asks its backend. Two threads a worker and a lock round the backend make the next row ready meanwhile; an
+engine that computes N rows together gets them from N of N + 1 threads, without the lock.
 """
 
 import importlib.util
@@ -16,7 +17,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +29,10 @@ from errors import ExitCode, HarnessError
 from files import cache_dir
 from store import FINAL_STATUSES, Record
 
-# One prepares while the other holds the backend.
-THREADS_PER_WORKER = 2
-# Handed out at a time: those at work and as many behind them. When a worker dies, all that it was handed are suspects.
-TASKS_PER_WORKER = 2 * THREADS_PER_WORKER
+# Beside the rows that the engine computes a thread prepares the next one.
+PREPARING = 1
+# Handed out beyond what a worker's threads are at. When a worker dies, all that it was handed are suspects.
+TASKS_BEHIND = 2
 # A worker that dies under a row is replaced and the row tried again; after more deaths than this the row waits for the
 # end of the run, where it is tried by itself: it may have been a neighbour that killed the worker.
 DEATHS_BEFORE_ISOLATION = 1
@@ -51,6 +52,7 @@ class Job:
     budgets: Mapping[str, int]
     fingerprints: Mapping[str, str]  # "<subset>_<level>" -> of the data file
     data_path: Path | None
+    at_once: int = 1  # rows that the engine computes together
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def answer_rows(job: Job, task: Task) -> Result:
     records: list[Record] = []
     attempts: list[Attempt] = []
     generated = 0
-    with _generating:
+    with _generating if job.at_once == 1 else nullcontext():
         for position, answer in backend.generate([item.prompt for item in prepared]):
             index = task.indices[position]
             if answer.status in FINAL_STATUSES:
@@ -198,17 +200,32 @@ def visible_gpus() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
+def gpu_groups(gpus: Sequence[str], per_worker: int) -> list[str]:
+    """The GPUs of each worker, as CUDA_VISIBLE_DEVICES names them; too few for one more worker stay idle.
+
+    Raises HarnessError where there are too few for one.
+    """
+    if per_worker > max(1, len(gpus)):
+        raise HarnessError(
+            f"--gpus-per-worker {per_worker}: found {len(gpus)} visible GPUs, expected {per_worker} or more"
+        )
+    return [",".join(gpus[i : i + per_worker]) for i in range(0, len(gpus) - per_worker + 1, per_worker)]
+
+
 @contextmanager
-def pool(*, single_process: bool, count: int, gpus: Sequence[str] = ()) -> Iterator[Executor]:
-    """An executor over `count` worker processes, GPU i to worker i, or over two threads of this process."""
+def pool(*, single_process: bool, count: int, gpus: Sequence[str] = (), at_once: int = 1) -> Iterator[Executor]:
+    """An executor over `count` worker processes, group i of `gpus` to worker i, or over threads of this process.
+
+    A process has a thread for each of the `at_once` rows that its engine computes together, and one that prepares.
+    """
     if single_process:
-        threads = ThreadPoolExecutor(THREADS_PER_WORKER)
+        threads = ThreadPoolExecutor(at_once + PREPARING)
         try:
             yield threads
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
         return
-    with _local_cluster(count, gpus) as executor:
+    with _local_cluster(count, gpus, at_once + PREPARING) as executor:
         yield executor
 
 
@@ -228,7 +245,7 @@ CLUSTER_SETTINGS = {
 
 
 @contextmanager
-def _local_cluster(count: int, gpus: Sequence[str]) -> Iterator[Executor]:
+def _local_cluster(count: int, gpus: Sequence[str], threads: int) -> Iterator[Executor]:
     """`count` Dask workers on 127.0.0.1 under TLS with certificates of their own, seen as an executor."""
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
@@ -248,7 +265,7 @@ def _local_cluster(count: int, gpus: Sequence[str]) -> Iterator[Executor]:
                 "cls": Nanny,
                 "options": {
                     **network,
-                    "nthreads": THREADS_PER_WORKER,
+                    "nthreads": threads,
                     "memory_limit": 0,
                     "env": {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {},
                     "preload": ["workers"],
@@ -288,7 +305,7 @@ def answers(executor: Executor, job: Job, tasks: Sequence[Task], count: int = 1)
     waiting = iter(tasks)
     pending: dict[Future[Result], Task] = {}
     while True:
-        for task in itertools.islice(waiting, TASKS_PER_WORKER * count - len(pending)):
+        for task in itertools.islice(waiting, (job.at_once + PREPARING + TASKS_BEHIND) * count - len(pending)):
             pending[executor.submit(function, job, task)] = task
         if not pending:
             break

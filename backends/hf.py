@@ -38,6 +38,11 @@ def identity(options: Options) -> dict[str, Json]:
     }
 
 
+def at_once(options: Options) -> int:
+    """One row: a long prompt's prefill fills a GPU, and rows of unequal length would be padded."""
+    return 1
+
+
 def _attention(options: Options) -> str | None:
     """The attention to ask transformers for; None leaves it its default (sdpa, where the model has it, else eager).
 

@@ -185,6 +185,16 @@ def window_of(settings: Any, options: Options) -> int | None:  # noqa: ANN401
     return None
 
 
+def generation_of(source: Source, settings: Any) -> Any:  # noqa: ANN401 - a transformers GenerationConfig
+    """The generation settings that the model ships, or those that its configuration `settings` implies."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(source.name)
+    except OSError:  # none is shipped
+        return GenerationConfig.from_model_config(settings)
+
+
 def dtype_of(options: Options) -> str:
     """`auto` is bfloat16 on a GPU; float32 on a CPU, where bfloat16 is several times slower."""
     import torch
