@@ -217,7 +217,7 @@ class VLLMBackend:
                 ids = {"prompt_token_ids": list(prompt.tokens)}
                 try:
                     model.llm_engine.add_request(name, ids, self._settings(model, prompt.max_new_tokens))
-                except ValueError as error:  # what vLLM raises for a prompt it will not take: that row's fault alone
+                except Exception as error:  # noqa: BLE001 - a prompt that vLLM will not take is that row's fault alone
                     future.set_result(Answer("", "error", error=f"vLLM: {_first(error)}"))
                 else:
                     waiting[name] = (prompt, future)
