@@ -269,8 +269,8 @@ def _penalties(model: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def _first(error: BaseException) -> str:
-    """The beginning of what an error says, on one line."""
-    return " ".join(str(error).split())[:400]
+    """The beginning of what an error says, on one line; without what pydantic adds for programmers."""
+    return " ".join(str(error).partition(" [type=")[0].split())[:400]
 
 
 def load(options: Options) -> VLLMBackend:
@@ -314,8 +314,10 @@ def _engine(name: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - vllm
     try:
         return LLM(**arguments)
     except Exception as error:  # nor is what vLLM raises ours to foresee
-        raise HarnessError(
-            f"{name}: vLLM cannot load it ({type(error).__name__}: {_first(error)}); where memory is short: more GPUs "
-            "(--gpus-per-worker), a smaller --model-max-len, or --backend-args gpu_memory_utilization=0.95 or "
-            "kv_cache_dtype=fp8"
-        ) from error
+        hint = ""
+        if "memory" in str(error).lower():
+            hint = (
+                "; give it more GPUs (--gpus-per-worker), a smaller --model-max-len, or --backend-args "
+                "gpu_memory_utilization=0.95 or kv_cache_dtype=fp8"
+            )
+        raise HarnessError(f"{name}: vLLM cannot load it ({type(error).__name__}: {_first(error)}){hint}") from error

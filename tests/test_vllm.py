@@ -339,6 +339,22 @@ def test_a_prompt_that_vllm_will_not_take_is_that_rows_fault_alone(engine: vllm_
 
 @needs_vllm
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"gpus_per_worker": 2}, r"attention heads \(9\) must be divisible by tensor parallel size \(2\)\.\)$"),
+        ({"attn": "NO_SUCH"}, "NO_SUCH"),
+    ],
+)
+def test_an_engine_that_cannot_be_loaded_is_one_sentence(
+    engine: vllm_engine.VLLMBackend, model_path: Path, changes: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(HarnessError, match=f"vLLM cannot load it .*{complaint}"):
+        vllm_engine.load(options(model_path, **SHORT, **changes))
+
+
+@needs_vllm
+@pytest.mark.filterwarnings("ignore")
 def test_what_is_in_force_is_recorded(engine: vllm_engine.VLLMBackend) -> None:
     facts = engine.effective()
     assert json.loads(json.dumps(facts)) == facts
