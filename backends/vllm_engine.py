@@ -196,18 +196,18 @@ class VLLMBackend:
             loaded.set_exception(error)
             return
         loaded.set_result(model)
-        waiting: dict[str, tuple[Prompt, Future[Answer]]] = {}
+        waiting: dict[str, Future[Answer]] = {}
         try:
             self._serve(model, waiting)
         except Exception as error:  # noqa: BLE001 - whatever it was, the engine's state is unknown now
             with self._lock:
                 self._broken = f"vLLM: {type(error).__name__}: {_first(error)}"
                 while not self._inbox.empty():
-                    waiting[f"late {len(waiting)}"] = self._inbox.get()
-            for _, future in waiting.values():
+                    waiting[f"late {len(waiting)}"] = self._inbox.get()[1]
+            for future in waiting.values():
                 future.set_exception(BackendBroken(self._broken))
 
-    def _serve(self, model: Any, waiting: dict[str, tuple[Prompt, Future[Answer]]]) -> None:  # noqa: ANN401
+    def _serve(self, model: Any, waiting: dict[str, Future[Answer]]) -> None:  # noqa: ANN401
         """Take in what has come, compute one step for all rows, hand out those that are finished; for ever."""
         names = map(str, itertools.count())
         while True:
@@ -220,11 +220,11 @@ class VLLMBackend:
                 except Exception as error:  # noqa: BLE001 - a prompt that vLLM will not take is that row's fault alone
                     future.set_result(Answer("", "error", error=f"vLLM: {_first(error)}"))
                 else:
-                    waiting[name] = (prompt, future)
+                    waiting[name] = future
             for output in model.llm_engine.step():
                 if output.finished:
-                    prompt, future = waiting.pop(output.request_id)
-                    future.set_result(self._answer(output.outputs[0]))
+                    waiting[output.request_id].set_result(self._answer(output.outputs[0]))
+                    del waiting[output.request_id]  # not before: were the answer to fail, its row must hear of it
 
     def _settings(self, model: Any, budget: int) -> Any:  # noqa: ANN401 - vllm.SamplingParams
         """Greedy decoding, with the penalties that the model ships: explicit settings would pass them by."""
