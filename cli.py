@@ -25,10 +25,13 @@ DECIDING = """
     data_path prompts chat_template published batch_size base_url tokenizer request_args
 """.split()  # noqa: SIM905 - reads as a list of words
 NOT_DECIDING = """
-    datasets lengths limit output_dir num_workers single_process retry_failed overwrite allow_pickle
+    datasets lengths limit output_dir num_workers single_process retry_failed overwrite allow_pickle gpus_per_worker
     concurrency tokens_per_minute requests_per_minute max_outage batch
     scheduler insecure_scheduler tls_ca_file tls_cert tls_key wait_for_workers
 """.split()  # noqa: SIM905
+# Rows in a batch where --batch-size does not say: enough to keep a GPU busy while answers are written token by token; a
+# long prompt fills it by itself, and what does not fit the engine's memory waits in its queue.
+BATCH_SIZE = {"vllm": 16}
 
 
 # What only a backend that asks a service is told, and what it is told where nothing is said.
@@ -92,9 +95,9 @@ def parser() -> argparse.ArgumentParser:
         "--backend-args",
         default="",
         metavar="KEY=VALUE,…",
-        help="what only one backend knows; hf: window=N, the model's true window in tokens where its config tells too "
-        "few; echo: delay=SECONDS an answer; openai: served_model, timeout, timeout_per_1k, first_wait, longest_wait, "
-        "poll, batch_mb",
+        help="what only one backend knows; hf and vllm: window=N, the model's true window in tokens where its config "
+        "tells too few; vllm: what ARGS in backends/vllm_engine.py names; echo: delay=SECONDS an answer; openai: "
+        "served_model, timeout, timeout_per_1k, first_wait, longest_wait, poll, batch_mb",
     )
     what = command.add_argument_group("what is asked")
     what.add_argument("--data-path", type=Path, help="folder with the data files (default: download from the Hub)")
@@ -137,12 +140,20 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--batch-size",
         type=int,
-        default=1,
         metavar="ROWS",
-        help="rows handed to a worker at a time; hf and echo answer them one by one. Part of the run's identity",
+        help="vllm: rows that are in the engine at once (default: 16); hf and echo: rows handed to a worker at a time, "
+        "answered one by one (default: 1). Part of the run's identity",
     )
     how.add_argument("--retry-failed", action="store_true", help="try rows again that exceeded the model's window")
     how.add_argument("--overwrite", action="store_true", help="move an earlier run of this name aside and start anew")
+    many = command.add_argument_group("many GPUs")
+    many.add_argument(
+        "--gpus-per-worker",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs that share one copy of the model: hf spreads its layers, vllm splits them (tensor parallel)",
+    )
     _add_machines(command)
     return command
 
@@ -183,7 +194,16 @@ def scheduler(args: argparse.Namespace) -> machines.Scheduler | None:
 def check(args: argparse.Namespace) -> None:
     """Refuse option values that cannot work, and settle what `--published` and defaults stand for."""
     least_values = {"model_max_len": 2} | dict.fromkeys(
-        ("limit", "num_workers", "batch_size", "concurrency", "tokens_per_minute", "requests_per_minute"), 1
+        (
+            "limit",
+            "num_workers",
+            "batch_size",
+            "gpus_per_worker",
+            "concurrency",
+            "tokens_per_minute",
+            "requests_per_minute",
+        ),
+        1,
     )
     for option, least in least_values.items():
         value = getattr(args, option)
@@ -210,6 +230,11 @@ def check(args: argparse.Namespace) -> None:
     if not args.max_outage >= 0:
         raise HarnessError(f"--max-outage: found {args.max_outage}, expected hours, at least 0")
     args.request_args = request_args(args.request_args)
+    if args.single_process and args.gpus_per_worker > 1:
+        raise HarnessError(
+            "--single-process takes all visible GPUs; found --gpus-per-worker too, expected one of the two"
+        )
+    args.batch_size = args.batch_size or BATCH_SIZE.get(args.backend, 1)
     if args.model_name is None:
         if not args.model_path:
             raise HarnessError("--model-name is missing; expected a name for the run (or --model-path to take it from)")
@@ -249,6 +274,7 @@ def backend_options(args: argparse.Namespace) -> backends.Options:
         allow_pickle=args.allow_pickle,
         spread=args.single_process,
         service=service if hosted else None,
+        batch_size=args.batch_size,
         args=backends.parse_args(args.backend, args.backend_args),
     )
 

@@ -164,9 +164,11 @@ def main() -> ExitCode:
             f"official ones, {utils.OFFICIAL_MAPPING_SHA256}"
         )
     files = load_files(cli.selected_names(args, prompts.templates), args.data_path, args.limit)
-    gpus = workers.visible_gpus() if args.backend == "hf" and not scheduler else []
+    gpus = workers.visible_gpus() if args.backend in backends.ON_GPUS and not scheduler else []
+    per_worker = max(1, len(gpus)) if args.single_process else args.gpus_per_worker
+    groups = [] if scheduler else workers.gpu_groups(gpus, per_worker)
     budget = max(config.DATASET_MAXGEN[selected.file.subset] for selected in files)
-    options = replace(options, gpus=len(gpus), budget=budget)
+    options = replace(options, gpus=len(gpus), gpus_per_worker=per_worker, budget=budget)
     expected: machines.Facts = {}
     if scheduler:
         if options.model_path and Path(options.model_path).exists():  # workers there have another working directory
@@ -186,17 +188,19 @@ def main() -> ExitCode:
         fingerprints={selected.name: selected.file.fingerprint for selected in files},
         data_path=args.data_path and args.data_path.absolute(),
         expected=expected,
+        at_once=backends.module(args.backend).at_once(options),
     )
     again = "the same command again" + (", without --overwrite," if args.overwrite else "")
     with Store.open(folder, decides, selection, rows, overwrite=args.overwrite) as store:
-        tasks = open_tasks(store, files, args.batch_size, args.retry_failed)
-        count = 1 if args.single_process else min(args.num_workers or len(gpus) or 1, max(1, len(tasks)))
+        # An engine that computes rows together gets them one by one: each is then saved when it is finished.
+        tasks = open_tasks(store, files, 1 if job.at_once > 1 else args.batch_size, args.retry_failed)
+        count = 1 if args.single_process else min(args.num_workers or len(groups) or 1, max(1, len(tasks)))
         started = {"argv": sys.argv[1:], "selection": selection, "workers": args.scheduler or count}
-        store.log({"event": "start", **started})
+        store.log({"event": "start", **started, "gpus_per_worker": per_worker})
         if tasks:
-            announce(args, decides["engine"])
+            announce(args, decides["engine"], len(gpus) - per_worker * len(groups))
         try:
-            failures = answer(store, files, tasks, job, args.single_process, count, gpus, scheduler)
+            failures = answer(store, files, tasks, job, args.single_process, count, groups, scheduler)
         except KeyboardInterrupt:
             where = printable(str(folder))
             print(f"interrupted: all answers so far are saved in {where}; run {again}", file=sys.stderr)
@@ -215,14 +219,16 @@ def main() -> ExitCode:
     return ExitCode.INCOMPLETE if left else ExitCode.COMPLETE
 
 
-def announce(args: argparse.Namespace, engine: backends.Json) -> None:
-    """Tell what is easily overlooked: a prompt format taken by name, and that no GPU is used."""
+def announce(args: argparse.Namespace, engine: backends.Json, idle: int) -> None:
+    """Tell what is easily overlooked: a prompt format taken by name, and GPUs that are not used."""
     part = utils.chat_format_of(args.model_name)
     if part and args.chat_template in ("auto", "published"):
         message = f'prompt format: that of "{part}" in utils.py, which the model name contains, unless it has a .chat()'
         print(message, file=sys.stderr)
     if isinstance(engine, dict) and engine.get("device") == "cpu":
         print("no GPU is visible to torch: the model runs on the CPU", file=sys.stderr)
+    if idle:
+        print(f"{idle} GPUs stay idle: too few for one more worker", file=sys.stderr)
 
 
 def answer(
@@ -232,7 +238,7 @@ def answer(
     job: workers.Job,
     single_process: bool,
     count: int,
-    gpus: Sequence[str],
+    groups: Sequence[str],
     scheduler: machines.Scheduler | None,
 ) -> Counter[str]:
     """Have the tasks answered by the pool that fits, or the service; without a task neither is started."""
@@ -240,7 +246,9 @@ def answer(
         return answer_all(store, files, iter(()))
     if job.backend in backends.HOSTED:
         return answer_all(store, files, workers.hosted_answers(job, tasks))
-    with workers.pool(single_process=single_process, count=count, gpus=gpus, scheduler=scheduler) as executor:
+    with workers.pool(
+        single_process=single_process, count=count, gpus=groups, at_once=job.at_once, scheduler=scheduler
+    ) as executor:
         return answer_all(store, files, workers.answers(executor, job, tasks, count))
 
 

@@ -5,7 +5,8 @@
 
 A task is a batch of rows of one file and names them as (subset, level, indices); the worker reads them from the
 memory-mapped data, prepares the prompts and asks its backend. Two threads a worker and a lock round the backend make
-the next row ready meanwhile.
+the next row ready meanwhile; an engine that computes N rows together gets them from N of N + 1 threads, without the
+lock.
 """
 
 import importlib.util
@@ -18,7 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar, cast
@@ -32,10 +33,10 @@ from errors import ExitCode, HarnessError
 from files import cache_dir
 from store import FINAL_STATUSES, Record
 
-# One prepares while the other holds the backend.
-THREADS_PER_WORKER = 2
-# Handed out at a time: those at work and as many behind them. When a worker dies, all that it was handed are suspects.
-TASKS_PER_WORKER = 2 * THREADS_PER_WORKER
+# Beside the rows that the engine computes a thread prepares the next one.
+PREPARING = 1
+# Handed out beyond what a worker's threads are at. When a worker dies, all that it was handed are suspects.
+TASKS_BEHIND = 2
 # A worker that dies under a row is replaced and the row tried again; after more deaths than this the row waits for the
 # end of the run, where it is tried by itself: it may have been a neighbour that killed the worker.
 DEATHS_BEFORE_ISOLATION = 1
@@ -59,6 +60,7 @@ class Job:
     fingerprints: Mapping[str, str]  # "<subset>_<level>" -> of the data file
     data_path: Path | None
     expected: machines.Facts = field(default_factory=dict)  # what a worker on another machine has to agree with
+    at_once: int = 1  # rows that the engine computes together
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def answer_rows(job: Job, task: Task) -> Result:
     records: list[Record] = []
     attempts: list[Attempt] = []
     generated = 0
-    with _generating:
+    with _generating if job.at_once == 1 else nullcontext():
         for position, answer in backend.generate([item.prompt for item in prepared]):
             index = task.indices[position]
             if answer.status in FINAL_STATUSES:
@@ -213,25 +215,44 @@ def visible_gpus() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
+def gpu_groups(gpus: Sequence[str], per_worker: int) -> list[str]:
+    """The GPUs of each worker, as CUDA_VISIBLE_DEVICES names them; too few for one more worker stay idle.
+
+    Raises HarnessError where there are too few for one.
+    """
+    if per_worker > max(1, len(gpus)):
+        raise HarnessError(
+            f"--gpus-per-worker {per_worker}: found {len(gpus)} visible GPUs, expected {per_worker} or more"
+        )
+    return [",".join(gpus[i : i + per_worker]) for i in range(0, len(gpus) - per_worker + 1, per_worker)]
+
+
 @contextmanager
 def pool(
-    *, single_process: bool, count: int, gpus: Sequence[str] = (), scheduler: machines.Scheduler | None = None
+    *,
+    single_process: bool,
+    count: int,
+    gpus: Sequence[str] = (),
+    at_once: int = 1,
+    scheduler: machines.Scheduler | None = None,
 ) -> Iterator[Executor]:
-    """An executor over `count` worker processes, GPU i to worker i; over two threads of this process; or over the
-    workers of a running scheduler.
+    """An executor over `count` worker processes, group i of `gpus` to worker i; over threads of this process; or over
+    the workers of a running scheduler.
+
+    A process has a thread for each of the `at_once` rows that its engine computes together, and one that prepares.
     """
     if scheduler is not None:
         with machines.connect(scheduler) as cluster:
             yield cluster
         return
     if single_process:
-        threads = ThreadPoolExecutor(THREADS_PER_WORKER)
+        threads = ThreadPoolExecutor(at_once + PREPARING)
         try:
             yield threads
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
         return
-    with _local_cluster(count, gpus) as executor:
+    with _local_cluster(count, gpus, at_once + PREPARING) as executor:
         yield executor
 
 
@@ -251,7 +272,7 @@ CLUSTER_SETTINGS = {
 
 
 @contextmanager
-def _local_cluster(count: int, gpus: Sequence[str]) -> Iterator[Executor]:
+def _local_cluster(count: int, gpus: Sequence[str], threads: int) -> Iterator[Executor]:
     """`count` Dask workers on 127.0.0.1 under TLS with certificates of their own, seen as an executor."""
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
@@ -271,7 +292,7 @@ def _local_cluster(count: int, gpus: Sequence[str]) -> Iterator[Executor]:
                 "cls": Nanny,
                 "options": {
                     **network,
-                    "nthreads": THREADS_PER_WORKER,
+                    "nthreads": threads,
                     "memory_limit": 0,
                     "env": {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {},
                     "preload": ["workers"],
@@ -313,8 +334,8 @@ def answers(executor: Executor, job: Job, tasks: Sequence[Task], count: int = 1)
     waiting = iter(tasks)
     pending: dict[Future[Result], Task] = {}
     while True:
-        # Without a worker a few wait for the first.
-        for task in itertools.islice(waiting, max(0, TASKS_PER_WORKER * max(1, size()) - len(pending))):
+        handed_out = (job.at_once + PREPARING + TASKS_BEHIND) * max(1, size())  # without a worker, for the first
+        for task in itertools.islice(waiting, max(0, handed_out - len(pending))):
             pending[executor.submit(function, job, task)] = task
         if not pending:
             break

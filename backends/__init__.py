@@ -3,7 +3,8 @@
     python prediction.py --backend echo --data-path DATA --model-name dry-run
 
 One file per engine. A backend module offers `ARGS` (its `--backend-args`, name -> type), `TUNING` (those that change no
-answer), `identity(options)` (what of it decides the answers, found without loading a model) and `load(options)`.
+answer), `identity(options)` (what of it decides the answers, found without loading a model), `at_once(options)` and
+`load(options)`.
 """
 
 import importlib
@@ -20,7 +21,14 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Status = Literal["ok", "length", "empty", "refused", "error", "invalid", "context_overflow", "transient"]
 
 # --backend NAME -> the module that serves it.
-BACKENDS: dict[str, str] = {"hf": "backends.hf", "echo": "backends.echo", "openai": "backends.openai_api"}
+BACKENDS: dict[str, str] = {
+    "hf": "backends.hf",
+    "vllm": "backends.vllm_engine",
+    "openai": "backends.openai_api",
+    "echo": "backends.echo",
+}
+# Those that run on the GPUs of this machine.
+ON_GPUS = ("hf", "vllm")
 # Engines that run elsewhere: the coordinating process asks them, many rows at once, and needs no workers.
 HOSTED = ("openai",)
 
@@ -143,6 +151,8 @@ class Options:
     pure_greedy: bool = False
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    batch_size: int = 1  # --batch-size
+    gpus_per_worker: int = 1
     spread: bool = False  # one process, the model over all visible GPUs (--single-process)
     gpus: int = 0  # that the run counts on; a worker that sees none must not go on with the CPU
     budget: int = 0  # the largest answer budget, in new tokens, of the selected subsets
@@ -158,6 +168,9 @@ class BackendModule(Protocol):
 
     def identity(self, options: Options) -> dict[str, Json]:
         """What decides the answers, told before anything heavy is loaded."""
+
+    def at_once(self, options: Options) -> int:
+        """How many rows the engine computes together: `generate` may be called from so many threads. 1: one by one."""
 
     def load(self, options: Options) -> Backend:
         """The engine, ready to answer."""

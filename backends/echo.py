@@ -8,7 +8,7 @@ words with the question, cut to the budget: text that post-processing and metric
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from backends import Answer, Json, Options, Prompt, Tokens
 from errors import HarnessError
@@ -27,8 +27,17 @@ def seconds(text: str) -> float:
     return value
 
 
-ARGS = {"delay": seconds}
-TUNING = ("delay",)
+def positive(text: str) -> int:
+    """A whole number from 1 up; raises ValueError."""
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+# delay=SECONDS an answer; at_once=N as an engine would that computes N rows together.
+ARGS: dict[str, Callable[[str], Json]] = {"delay": seconds, "at_once": positive}
+TUNING = ("delay", "at_once")
 
 
 class EchoTokenizer:
@@ -102,8 +111,13 @@ class EchoBackend:
 
 
 def identity(options: Options) -> dict[str, Json]:
-    """The version of the rule above; the delay changes no answer."""
+    """The version of the rule above; delay and at_once change no answer."""
     return {"version": 1}
+
+
+def at_once(options: Options) -> int:
+    """One row, unless told otherwise: nothing is shared between two answers."""
+    return int(str(options.args.get("at_once", 1)))
 
 
 def load(options: Options) -> EchoBackend:

@@ -89,6 +89,11 @@ def identity(options: Options) -> dict[str, Json]:
     }
 
 
+def at_once(options: Options) -> int:
+    """Rows reach a service through one call of `generate`."""
+    return 1
+
+
 def model_id(options: Options) -> str:
     """The model's name at the service."""
     return options.model_path or ""

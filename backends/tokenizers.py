@@ -132,7 +132,7 @@ def load(spec: str, options: Options, client: Any, model: str) -> Tokenizer:  # 
         return TiktokenTokenizer(_tiktoken(name))
     from transformers import AutoTokenizer
 
-    from backends.hf import HFTokenizer
+    from backends.model_files import HFTokenizer
 
     try:
         raw = AutoTokenizer.from_pretrained(name, trust_remote_code=options.trust_remote_code)

@@ -25,7 +25,7 @@ import data
 import utils
 import workers
 from backends import Options
-from backends.hf import HFTokenizer
+from backends.model_files import HFTokenizer
 
 LIMIT = 15500
 LEVELS = ("16k", "32k", "64k", "128k", "256k")

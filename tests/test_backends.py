@@ -11,7 +11,7 @@ import pytest
 from conftest import script
 
 import backends
-from backends import Answer, Options, Prompt, echo, hf
+from backends import Answer, Options, Prompt, echo, hf, model_files
 from errors import HarnessError
 
 
@@ -34,7 +34,7 @@ def ask(engine: backends.Backend, text: str, budget: int = 8, own_chat: bool = F
 
 
 def test_an_unknown_backend_lists_the_choices() -> None:
-    with pytest.raises(HarnessError, match='unknown backend "gpt"; expected one of: hf, echo'):
+    with pytest.raises(HarnessError, match='unknown backend "gpt"; expected one of: hf, vllm, echo'):
         backends.module("gpt")
 
 
@@ -219,7 +219,7 @@ def test_a_template_that_asks_for_the_date_gets_the_same_one_every_day(tiny_mode
         "{%- if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}|{{ messages[0].content }}"
         "|{{ strftime_now('%Y-%m-%d') }}|{{ strftime_now('%A') }}"
     )
-    assert hf.HFTokenizer(tokenizer).apply_chat_template("q") == "26 Jul 2024|q|2024-07-26|26 July 2024"
+    assert model_files.HFTokenizer(tokenizer).apply_chat_template("q") == "26 Jul 2024|q|2024-07-26|26 July 2024"
 
 
 def test_a_cuda_fault_breaks_the_engine_not_the_row(chat_model: Path) -> None:

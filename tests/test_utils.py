@@ -18,7 +18,7 @@ import config
 import utils
 from backends import Tokenizer, Tokens
 from backends.echo import EchoTokenizer
-from backends.hf import HFTokenizer
+from backends.model_files import HFTokenizer
 from data import Row
 from errors import HarnessError
 
