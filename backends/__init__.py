@@ -2,8 +2,9 @@
 
     python prediction.py --backend echo --data-path DATA --model-name dry-run
 
-One file per engine. A backend module offers `ARGS` (its `--backend-args`, name -> type), `identity(options)` (what of
-it decides the answers, found without loading a model) and `load(options)`.
+One file per engine. A backend module offers `ARGS` (its `--backend-args`, name -> type), `load(options)`, and what is
+found without loading a model: `identity(options)` (what of it decides the answers), `tokenizer(options)` and
+`own_chat(options)`.
 """
 
 import importlib
@@ -121,6 +122,12 @@ class BackendModule(Protocol):
 
     def identity(self, options: Options) -> dict[str, Json]:
         """What decides the answers, told before anything heavy is loaded."""
+
+    def tokenizer(self, options: Options) -> Tokenizer:
+        """The tokenizer of the engine that `load` would give, without the engine."""
+
+    def own_chat(self, options: Options) -> bool:
+        """Whether the engine that `load` would give has a `.chat()`, told without loading it."""
 
     def load(self, options: Options) -> Backend:
         """The engine, ready to answer."""

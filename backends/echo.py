@@ -105,6 +105,16 @@ def identity(options: Options) -> dict[str, Json]:
     return {"version": 1}
 
 
+def tokenizer(options: Options) -> EchoTokenizer:
+    """The only one there is."""
+    return EchoTokenizer()
+
+
+def own_chat(options: Options) -> bool:
+    """Never."""
+    return EchoBackend.own_chat
+
+
 def load(options: Options) -> EchoBackend:
     """The backend with its delay in seconds (0 by default)."""
     return EchoBackend(float(str(options.args.get("delay", 0.0))))

@@ -403,6 +403,33 @@ def _out_of_memory(error: Exception) -> bool:
     )
 
 
+def tokenizer(options: Options) -> HFTokenizer:
+    """The model's tokenizer; reads none of its weights. Raises HarnessError where transformers cannot load it."""
+    from transformers import AutoTokenizer
+
+    return HFTokenizer(_from_pretrained(AutoTokenizer, _source(options), options))
+
+
+def own_chat(options: Options) -> bool:
+    """Whether the model's class has a `.chat()`: only Python code that a model brings has (transformers' own has none).
+
+    Imports that code, which loading the model runs too, but reads no weights.
+    """
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    source = _source(options)
+    brought = (getattr(_config(source, options), "auto_map", None) or {}).get("AutoModelForCausalLM")
+    if not brought or not options.trust_remote_code:
+        return False
+    try:
+        return hasattr(get_class_from_dynamic_module(brought, source.name), "chat")
+    except Exception as error:  # a model's own code may raise anything
+        raise HarnessError(
+            f"{source.name}: the code that it brings cannot be imported ({type(error).__name__}: {error}); is it "
+            "complete, and made for this transformers?"
+        ) from error
+
+
 def load(options: Options) -> HFBackend:
     """The model and its tokenizer on this process's GPU, on the CPU, or (options.spread) over all visible GPUs.
 
@@ -410,14 +437,14 @@ def load(options: Options) -> HFBackend:
     """
     import torch
     import transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # or weights that a bot converted could take the place of these
     transformers.utils.logging.disable_progress_bar()
     transformers.set_seed(options.seed)
     source = _source(options)
     _refuse_pickle(source, options)
-    tokenizer = HFTokenizer(_from_pretrained(AutoTokenizer, source, options))
+    words = tokenizer(options)
     gpu = torch.cuda.is_available()
     if options.gpus and not gpu:
         raise HarnessError("a worker finds no GPU any more, though the run began on one; look at nvidia-smi")
@@ -457,7 +484,7 @@ def load(options: Options) -> HFBackend:
     if model.generation_config.pad_token_id is None:
         ends = model.generation_config.eos_token_id
         model.generation_config.pad_token_id = ends[0] if isinstance(ends, list) else ends  # never read: one row a pass
-    return HFBackend(model, tokenizer, _window(model.config, options))
+    return HFBackend(model, words, _window(model.config, options))
 
 
 def _drop_shipped_settings(model: Any) -> None:  # noqa: ANN401
