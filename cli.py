@@ -6,6 +6,7 @@ Each option is deciding or not: a deciding one decides the answers and may not c
 """
 
 import argparse
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ DECIDING = """
 """.split()  # noqa: SIM905 - reads as a list of words
 NOT_DECIDING = """
     datasets lengths limit output_dir num_workers single_process retry_failed overwrite allow_pickle
+    plan price_in price_out batch_discount tokens_per_second calibrate
 """.split()  # noqa: SIM905
 
 
@@ -105,15 +107,45 @@ def parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--retry-failed", action="store_true", help="try rows again that exceeded the model's window")
     how.add_argument("--overwrite", action="store_true", help="move an earlier run of this name aside and start anew")
+    plan = command.add_argument_group("planning")
+    plan.add_argument(
+        "--plan",
+        nargs="?",
+        const="estimate",
+        choices=("estimate", "exact"),
+        help="tell what is left to do and what it costs, and end; nothing is answered, no model is loaded. estimate "
+        "(default): from 5 rows a file; exact: from all",
+    )
+    plan.add_argument("--price-in", type=float, metavar="USD", help="price of a million prompt tokens")
+    plan.add_argument("--price-out", type=float, metavar="USD", help="price of a million answer tokens")
+    plan.add_argument(
+        "--batch-discount", type=float, default=0.5, metavar="FRACTION", help="what a batch run takes off the price"
+    )
+    plan.add_argument(
+        "--tokens-per-second", type=float, metavar="N", help="prompt and answer tokens a second of one worker"
+    )
+    plan.add_argument(
+        "--calibrate", type=int, metavar="K", help="with --plan: load the model after all and time K rows of each level"
+    )
     return command
 
 
 def check(args: argparse.Namespace) -> None:
     """Refuse option values that cannot work, and settle what `--published` and defaults stand for."""
-    for option, least in (("model_max_len", 2), ("limit", 1), ("num_workers", 1), ("batch_size", 1)):
+    whole = (("model_max_len", 2), ("limit", 1), ("num_workers", 1), ("batch_size", 1), ("calibrate", 1))
+    for option, least in whole:
         value = getattr(args, option)
         if value is not None and value < least:
             raise HarnessError(f"--{option.replace('_', '-')}: found {value}, expected at least {least}")
+    for option, most in (("price_in", math.inf), ("price_out", math.inf), ("batch_discount", 1)):
+        value = getattr(args, option)
+        if value is not None and not (0 <= value <= most and math.isfinite(value)):
+            above = "" if most == math.inf else f" to {most}"
+            raise HarnessError(f"--{option.replace('_', '-')}: found {value}, expected a number from 0{above}")
+    if args.tokens_per_second is not None and not 0 < args.tokens_per_second < math.inf:
+        raise HarnessError(f"--tokens-per-second: found {args.tokens_per_second}, expected a number above 0")
+    if args.calibrate and not args.plan:
+        raise HarnessError("--calibrate: found no --plan; expected both, or neither to start the run")
     if args.published:
         args.prompts = args.prompts or "official"
         if args.chat_template not in (None, "published"):

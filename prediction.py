@@ -10,13 +10,17 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import backends
 import cli
 import config
+import counts
 import data
+import preflight
 import utils
 import workers
 from errors import ExitCode, HarnessError, printable, run
@@ -44,13 +48,15 @@ class Selected:
         return [index for index in range(self.rows) if index not in done]
 
 
-def load_files(names: Sequence[tuple[str, str]], data_path: Path | None, limit: int | None) -> list[Selected]:
-    """Every selected file, read and checked whole before a model is loaded."""
+def load_files(
+    names: Sequence[tuple[str, str]], data_path: Path | None, limit: int | None, executor: Executor | None = None
+) -> list[Selected]:
+    """Every selected file, read and checked whole before a model is loaded; side by side where there is an executor."""
     from tqdm import tqdm
 
     files = []
-    for subset, level in tqdm(names, desc="checking the data", unit="file", delay=2, leave=False):
-        file = data.load(subset, level, data_path)
+    loaded = (executor.map if executor else map)(partial(data.load, data_path=data_path), *zip(*names, strict=True))
+    for file in tqdm(loaded, total=len(names), desc="checking the data", unit="file", delay=2, leave=False):
         files.append(Selected(file, len(file) if limit is None else min(limit, len(file))))
     return files
 
@@ -72,6 +78,22 @@ def identity(
         "budgets": {file.file.subset: config.DATASET_MAXGEN[file.file.subset] for file in files},
         "data": {file.name: file.file.fingerprint for file in files},
     }
+
+
+def make_job(
+    args: argparse.Namespace, options: backends.Options, prompts: utils.PromptSet, files: Sequence[Selected]
+) -> workers.Job:
+    """What the workers are told of this run."""
+    return workers.Job(
+        backend=args.backend,
+        options=options,
+        model_name=args.model_name,
+        chat_template=args.chat_template,
+        templates=prompts.templates,
+        budgets=config.DATASET_MAXGEN,
+        fingerprints={selected.name: selected.file.fingerprint for selected in files},
+        data_path=args.data_path,
+    )
 
 
 def open_tasks(store: Store, files: Sequence[Selected], batch_size: int, retry_failed: bool) -> list[workers.Task]:
@@ -152,23 +174,21 @@ def main() -> ExitCode:
             f"--published: the templates of --prompts {args.prompts} have SHA-256 {prompts.sha256}; expected the "
             f"official ones, {utils.OFFICIAL_MAPPING_SHA256}"
         )
-    files = load_files(cli.selected_names(args, prompts.templates), args.data_path, args.limit)
+    names = cli.selected_names(args, prompts.templates)
     gpus = workers.visible_gpus() if args.backend == "hf" else []
-    budget = max(config.DATASET_MAXGEN[selected.file.subset] for selected in files)
-    options = replace(options, gpus=len(gpus), budget=budget)
+    options = replace(options, gpus=len(gpus), budget=max(config.DATASET_MAXGEN[subset] for subset, _ in names))
+    if args.plan:
+        announce(args, gpus)
+        with counts.processes(names) as executor:
+            files = load_files(names, args.data_path, args.limit, executor)
+            decides = identity(args, options, prompts, files)
+            preflight.plan(args, make_job(args, options, prompts, files), files, decides, folder, gpus, executor)
+        return ExitCode.COMPLETE
+    files = load_files(names, args.data_path, args.limit)
     decides = identity(args, options, prompts, files)
     selection = {selected.name: selected.rows for selected in files}
     rows = {selected.name: len(selected.file) for selected in files}
-    job = workers.Job(
-        backend=args.backend,
-        options=options,
-        model_name=args.model_name,
-        chat_template=args.chat_template,
-        templates=prompts.templates,
-        budgets=config.DATASET_MAXGEN,
-        fingerprints={selected.name: selected.file.fingerprint for selected in files},
-        data_path=args.data_path,
-    )
+    job = make_job(args, options, prompts, files)
     again = "the same command again" + (", without --overwrite," if args.overwrite else "")
     with Store.open(folder, decides, selection, rows, overwrite=args.overwrite) as store:
         tasks = open_tasks(store, files, args.batch_size, args.retry_failed)
