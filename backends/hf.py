@@ -411,10 +411,7 @@ def tokenizer(options: Options) -> HFTokenizer:
 
 
 def own_chat(options: Options) -> bool:
-    """Whether the model's class has a `.chat()`: only Python code that a model brings has (transformers' own has none).
-
-    Imports that code, which loading the model runs too, but reads no weights.
-    """
+    """Whether the model has a `.chat()`, which no class of transformers has: imports the code that the model brings."""
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     source = _source(options)
@@ -424,10 +421,7 @@ def own_chat(options: Options) -> bool:
     try:
         return hasattr(get_class_from_dynamic_module(brought, source.name), "chat")
     except Exception as error:  # a model's own code may raise anything
-        raise HarnessError(
-            f"{source.name}: the code that it brings cannot be imported ({type(error).__name__}: {error}); is it "
-            "complete, and made for this transformers?"
-        ) from error
+        raise HarnessError(f"{source.name}: its code cannot be imported ({type(error).__name__}: {error})") from error
 
 
 def load(options: Options) -> HFBackend:
