@@ -321,7 +321,7 @@ def test_calibration_times_rows_of_each_level(data_path: Path, tmp_path: Path) -
     delay = ("--backend-args", "delay=0.2")
     found = predict(data_path, tmp_path / "out", "--plan", *SELECTION, "--calibrate", "3", *delay).stdout
     rates = [float(rate) for rate in re.findall(r"^\dk: ([\d.]+) s a row", found, re.M)]
-    assert len(rates) == 2 and all(0.2 <= rate < 0.4 for rate in rates)
+    assert len(rates) == 2 and all(0.2 <= rate < 2 for rate in rates)
     (hours,) = re.findall(r"3 rows of each level took: ([\d.]+) worker-hours", found)
     assert float(hours) == pytest.approx(sum(rates) * 10 / 3600, abs=0.005)
     assert not (tmp_path / "out").exists()
