@@ -7,6 +7,7 @@ Each option is deciding or not: a deciding one decides the answers and may not c
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ NOT_DECIDING = """
     datasets lengths limit output_dir num_workers single_process retry_failed overwrite allow_pickle gpus_per_worker
     concurrency tokens_per_minute requests_per_minute max_outage batch
     scheduler insecure_scheduler tls_ca_file tls_cert tls_key wait_for_workers
+    plan price_in price_out batch_discount tokens_per_second calibrate
 """.split()  # noqa: SIM905
 # Rows in a batch where --batch-size does not say: enough to keep a GPU busy while answers are written token by token; a
 # long prompt fills it by itself, and what does not fit the engine's memory waits in its queue.
@@ -146,6 +148,26 @@ def parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--retry-failed", action="store_true", help="try rows again that exceeded the model's window")
     how.add_argument("--overwrite", action="store_true", help="move an earlier run of this name aside and start anew")
+    plan = command.add_argument_group("planning")
+    plan.add_argument(
+        "--plan",
+        nargs="?",
+        const="estimate",
+        choices=("estimate", "exact"),
+        help="tell what is left to do and what it costs, and end; nothing is answered, no model is loaded. estimate "
+        "(default): from 5 rows a file; exact: from all",
+    )
+    plan.add_argument("--price-in", type=float, metavar="USD", help="price of a million prompt tokens")
+    plan.add_argument("--price-out", type=float, metavar="USD", help="price of a million answer tokens")
+    plan.add_argument(
+        "--batch-discount", type=float, default=0.5, metavar="FRACTION", help="what a batch run takes off the price"
+    )
+    plan.add_argument(
+        "--tokens-per-second", type=float, metavar="N", help="prompt and answer tokens a second of one worker"
+    )
+    plan.add_argument(
+        "--calibrate", type=int, metavar="K", help="with --plan: load the model after all and time K rows of each level"
+    )
     many = command.add_argument_group("many GPUs")
     many.add_argument(
         "--gpus-per-worker",
@@ -199,6 +221,7 @@ def check(args: argparse.Namespace) -> None:
             "num_workers",
             "batch_size",
             "gpus_per_worker",
+            "calibrate",
             "concurrency",
             "tokens_per_minute",
             "requests_per_minute",
@@ -209,6 +232,19 @@ def check(args: argparse.Namespace) -> None:
         value = getattr(args, option)
         if value is not None and value < least:
             raise HarnessError(f"--{option.replace('_', '-')}: found {value}, expected at least {least}")
+    for option, most in (("price_in", math.inf), ("price_out", math.inf), ("batch_discount", 1)):
+        value = getattr(args, option)
+        if value is not None and not (0 <= value <= most and math.isfinite(value)):
+            above = "" if most == math.inf else f" to {most}"
+            raise HarnessError(f"--{option.replace('_', '-')}: found {value}, expected a number from 0{above}")
+    if args.tokens_per_second is not None and not 0 < args.tokens_per_second < math.inf:
+        raise HarnessError(f"--tokens-per-second: found {args.tokens_per_second}, expected a number above 0")
+    if args.calibrate and args.backend in backends.HOSTED:
+        raise HarnessError(
+            "--calibrate: a service would take money for it; found --backend openai, expected hf or vllm"
+        )
+    if args.calibrate and not args.plan:
+        raise HarnessError("--calibrate: found no --plan; expected both, or neither to start the run")
     if args.published:
         args.prompts = args.prompts or "official"
         if args.chat_template not in (None, "published"):

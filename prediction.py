@@ -10,14 +10,18 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import backends
 import cli
 import config
+import counts
 import data
 import machines
+import preflight
 import utils
 import workers
 from errors import ExitCode, HarnessError, printable, run
@@ -45,13 +49,15 @@ class Selected:
         return [index for index in range(self.rows) if index not in done]
 
 
-def load_files(names: Sequence[tuple[str, str]], data_path: Path | None, limit: int | None) -> list[Selected]:
-    """Every selected file, read and checked whole before a model is loaded."""
+def load_files(
+    names: Sequence[tuple[str, str]], data_path: Path | None, limit: int | None, executor: Executor | None = None
+) -> list[Selected]:
+    """Every selected file, read and checked whole before a model is loaded; side by side where there is an executor."""
     from tqdm import tqdm
 
     files = []
-    for subset, level in tqdm(names, desc="checking the data", unit="file", delay=2, leave=False):
-        file = data.load(subset, level, data_path)
+    loaded = (executor.map if executor else map)(partial(data.load, data_path=data_path), *zip(*names, strict=True))
+    for file in tqdm(loaded, total=len(names), desc="checking the data", unit="file", delay=2, leave=False):
         files.append(Selected(file, len(file) if limit is None else min(limit, len(file))))
     return files
 
@@ -78,6 +84,28 @@ def identity(
         "budgets": {file.file.subset: config.DATASET_MAXGEN[file.file.subset] for file in files},
         "data": {file.name: file.file.fingerprint for file in files},
     }
+
+
+def make_job(
+    args: argparse.Namespace,
+    options: backends.Options,
+    prompts: utils.PromptSet,
+    files: Sequence[Selected],
+    expected: machines.Facts | None = None,
+) -> workers.Job:
+    """What the workers are told of this run."""
+    return workers.Job(
+        backend=args.backend,
+        options=options,
+        model_name=args.model_name,
+        chat_template=args.chat_template,
+        templates=prompts.templates,
+        budgets=config.DATASET_MAXGEN,
+        fingerprints={selected.name: selected.file.fingerprint for selected in files},
+        data_path=args.data_path and args.data_path.absolute(),
+        expected=expected or {},
+        at_once=backends.module(args.backend).at_once(options),
+    )
 
 
 def open_tasks(store: Store, files: Sequence[Selected], batch_size: int, retry_failed: bool) -> list[workers.Task]:
@@ -163,12 +191,20 @@ def main() -> ExitCode:
             f"--published: the templates of --prompts {args.prompts} have SHA-256 {prompts.sha256}; expected the "
             f"official ones, {utils.OFFICIAL_MAPPING_SHA256}"
         )
-    files = load_files(cli.selected_names(args, prompts.templates), args.data_path, args.limit)
+    names = cli.selected_names(args, prompts.templates)
     gpus = workers.visible_gpus() if args.backend in backends.ON_GPUS and not scheduler else []
     per_worker = max(1, len(gpus)) if args.single_process else args.gpus_per_worker
     groups = [] if scheduler else workers.gpu_groups(gpus, per_worker)
-    budget = max(config.DATASET_MAXGEN[selected.file.subset] for selected in files)
+    budget = max(config.DATASET_MAXGEN[subset] for subset, _ in names)
     options = replace(options, gpus=len(gpus), gpus_per_worker=per_worker, budget=budget)
+    if args.plan:
+        with counts.processes(names) as executor:
+            files = load_files(names, args.data_path, args.limit, executor)
+            decides = identity(args, options, prompts, files)
+            announce(args, decides["engine"], len(gpus) - per_worker * len(groups))
+            preflight.plan(args, make_job(args, options, prompts, files), files, decides, folder, groups, executor)
+        return ExitCode.COMPLETE
+    files = load_files(names, args.data_path, args.limit)
     expected: machines.Facts = {}
     if scheduler:
         if options.model_path and Path(options.model_path).exists():  # workers there have another working directory
@@ -178,18 +214,7 @@ def main() -> ExitCode:
     decides = identity(args, options, prompts, files, expected)
     selection = {selected.name: selected.rows for selected in files}
     rows = {selected.name: len(selected.file) for selected in files}
-    job = workers.Job(
-        backend=args.backend,
-        options=options,
-        model_name=args.model_name,
-        chat_template=args.chat_template,
-        templates=prompts.templates,
-        budgets=config.DATASET_MAXGEN,
-        fingerprints={selected.name: selected.file.fingerprint for selected in files},
-        data_path=args.data_path and args.data_path.absolute(),
-        expected=expected,
-        at_once=backends.module(args.backend).at_once(options),
-    )
+    job = make_job(args, options, prompts, files, expected)
     again = "the same command again" + (", without --overwrite," if args.overwrite else "")
     with Store.open(folder, decides, selection, rows, overwrite=args.overwrite) as store:
         # An engine that computes rows together gets them one by one: each is then saved when it is finished.

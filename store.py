@@ -15,7 +15,7 @@ import re
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -185,6 +185,18 @@ def read_records(folder: Path, subset: str, level: str) -> list[Located]:
     for index, (_, item) in recorded.items():
         found.setdefault(index, item)
     return [found[index] for index in sorted(found)]
+
+
+def answered(folder: Path, identity: Json, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], set[int]]:
+    """(subset, level) -> positions of the rows that a run under `identity` would find answered; writes nothing.
+
+    Raises HarnessError: IDENTITY where the run in `folder` was made under other settings, STORAGE where it is damaged.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return {name: set() for name in names}
+    _same_run(folder, manifest, json.loads(json.dumps(identity)))
+    return {(subset, level): set(_read_rows(folder / "rows" / f"{subset}_{level}.jsonl")) for subset, level in names}
 
 
 class Store:
@@ -392,8 +404,8 @@ def _merged(folder: Path, identity: Json, selection: Counts, rows: Counts) -> Js
                 ExitCode.IDENTITY,
             )
         return {"format": 1, "identity": identity, "selection": dict(selection), "rows": dict(rows), "log": []}
+    _same_run(folder, manifest, identity)
     recorded = manifest["identity"]
-    _same(folder, {name: value for name, value in recorded.items() if name != "effective"}, identity)
     for name, value in identity.items():
         if isinstance(value, dict):
             recorded[name] = recorded.get(name, {}) | value
@@ -401,6 +413,11 @@ def _merged(folder: Path, identity: Json, selection: Counts, rows: Counts) -> Js
         manifest["selection"][name] = max(number, manifest["selection"].get(name, 0))
     manifest["rows"] |= rows
     return manifest
+
+
+def _same_run(folder: Path, manifest: Json, identity: Json) -> None:
+    """HarnessError (IDENTITY) where the run was made under other settings, as far as they are told before loading."""
+    _same(folder, {name: value for name, value in manifest["identity"].items() if name != "effective"}, identity)
 
 
 def _same(folder: Path, recorded: Mapping[str, object], asked: Mapping[str, object]) -> None:

@@ -3,8 +3,8 @@
     python prediction.py --backend echo --data-path DATA --model-name dry-run
 
 One file per engine. A backend module offers `ARGS` (its `--backend-args`, name -> type), `TUNING` (those that change no
-answer), `identity(options)` (what of it decides the answers, found without loading a model), `at_once(options)` and
-`load(options)`.
+answer), `load(options)`, and what is found without loading a model: `identity(options)` (what of it decides the
+answers), `tokenizer(options)`, `own_chat(options)` and `at_once(options)`.
 """
 
 import importlib
@@ -171,6 +171,12 @@ class BackendModule(Protocol):
 
     def at_once(self, options: Options) -> int:
         """How many rows the engine computes together: `generate` may be called from so many threads. 1: one by one."""
+
+    def tokenizer(self, options: Options) -> Tokenizer:
+        """The tokenizer of the engine that `load` would give, without the engine."""
+
+    def own_chat(self, options: Options) -> bool:
+        """Whether the engine that `load` would give has a `.chat()`, told without loading it."""
 
     def load(self, options: Options) -> Backend:
         """The engine, ready to answer."""

@@ -120,6 +120,16 @@ def at_once(options: Options) -> int:
     return int(str(options.args.get("at_once", 1)))
 
 
+def tokenizer(options: Options) -> EchoTokenizer:
+    """The only one there is."""
+    return EchoTokenizer()
+
+
+def own_chat(options: Options) -> bool:
+    """Never."""
+    return EchoBackend.own_chat
+
+
 def load(options: Options) -> EchoBackend:
     """The backend with its delay in seconds (0 by default)."""
     return EchoBackend(float(str(options.args.get("delay", 0.0))))

@@ -163,6 +163,25 @@ class HFBackend:
         }
 
 
+def tokenizer(options: Options) -> model_files.HFTokenizer:
+    """The model's tokenizer; reads none of its weights. Raises HarnessError where transformers cannot load it."""
+    return model_files.load_tokenizer(model_files.source_of(options), options)
+
+
+def own_chat(options: Options) -> bool:
+    """Whether the model has a `.chat()`, which no class of transformers has: imports the code that the model brings."""
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    source = model_files.source_of(options)
+    brought = (getattr(model_files.config_of(source, options), "auto_map", None) or {}).get("AutoModelForCausalLM")
+    if not brought or not options.trust_remote_code:
+        return False
+    try:
+        return hasattr(get_class_from_dynamic_module(brought, source.name), "chat")
+    except Exception as error:  # a model's own code may raise anything
+        raise HarnessError(f"{source.name}: its code cannot be imported ({type(error).__name__}: {error})") from error
+
+
 def load(options: Options) -> HFBackend:
     """The model and its tokenizer on this process's GPU, on the CPU, or (options.spread) over all visible GPUs.
 
@@ -177,7 +196,7 @@ def load(options: Options) -> HFBackend:
     transformers.set_seed(options.seed)
     source = model_files.source_of(options)
     model_files.refuse_pickle(source, options)
-    tokenizer = model_files.load_tokenizer(source, options)
+    words = tokenizer(options)
     gpu = torch.cuda.is_available()
     if options.gpus and not gpu:
         raise HarnessError("a worker finds no GPU any more, though the run began on one; look at nvidia-smi")
@@ -217,7 +236,7 @@ def load(options: Options) -> HFBackend:
     if model.generation_config.pad_token_id is None:
         ends = model.generation_config.eos_token_id
         model.generation_config.pad_token_id = ends[0] if isinstance(ends, list) else ends  # never read: one row a pass
-    return HFBackend(model, tokenizer, model_files.window_of(model.config, options))
+    return HFBackend(model, words, model_files.window_of(model.config, options))
 
 
 def _drop_shipped_settings(model: Any) -> None:  # noqa: ANN401

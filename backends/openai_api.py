@@ -89,6 +89,11 @@ def identity(options: Options) -> dict[str, Json]:
     }
 
 
+def own_chat(options: Options) -> bool:
+    """Whether the service formats the prompt: its chat endpoint does."""
+    return (options.service or Service()).chat
+
+
 def at_once(options: Options) -> int:
     """Rows reach a service through one call of `generate`."""
     return 1

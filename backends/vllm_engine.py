@@ -100,6 +100,16 @@ def identity(options: Options) -> dict[str, Json]:
     return found
 
 
+def tokenizer(options: Options) -> model_files.HFTokenizer:
+    """The model's tokenizer; reads none of its weights. Raises HarnessError where transformers cannot load it."""
+    return model_files.load_tokenizer(_source(options), options)
+
+
+def own_chat(options: Options) -> bool:
+    """Never: vLLM has its own implementation of the model."""
+    return False
+
+
 def _source(options: Options) -> model_files.Source:
     """Where the model is; GGUF files are left to transformers."""
     source = model_files.source_of(options)
@@ -298,7 +308,7 @@ def load(options: Options) -> VLLMBackend:
         os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
     ends = generation.eos_token_id
     return VLLMBackend(
-        model_files.load_tokenizer(source, options),
+        tokenizer(options),
         lambda: _engine(source.name, engine_arguments(options, window)),
         ends if isinstance(ends, list) else [] if ends is None else [ends],
         max_model_len(options, window),
