@@ -34,7 +34,7 @@ def ask(engine: backends.Backend, text: str, budget: int = 8, own_chat: bool = F
 
 
 def test_an_unknown_backend_lists_the_choices() -> None:
-    with pytest.raises(HarnessError, match='unknown backend "gpt"; expected one of: hf, vllm, echo'):
+    with pytest.raises(HarnessError, match='unknown backend "gpt"; expected one of: hf, vllm, openai, echo'):
         backends.module("gpt")
 
 
