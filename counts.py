@@ -23,7 +23,6 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import backends
-import data
 import utils
 import workers
 from backends import Json, Options, Tokenizer
@@ -91,16 +90,7 @@ def count_row(job: workers.Job, own_chat: bool, subset: str, level: str, index: 
     global _tokenizer
     if _tokenizer is None or _tokenizer[:2] != (job.backend, job.options):
         _tokenizer = job.backend, job.options, backends.module(job.backend).tokenizer(job.options)
-    prepared = utils.prepare(
-        data.load(subset, level, job.data_path, job.fingerprints[f"{subset}_{level}"]).row(index),
-        job.templates[subset],
-        job.budgets[subset],
-        _tokenizer[2],
-        job.options.model_max_len,
-        job.model_name,
-        job.chat_template,
-        own_chat,
-    )
+    _, prepared = workers.prepare(job, _tokenizer[2], own_chat, subset, level, index)
     return Count(len(prepared.prompt.tokens), prepared.prompt_tokens_full, prepared.evidence_kept)
 
 

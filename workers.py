@@ -28,7 +28,7 @@ import backends
 import data
 import machines
 import utils
-from backends import Answer, Backend, BackendBroken, HostedBackend, Json, Options, Prompt
+from backends import Answer, Backend, BackendBroken, HostedBackend, Json, Options, Prompt, Tokenizer
 from errors import ExitCode, HarnessError
 from files import cache_dir
 from store import FINAL_STATUSES, Record
@@ -112,7 +112,8 @@ def _backend(job: Job) -> Backend:
 def answer_rows(job: Job, task: Task) -> Result:
     """Answer the rows of `task` in this process. Raises BackendBroken or HarnessError where no row can be answered."""
     backend = _backend(job)
-    rows, prepared = zip(*(_prepare(job, backend, task, index) for index in task.indices), strict=True)
+    made = [prepare(job, backend.tokenizer, backend.own_chat, task.subset, task.level, index) for index in task.indices]
+    rows, prepared = zip(*made, strict=True)
     records: list[Record] = []
     attempts: list[Attempt] = []
     generated = 0
@@ -127,20 +128,22 @@ def answer_rows(job: Job, task: Task) -> Result:
     return Result(task, tuple(records), tuple(attempts), backend.effective(), generated)
 
 
-def _prepare(job: Job, backend: Backend, task: Task, index: int) -> tuple[data.Row, utils.Prepared]:
-    """A row of the task's file, and its prompt."""
-    row = data.load(task.subset, task.level, job.data_path, job.fingerprints[f"{task.subset}_{task.level}"]).row(index)
+def prepare(
+    job: Job, tokenizer: Tokenizer, own_chat: bool, subset: str, level: str, index: int
+) -> tuple[data.Row, utils.Prepared]:
+    """A row, and its prompt as a backend with this tokenizer and `own_chat` gets it. Raises HarnessError."""
+    row = data.load(subset, level, job.data_path, job.fingerprints[f"{subset}_{level}"]).row(index)
     prepared = utils.prepare(
         row,
-        job.templates[task.subset],
-        job.budgets[task.subset],
-        backend.tokenizer,
+        job.templates[subset],
+        job.budgets[subset],
+        tokenizer,
         job.options.model_max_len,
         job.model_name,
         job.chat_template,
-        backend.own_chat,
+        own_chat,
     )
-    key = f"{task.subset}/{task.level}/{index}"
+    key = f"{subset}/{level}/{index}"
     return row, replace(prepared, prompt=replace(prepared.prompt, key=key))
 
 
@@ -392,12 +395,12 @@ def hosted_answers(job: Job, tasks: Iterable[Task]) -> Iterator[Result]:
     yield Result(Task("", "", ()), (), (), backend.effective())
     asked: dict[int, tuple[Task, data.Row, utils.Prepared]] = {}
 
-    def prepare(task: Task) -> tuple[Task, data.Row, utils.Prepared]:
-        return task, *_prepare(job, backend, task, task.indices[0])
+    def made(task: Task) -> tuple[Task, data.Row, utils.Prepared]:
+        return task, *prepare(job, backend.tokenizer, backend.own_chat, task.subset, task.level, task.indices[0])
 
     def prompts() -> Generator[Prompt, None, None]:
         alone = (Task(task.subset, task.level, (index,)) for task in tasks for index in task.indices)
-        for position, (task, row, prepared) in enumerate(_ahead(prepare, alone)):
+        for position, (task, row, prepared) in enumerate(_ahead(made, alone)):
             asked[position] = task, row | {"context": ""}, utils.without_text(prepared)
             yield prepared.prompt
 

@@ -7,7 +7,6 @@ Both are real processes on 127.0.0.1. A fault costs no row: what the server coun
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import subprocess
@@ -16,8 +15,6 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from figures import ROOT, report
@@ -39,32 +36,21 @@ def build(folder: Path, rows: int) -> None:
     write_data(folder / "data", "hotpotwikiqa_mixup_1k", [row(number=number) for number in range(rows)])
 
 
-@contextmanager
-def serving(*options: str) -> Iterator[str]:
-    """A fault server; its address."""
-    command = [sys.executable, str(ROOT / "tests/fault_server.py"), *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.kill()
-
-
 def predict(folder: Path, address: str, *options: str) -> subprocess.Popen[bytes]:
     """The command, started."""
-    spec = importlib.util.find_spec("litellm")
-    assert spec is not None and spec.submodule_search_locations
-    files = f"{spec.submodule_search_locations[0]}/litellm_core_utils/tokenizers"
+    from conftest import tiktoken_files
+
     command = [sys.executable, str(ROOT / "prediction.py"), "--backend", "openai", "--base-url", f"{address}/v1"]
     command += ["--model-name", "gpt-4o", "--data-path", str(folder / "data"), "--output-dir", str(folder / "out")]
     command += ["--datasets", "hotpotwikiqa_mixup", "--lengths", "1k", *options]
-    environment = {**os.environ, "TIKTOKEN_CACHE_DIR": files, "LVEVAL_CACHE": str(folder / "cache")}
+    environment = {**os.environ, "TIKTOKEN_CACHE_DIR": tiktoken_files(), "LVEVAL_CACHE": str(folder / "cache")}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def concurrency(folder: Path, rows: int) -> bool:
     """Wall time between the first and the last row on disk."""
+    from fault_server import serving
+
     build(folder, rows)
     path = folder / "out/gpt-4o/rows/hotpotwikiqa_mixup_1k.jsonl"
     first = last = 0.0
@@ -88,7 +74,7 @@ def concurrency(folder: Path, rows: int) -> bool:
 
 def torture(folder: Path, rows: int, rate: float) -> bool:
     """Every row once, right, whatever the server did."""
-    from fault_server import answer_to
+    from fault_server import answer_to, serving
 
     build(folder, rows)
     waits = "first_wait=0.02,longest_wait=0.2,timeout=2,timeout_per_1k=0"

@@ -1,5 +1,6 @@
 """What tests share: the embedded model, a private cache, and small data files."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -30,6 +31,13 @@ def model_path() -> Path:
     if not (MODEL / "config.json").is_file():
         pytest.fail(f"{MODEL} is missing; run the tests with `make test`, which makes it")
     return MODEL
+
+
+def tiktoken_files() -> str:
+    """The folder with tiktoken's files, for TIKTOKEN_CACHE_DIR: tests download nothing."""
+    spec = importlib.util.find_spec("litellm")
+    assert spec is not None and spec.submodule_search_locations, "litellm is missing; run the tests with `make test`"
+    return f"{spec.submodule_search_locations[0]}/litellm_core_utils/tokenizers"
 
 
 def script(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -12,9 +12,12 @@ import hashlib
 import json
 import random
 import re
+import subprocess
+import sys
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +70,18 @@ PASSING = (
     "no-choices", "null-choices", "null-content", "error-200", "other-model", "reset", "reset-in-body",
     "closed", "silent",
 )  # fmt: skip
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[str]:
+    """A server in a process of its own; its address."""
+    command = [sys.executable, __file__, *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.kill()
 
 
 def answer_to(question: str) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib.util
 import io
 import json
 import os
@@ -17,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import fault_server
 import pytest
-from conftest import ROOT, lines, row, script, write_data
+from conftest import ROOT, lines, row, script, tiktoken_files, write_data
 from fault_server import PASSING, REPLIES, answer_to
 
 import prediction
@@ -35,17 +35,11 @@ FILE = "hotpotwikiqa_mixup_1k"
 FAST = "first_wait=0.01,longest_wait=0.05"
 
 
-def tiktoken_files() -> str:
-    spec = importlib.util.find_spec("litellm")
-    assert spec is not None and spec.submodule_search_locations, "litellm is missing; run the tests with `make test`"
-    return f"{spec.submodule_search_locations[0]}/litellm_core_utils/tokenizers"
-
-
 class Served:
     """A running fault server."""
 
-    def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(self, url: str) -> None:
+        self.url = url
 
     def ask(self, path: str, body: dict[str, object] | None = None) -> dict[str, object]:
         data = json.dumps(body).encode() if body is not None else None
@@ -81,13 +75,8 @@ class Served:
 
 @contextmanager
 def serving(*options: str) -> Iterator[Served]:
-    command = [sys.executable, str(ROOT / "tests/fault_server.py"), *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield Served(int(process.stdout.readline()))
-        finally:
-            process.kill()
+    with fault_server.serving(*options) as url:
+        yield Served(url)
 
 
 @pytest.fixture
@@ -535,7 +524,7 @@ def test_a_served_model_answers_as_the_hf_backend_does(model_path: Path, tmp_pat
         serve, env={**os.environ, **cache}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         try:
-            server = Served(port)
+            server = Served(f"http://127.0.0.1:{port}")
             wait_until_healthy(server, process)
             options = ("--model-path", str(model_path), "--tokenizer", f"hf:{model_path}", "--model-max-len", "300")
             found = predict(server, tmp_path, *options, "--backend-args", "timeout=300")
