@@ -16,6 +16,7 @@ import backends
 import config
 import machines
 import utils
+from backends.openai_api import unbounded
 from errors import HarnessError, choices
 from store import run_folder
 
@@ -27,9 +28,9 @@ DECIDING = """
 """.split()  # noqa: SIM905 - reads as a list of words
 NOT_DECIDING = """
     datasets lengths limit output_dir num_workers single_process retry_failed overwrite allow_pickle gpus_per_worker
-    concurrency tokens_per_minute requests_per_minute max_outage batch
+    row_hours concurrency tokens_per_minute requests_per_minute max_outage batch
     scheduler insecure_scheduler tls_ca_file tls_cert tls_key wait_for_workers
-    plan price_in price_out batch_discount tokens_per_second calibrate
+    plan price_in price_out batch_discount tokens_per_second calibrate max_cost max_hours check
 """.split()  # noqa: SIM905
 # Rows in a batch where --batch-size does not say: enough to keep a GPU busy while answers are written token by token; a
 # long prompt fills it by itself, and what does not fit the engine's memory waits in its queue.
@@ -146,6 +147,13 @@ def parser() -> argparse.ArgumentParser:
         help="vllm: rows that are in the engine at once (default: 16); hf and echo: rows handed to a worker at a time, "
         "answered one by one (default: 1). Part of the run's identity",
     )
+    how.add_argument(
+        "--row-hours",
+        type=float,
+        default=6.0,
+        metavar="HOURS",
+        help="replace a worker that finishes no row for so long",
+    )
     how.add_argument("--retry-failed", action="store_true", help="try rows again that exceeded the model's window")
     how.add_argument("--overwrite", action="store_true", help="move an earlier run of this name aside and start anew")
     plan = command.add_argument_group("planning")
@@ -157,6 +165,13 @@ def parser() -> argparse.ArgumentParser:
         help="tell what is left to do and what it costs, and end; nothing is answered, no model is loaded. estimate "
         "(default): from 5 rows a file; exact: from all",
     )
+    plan.add_argument(
+        "--check",
+        action="store_true",
+        help="look whether a run can work, ask one prompt of full length, and end; 2 where it cannot",
+    )
+    plan.add_argument("--max-cost", type=float, metavar="USD", help="end the run before its answers cost more")
+    plan.add_argument("--max-hours", type=float, metavar="HOURS", help="hand out no row after so many hours")
     plan.add_argument("--price-in", type=float, metavar="USD", help="price of a million prompt tokens")
     plan.add_argument("--price-out", type=float, metavar="USD", help="price of a million answer tokens")
     plan.add_argument(
@@ -200,6 +215,10 @@ def scheduler(args: argparse.Namespace) -> machines.Scheduler | None:
         return None
     if args.backend in backends.HOSTED:
         raise HarnessError(f"--scheduler: --backend {args.backend} asks a service from this process; expected another")
+    if args.check or args.calibrate:
+        raise HarnessError(
+            "--scheduler: --check and --calibrate load the model here; run them on a node, without --scheduler"
+        )
     if args.single_process or args.num_workers is not None:
         raise HarnessError(
             "--scheduler: its workers are those that you started on the nodes; found --single-process or --num-workers "
@@ -232,13 +251,20 @@ def check(args: argparse.Namespace) -> None:
         value = getattr(args, option)
         if value is not None and value < least:
             raise HarnessError(f"--{option.replace('_', '-')}: found {value}, expected at least {least}")
-    for option, most in (("price_in", math.inf), ("price_out", math.inf), ("batch_discount", 1)):
+    amounts = dict.fromkeys(("price_in", "price_out", "max_cost", "max_hours"), math.inf) | {"batch_discount": 1.0}
+    for option, most in amounts.items():
         value = getattr(args, option)
         if value is not None and not (0 <= value <= most and math.isfinite(value)):
-            above = "" if most == math.inf else f" to {most}"
+            above = "" if most == math.inf else f" to {most:g}"
             raise HarnessError(f"--{option.replace('_', '-')}: found {value}, expected a number from 0{above}")
     if args.tokens_per_second is not None and not 0 < args.tokens_per_second < math.inf:
         raise HarnessError(f"--tokens-per-second: found {args.tokens_per_second}, expected a number above 0")
+    if args.max_cost is not None and None in (args.price_in, args.price_out):
+        raise HarnessError("--max-cost: found no price; expected --price-in and --price-out, USD of a million tokens")
+    if args.max_hours is not None and args.batch:
+        raise HarnessError("--max-hours: a batch takes up to a day at the service, whatever it says; found --batch too")
+    if args.check and args.batch:
+        raise HarnessError("--check asks one prompt at once; found --batch too, expected one of the two")
     if args.calibrate and args.backend in backends.HOSTED:
         raise HarnessError(
             "--calibrate: a service would take money for it; found --backend openai, expected hf or vllm"
@@ -263,9 +289,15 @@ def check(args: argparse.Namespace) -> None:
             setattr(args, option, default)
         elif args.backend not in backends.HOSTED:
             raise HarnessError(f"--{option.replace('_', '-')} is for --backend openai; found --backend {args.backend}")
+    if not 0 < args.row_hours < 1e5:
+        raise HarnessError(f"--row-hours: found {args.row_hours}, expected a number of hours above 0")
     if not args.max_outage >= 0:
         raise HarnessError(f"--max-outage: found {args.max_outage}, expected hours, at least 0")
     args.request_args = request_args(args.request_args)
+    if args.max_cost is not None and unbounded(args.request_args):
+        raise HarnessError("--max-cost: --request-args drops the answers' budget; expected another budget in it")
+    if args.plan and args.check:
+        raise HarnessError("--plan and --check: found both, expected one of the two")
     if args.single_process and args.gpus_per_worker > 1:
         raise HarnessError(
             "--single-process takes all visible GPUs; found --gpus-per-worker too, expected one of the two"
@@ -280,7 +312,8 @@ def check(args: argparse.Namespace) -> None:
 def request_args(text: str | None) -> dict[str, backends.Json]:
     """The JSON object of --request-args."""
     try:
-        found = json.loads(text or "{}")
+        found = json.loads(text or "{}", parse_constant=float)
+        json.dumps(found, allow_nan=False)
     except ValueError:
         found = None
     if not isinstance(found, dict):

@@ -14,19 +14,17 @@ import functools
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
 import random
 import re
-import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import config
+import pools
 from errors import ExitCode, HarnessError, choices, run
 
 SAMPLES = Path(__file__).resolve().parent / "samples"
@@ -400,8 +398,7 @@ def in_order(recipe: Recipe, files: list[File], workers: int) -> Generator[bytes
     if workers == 1:
         yield from itertools.starmap(build_lines, tasks)
         return
-    ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), multiprocessing.get_context("spawn"), signal.signal, ignore)
+    pool = pools.processes(min(workers, len(tasks)))
     todo = iter(tasks)
     try:
         ahead = deque(pool.submit(build_lines, *task) for task in itertools.islice(todo, 2 * workers))

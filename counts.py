@@ -9,20 +9,18 @@ counted once is kept in the cache.
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import random
-import signal
 import statistics
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import backends
+import pools
 import utils
 import workers
 from backends import Json, Options, Tokenizer
@@ -50,14 +48,13 @@ class Count:
 
 @contextmanager
 def processes(names: Sequence[tuple[str, str]]) -> Iterator[Executor]:
-    """A pool for these files: processes, one per core, that end with this one however it ends; a thread for small ones.
+    """A pool for these files: a process per core; a thread for small ones.
 
     `names`: (subset, level) of each.
     """
     pool: Executor = ThreadPoolExecutor(1)
     if sum(int(level.removesuffix("k")) for _, level in names) >= SMALL:
-        cores = len(os.sched_getaffinity(0))
-        pool = ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"), _start_process)
+        pool = pools.processes(len(os.sched_getaffinity(0)))
     try:
         yield pool
     except BrokenProcessPool as error:
@@ -67,19 +64,6 @@ def processes(names: Sequence[tuple[str, str]]) -> Iterator[Executor]:
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start_process() -> None:
-    """Ctrl-C is the main process's to handle; where that was killed nobody else would end this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 _tokenizer: tuple[str, Options, Tokenizer] | None = None  # this process's

@@ -27,6 +27,16 @@ def storage(doing: str, path: Path) -> Iterator[None]:
         ) from error
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a file or folder to `<name>.old-<N>`, the first N that is free; the new path."""
+    number = 1
+    while os.path.lexists(target := path.with_name(f"{path.name}.old-{number}")):
+        number += 1
+    path.rename(target)
+    sync_folder(path.parent)
+    return target
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Replace `path` by `text` whole or not at all: temporary file, fsync, rename, fsync of the folder."""
     content = text.encode()

@@ -199,6 +199,13 @@ class Cluster(Executor):
                 _compare(f"worker {address}", agreed, found)
             if agreed is not None:
                 self._tell(self._known)
+                threads = min(self._ask(self._client.nthreads).values(), default=0)
+                rows = backends.module(backend).at_once(options)
+                if 0 < threads <= rows > 1:
+                    self._say(
+                        f"warning: a worker of {threads} threads gives its engine {threads} rows at once, of {rows} "
+                        f"that it could compute together; start the workers with --nthreads {rows + 1}"
+                    )
                 return agreed
             time.sleep(POLL_SECONDS)
 
@@ -217,12 +224,15 @@ class Cluster(Executor):
         except Exception as error:  # what an unlike process makes of a message is not ours to foresee
             raise _without_code(f"the scheduler at {self._scheduler.address}", error) from error
 
-    def _tell(self, found: int) -> None:
+    def _say(self, line: str) -> None:
         from tqdm import tqdm
 
+        tqdm.write(line, file=sys.stderr)
+
+    def _tell(self, found: int) -> None:
         address, limit = self._scheduler.address, f"{self._scheduler.wait_minutes:g} minutes"
         waiting = f"no worker is connected to {address}: waiting for one, up to {limit} (--wait-for-workers)"
-        tqdm.write(f"workers at {address}: {found}" if found else waiting, file=sys.stderr)
+        self._say(f"workers at {address}: {found}" if found else waiting)
 
 
 def _without_code(where: str, error: BaseException) -> HarnessError:

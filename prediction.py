@@ -6,16 +6,18 @@ Its last line is the run's folder, `<output-dir>/<model-name>`, which evaluation
 """
 
 import argparse
+import itertools
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import backends
+import checkup
 import cli
 import config
 import counts
@@ -24,7 +26,9 @@ import machines
 import preflight
 import utils
 import workers
+from backends import openai_batch
 from errors import ExitCode, HarnessError, printable, run
+from spending import Spending
 from store import Store, run_folder
 
 # Where so many rows fail before any is answered, the rest would fail too: it is the model or its settings.
@@ -105,32 +109,56 @@ def make_job(
         data_path=args.data_path and args.data_path.absolute(),
         expected=expected or {},
         at_once=backends.module(args.backend).at_once(options),
+        row_hours=args.row_hours,
     )
 
 
-def open_tasks(store: Store, files: Sequence[Selected], batch_size: int, retry_failed: bool) -> list[workers.Task]:
-    """The rows that have no answer yet, file after file, `batch_size` at a time.
+def agreed(scheduler: machines.Scheduler | None, backend: str, options: backends.Options) -> machines.Facts:
+    """What decides the answers of the scheduler's workers; nothing without one."""
+    if scheduler is None:
+        return {}
+    with machines.connect(scheduler) as cluster:
+        return cluster.agree(backend, options)
+
+
+def open_tasks(
+    store: Store,
+    files: Sequence[Selected],
+    batch_size: int,
+    retry_failed: bool,
+    *,
+    in_turn: bool = False,
+    out: Set[tuple[str, str, int]] = frozenset(),
+) -> list[workers.Task]:
+    """The rows that have no answer yet, file after file or the files `in_turn`, `batch_size` at a time.
 
     Rows that failed in an earlier start come last and alone: one that breaks the engine then keeps no other from being
-    answered. Those that exceed the model's window would fail again and are left out, unless `retry_failed`.
+    answered. Those that exceed the model's window would fail again and are left out, unless `retry_failed`, or where
+    they are `out` at a service.
     """
     failed = store.failed()
-    tasks, again = [], []
+    of_files: list[list[workers.Task]] = []
+    again: list[workers.Task] = []
     for selected in files:
         subset, level = selected.file.subset, selected.file.level
         todo = selected.missing(store)
         fresh = [index for index in todo if (subset, level, index) not in failed]
-        for start in range(0, len(fresh), batch_size):
-            tasks.append(workers.Task(subset, level, tuple(fresh[start : start + batch_size])))
+        parts = [tuple(fresh[start : start + batch_size]) for start in range(0, len(fresh), batch_size)]
+        of_files.append([workers.Task(subset, level, part) for part in parts])
         again += [
             workers.Task(subset, level, (index,))
             for index in todo
-            if (cause := failed.get((subset, level, index))) and (retry_failed or cause != "context_overflow")
+            if (cause := failed.get(row := (subset, level, index)))
+            and (retry_failed or cause != "context_overflow" or row in out)
         ]
-    return tasks + again
+    if in_turn:
+        return [task for turn in itertools.zip_longest(*of_files) for task in turn if task] + again
+    return [task for tasks in of_files for task in tasks] + again
 
 
-def answer_all(store: Store, files: Sequence[Selected], results: Iterator[workers.Result]) -> Counter[str]:
+def answer_all(
+    store: Store, files: Sequence[Selected], results: Iterator[workers.Result], spending: Spending
+) -> Counter[str]:
     """Append each answer as it comes, derive each file when its last one is there; failed attempts by cause."""
     from tqdm import tqdm
 
@@ -147,12 +175,15 @@ def answer_all(store: Store, files: Sequence[Selected], results: Iterator[worker
                 store.record_effective(dict(result.effective))
             for record in result.records:
                 if store.append(record):
+                    spending.add(record)
                     bar.update()
                     tokens += record["prompt_tokens"]
                     missing[f"{record['dataset']}_{record['level']}"] -= 1
             tokens += result.generated_tokens
             speed = f"{tokens / max(time.monotonic() - started, 1e-9):,.0f} tokens/s"
-            bar.set_postfix_str(speed + (f", {repeated} tries repeated" if repeated else ""), refresh=False)
+            money = f", {spending.cost:,.2f} USD" if spending.cost else ""
+            retries = f", {repeated} tries repeated" if repeated else ""
+            bar.set_postfix_str(speed + money + retries, refresh=False)
             task = result.task
             for attempt in result.attempts:
                 store.attempt(task.subset, task.level, attempt.index, attempt.cause, attempt.message)
@@ -160,6 +191,7 @@ def answer_all(store: Store, files: Sequence[Selected], results: Iterator[worker
                     repeated += 1
                     continue
                 failures[attempt.cause] += 1
+                spending.drop(task.subset, task.level, attempt.index)
                 where = f"{task.subset}_{task.level} row {attempt.index}"
                 bar.write(printable(f"no answer: {where}: {attempt.cause}: {attempt.message}"), file=sys.stderr)
             if failures.total() >= HOPELESS and not any(
@@ -194,23 +226,24 @@ def main() -> ExitCode:
     names = cli.selected_names(args, prompts.templates)
     gpus = workers.visible_gpus() if args.backend in backends.ON_GPUS and not scheduler else []
     per_worker = max(1, len(gpus)) if args.single_process else args.gpus_per_worker
-    groups = [] if scheduler else workers.gpu_groups(gpus, per_worker)
+    without = args.plan and not args.calibrate and not gpus  # a plan can be made where there are none
+    groups = [] if scheduler or without else workers.gpu_groups(gpus, per_worker)
     budget = max(config.DATASET_MAXGEN[subset] for subset, _ in names)
     options = replace(options, gpus=len(gpus), gpus_per_worker=per_worker, budget=budget)
+    if scheduler and options.model_path and Path(options.model_path).exists():  # workers have another working directory
+        options = replace(options, model_path=str(Path(options.model_path).absolute()))
     if args.plan:
         with counts.processes(names) as executor:
             files = load_files(names, args.data_path, args.limit, executor)
-            decides = identity(args, options, prompts, files)
+            decides = identity(args, options, prompts, files, agreed(scheduler, args.backend, options))
             announce(args, decides["engine"], len(gpus) - per_worker * len(groups))
             preflight.plan(args, make_job(args, options, prompts, files), files, decides, folder, groups, executor)
         return ExitCode.COMPLETE
     files = load_files(names, args.data_path, args.limit)
-    expected: machines.Facts = {}
-    if scheduler:
-        if options.model_path and Path(options.model_path).exists():  # workers there have another working directory
-            options = replace(options, model_path=str(Path(options.model_path).absolute()))
-        with machines.connect(scheduler) as cluster:
-            expected = cluster.agree(args.backend, options)
+    if args.check:
+        identity(args, options, prompts, files)  # refuses what cannot work
+        return checkup.check(make_job(args, options, prompts, files), files, groups, args.single_process)
+    expected = agreed(scheduler, args.backend, options)
     decides = identity(args, options, prompts, files, expected)
     selection = {selected.name: selected.rows for selected in files}
     rows = {selected.name: len(selected.file) for selected in files}
@@ -218,30 +251,62 @@ def main() -> ExitCode:
     again = "the same command again" + (", without --overwrite," if args.overwrite else "")
     with Store.open(folder, decides, selection, rows, overwrite=args.overwrite) as store:
         # An engine that computes rows together gets them one by one: each is then saved when it is finished.
-        tasks = open_tasks(store, files, 1 if job.at_once > 1 else args.batch_size, args.retry_failed)
+        # Under a limit the files take turns, so that what it allows is spread over subsets and levels.
+        limited = args.max_cost is not None or args.max_hours is not None
+        batch_size = 1 if job.at_once > 1 or options.service else args.batch_size
+        spending = Spending.of(args, config.DATASET_MAXGEN)
+        if options.service:
+            spending.paid = openai_batch.rows_out(options.service, selection, store)
+        tasks = open_tasks(store, files, batch_size, args.retry_failed, in_turn=limited, out=spending.paid)
+        if spending.paid:
+            tasks.sort(key=lambda task: (task.subset, task.level, task.indices[0]) not in spending.paid)
+        for record in store.records():
+            spending.add(record)
         count = 1 if args.single_process else min(args.num_workers or len(groups) or 1, max(1, len(tasks)))
         started = {"argv": sys.argv[1:], "selection": selection, "workers": args.scheduler or count}
         store.log({"event": "start", **started, "gpus_per_worker": per_worker})
         if tasks:
             announce(args, decides["engine"], len(gpus) - per_worker * len(groups))
         try:
-            failures = answer(store, files, tasks, job, args.single_process, count, groups, scheduler)
+            failures = answer(store, files, tasks, job, args.single_process, count, groups, scheduler, spending)
         except KeyboardInterrupt:
             where = printable(str(folder))
             print(f"interrupted: all answers so far are saved in {where}; run {again}", file=sys.stderr)
             return ExitCode.INTERRUPTED
         left = sum(len(selected.missing(store)) for selected in files)
-        store.log({"event": "end", "rows_left": left})
-    if left:
-        causes = ", ".join(f"{cause}: {number}" for cause, number in sorted(failures.items())) or "skipped"
-        print(
-            f"incomplete: {left} rows have no answer ({causes}); causes stand in attempts.jsonl; run {again} to try "
-            "them again (context_overflow: only with --retry-failed; a new run with a smaller "
-            "--model-max-len avoids it)",
-            file=sys.stderr,
-        )
+        used = {"prompt_tokens": spending.prompt_tokens, "answer_tokens": spending.answer_tokens, "usd": spending.cost}
+        store.log({"event": "end", "rows_left": left, "used": used})
+        for line in closing(store, spending, failures, left, again):
+            print(line, file=sys.stderr)
     print(printable(str(folder)))
     return ExitCode.INCOMPLETE if left else ExitCode.COMPLETE
+
+
+def closing(store: Store, spending: Spending, failures: Counter[str], left: int, again: str) -> Iterator[str]:
+    """Lines for the end of a start: what was spent, answers that are none, why rows are left; `again`: what to run."""
+    if spending.cost:
+        yield (
+            f"spent {spending.cost:,.2f} USD so far: {spending.prompt_tokens:,} prompt tokens, "
+            f"{spending.answer_tokens:,} answer tokens"
+        )
+    if unheard := sum(record["status"] == "length" and not record["pred"] for record in store.records()):
+        yield (
+            f"{unheard} answers are empty: the model was still reasoning when their budget ended. Larger budgets make "
+            "another run: DATASET_MAXGEN in config.py, or for a service --request-args "
+            "'{\"max_completion_tokens\": 4000}'"
+        )
+    causes = ", ".join(f"{cause}: {number}" for cause, number in sorted(failures.items()))
+    if left and spending.ended:
+        yield (
+            f"ended: {spending.ended}; {left} rows have no answer yet{causes and f' ({causes})'}; all answers so far "
+            f"are saved; run {again} to go on{', with more to spend' if spending.spent else ''}"
+        )
+    elif left:
+        yield (
+            f"incomplete: {left} rows have no answer ({causes or 'skipped'}); causes stand in attempts.jsonl; run "
+            f"{again} to try them again (context_overflow: only with --retry-failed; a new run with a smaller "
+            "--model-max-len avoids it)"
+        )
 
 
 def announce(args: argparse.Namespace, engine: backends.Json, idle: int) -> None:
@@ -265,16 +330,18 @@ def answer(
     count: int,
     groups: Sequence[str],
     scheduler: machines.Scheduler | None,
+    spending: Spending,
 ) -> Counter[str]:
     """Have the tasks answered by the pool that fits, or the service; without a task neither is started."""
     if not tasks:
-        return answer_all(store, files, iter(()))
+        return answer_all(store, files, iter(()), spending)
     if job.backend in backends.HOSTED:
-        return answer_all(store, files, workers.hosted_answers(job, tasks))
+        return answer_all(store, files, workers.hosted_answers(job, tasks, spending.take), spending)
     with workers.pool(
         single_process=single_process, count=count, gpus=groups, at_once=job.at_once, scheduler=scheduler
     ) as executor:
-        return answer_all(store, files, workers.answers(executor, job, tasks, count))
+        affordable = itertools.takewhile(spending.take, tasks)
+        return answer_all(store, files, workers.answers(executor, job, affordable, count), spending)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 import backends
 import data
 import store
+import utils
 import workers
 from backends import Json
+from backends.openai_api import own_budget, unbounded
 from counts import SAMPLE_ROWS, Counted, Figure, Line, T, count_row, counted, sample, summarise
 from errors import ExitCode, HarnessError, printable
 
@@ -106,7 +108,7 @@ def plan(
 ) -> None:
     """Print what the run that `args` asks for has left to do, its money and its hours. Writes nothing into `folder`."""
     module = backends.module(job.backend)
-    own_chat = job.chat_template in ("auto", "published") and module.own_chat(job.options)
+    own_chat = utils.uses_own_chat(module.own_chat(job.options), job.chat_template)
     names = [(selected.file.subset, selected.file.level) for selected in files]
     done = {} if args.overwrite else _answered(folder, decides, names)
     sizes = {}  # (subset, level) -> row -> bytes, of the rows to do
@@ -130,7 +132,8 @@ def plan(
     lines = {}
     for name, of_file in sizes.items():
         known = {index: kept[name].rows[index] for index in wanted[name]}
-        lines[name] = summarise(known, of_file, job.options.model_max_len, job.budgets[name[0]])
+        budget = own_budget(args.request_args) or job.budgets[name[0]]
+        lines[name] = summarise(known, of_file, job.options.model_max_len, budget)
     print("\n".join(table(lines)))
     total = _sum(list(lines.values()))
     for note in _notes(args, total, own_chat):
@@ -198,8 +201,9 @@ def _notes(args: argparse.Namespace, total: Line, own_chat: bool) -> Iterator[st
     answers = total.budget * (args.price_out or 0) / 1e6
     most, batch = prompts + answers, (1 - args.batch_discount) * (prompts + answers)
     uncertain = f" ±{error:,.2f}" if error else ""
+    bound = "with the budgets that --request-args drops" if unbounded(args.request_args) else "each at its full budget"
     yield (
-        f"money: prompts {prompts:,.2f}{uncertain} USD, answers at most {answers:,.2f} USD (each at its full budget): "
+        f"money: prompts {prompts:,.2f}{uncertain} USD, answers at most {answers:,.2f} USD ({bound}): "
         f"{most:,.2f} USD; as a batch run ({args.batch_discount:.0%} off) {batch:,.2f} USD"
     )
 

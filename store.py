@@ -9,6 +9,7 @@ systems only: a lock and an fsync over a network file system promise less.
 """
 
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -18,10 +19,10 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, cast
 
 from errors import ExitCode, HarnessError, printable
-from files import make_folder, storage, sync_folder, write_atomic
+from files import make_folder, set_aside, storage, sync_folder, write_atomic
 
 FINAL_STATUSES = ("ok", "length", "empty", "refused")
 CAUSES = ("error", "invalid", "context_overflow", "worker_died", "transient")
@@ -193,7 +194,7 @@ def answered(folder: Path, identity: Json, names: Iterable[tuple[str, str]]) -> 
     Raises HarnessError: IDENTITY where the run in `folder` was made under other settings, STORAGE where it is damaged.
     """
     manifest = read_manifest(folder)
-    if manifest is None:
+    if manifest is None or _unanswered(folder):
         return {name: set() for name in names}
     _same_run(folder, manifest, json.loads(json.dumps(identity)))
     return {(subset, level): set(_read_rows(folder / "rows" / f"{subset}_{level}.jsonl")) for subset, level in names}
@@ -246,6 +247,12 @@ class Store:
     def done(self, subset: str, level: str) -> set[int]:
         """The positions of the rows that have their final record."""
         return set(self._lines.get(f"{subset}_{level}", {}))
+
+    def records(self) -> Iterator[Record]:
+        """All records that are there, those of earlier starts too."""
+        for lines in self._lines.values():
+            for line in lines.values():
+                yield cast(Record, json.loads(line))
 
     def failed(self) -> dict[tuple[str, str, int], str]:
         """(subset, level, index) -> cause of the last attempt, of the rows that failed and have no record.
@@ -381,11 +388,7 @@ def _lock(folder: Path) -> int:
 
 def _start_anew(folder: Path, lock: int) -> int:
     """Rename the run to `<run>.old-<N>`, the first N that is free; the lock of the new, empty folder."""
-    number = 1
-    while os.path.lexists(target := folder.with_name(f"{folder.name}.old-{number}")):
-        number += 1
-    folder.rename(target)
-    sync_folder(folder.parent)
+    target = set_aside(folder)
     print(f"the earlier run was moved to {printable(str(target))}", file=sys.stderr)
     make_folder(folder)
     new = _lock(folder)
@@ -404,6 +407,17 @@ def _merged(folder: Path, identity: Json, selection: Counts, rows: Counts) -> Js
                 ExitCode.IDENTITY,
             )
         return {"format": 1, "identity": identity, "selection": dict(selection), "rows": dict(rows), "log": []}
+    if _unanswered(folder):
+        # The start before was refused, or all its rows failed: what it was told may be changed.
+        if _asked(manifest) != identity and (attempts := folder / "attempts.jsonl").exists():
+            set_aside(attempts)
+        return {
+            "format": 1,
+            "identity": identity,
+            "selection": dict(selection),
+            "rows": dict(rows),
+            "log": manifest["log"],
+        }
     _same_run(folder, manifest, identity)
     recorded = manifest["identity"]
     for name, value in identity.items():
@@ -415,9 +429,20 @@ def _merged(folder: Path, identity: Json, selection: Counts, rows: Counts) -> Js
     return manifest
 
 
+def _unanswered(folder: Path) -> bool:
+    """Whether nothing was answered yet, here or by a batch."""
+    files = itertools.chain(folder.glob("rows/*.jsonl"), folder.glob("batches/*.json"), folder.glob("*.jsonl"))
+    return all(path.parent == folder and not FILE_NAME.fullmatch(path.name) for path in files)
+
+
 def _same_run(folder: Path, manifest: Json, identity: Json) -> None:
     """HarnessError (IDENTITY) where the run was made under other settings, as far as they are told before loading."""
-    _same(folder, {name: value for name, value in manifest["identity"].items() if name != "effective"}, identity)
+    _same(folder, _asked(manifest), identity)
+
+
+def _asked(manifest: Json) -> Json:
+    """The identity as it was told before loading."""
+    return {name: value for name, value in manifest["identity"].items() if name != "effective"}
 
 
 def _same(folder: Path, recorded: Mapping[str, object], asked: Mapping[str, object]) -> None:

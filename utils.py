@@ -205,6 +205,11 @@ def _source_of(function: Callable[[str], str]) -> str:
         return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
+def uses_own_chat(own_chat: bool, mode: str) -> bool:
+    """Whether the prompt goes to a model's own `.chat()`, or a service's chat endpoint, where there is one."""
+    return own_chat and mode in ("auto", "published")
+
+
 def format_chat(tokenizer: Tokenizer, prompt: str, model_name: str, mode: str) -> tuple[str, bool]:
     """`prompt` in the model's chat format, and whether tokenising it adds special tokens.
 
@@ -247,7 +252,7 @@ def prepare(
     `own_chat` tells that the loaded model has a `.chat()`, which the modes auto and published use.
     """
     text, full = cut_middle(tokenizer, fill(template, row), limit)
-    use_chat = own_chat and mode in ("auto", "published")
+    use_chat = uses_own_chat(own_chat, mode)
     formatted, add_special_tokens = (text, True) if use_chat else format_chat(tokenizer, text, model_name, mode)
     tokens = tokenizer.encode(formatted, add_special_tokens=add_special_tokens)
     if tokenizer.bos is not None and len(tokens) > 1 and tokens[0] == tokens[1] == tokenizer.bos:

@@ -9,6 +9,7 @@ the next row ready meanwhile; an engine that computes N rows together gets them 
 lock.
 """
 
+import faulthandler
 import importlib.util
 import itertools
 import logging
@@ -22,13 +23,13 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import backends
 import data
 import machines
 import utils
-from backends import Answer, Backend, BackendBroken, HostedBackend, Json, Options, Prompt, Tokenizer
+from backends import Answer, Backend, BackendBroken, HostedBackend, Json, Options, Prompt, Tokenizer, retries
 from errors import ExitCode, HarnessError
 from files import cache_dir
 from store import FINAL_STATUSES, Record
@@ -61,6 +62,7 @@ class Job:
     data_path: Path | None
     expected: machines.Facts = field(default_factory=dict)  # what a worker on another machine has to agree with
     at_once: int = 1  # rows that the engine computes together
+    row_hours: float = 6.0  # an engine that finishes no row for so long hangs
 
 
 @dataclass(frozen=True)
@@ -96,16 +98,18 @@ class Result:
 
 _loading = threading.Lock()
 _generating = threading.Lock()
-_loaded: tuple[Job, Backend] | None = None
+_watching = threading.Lock()
+_loaded: tuple[tuple[str, Options], Backend] | None = None
+_busy = 0  # tasks that this process is at
 
 
 def _backend(job: Job) -> Backend:
     """This process's engine, loaded by the first task that needs it."""
     global _loaded
     with _loading:
-        if _loaded is None or _loaded[0] != job:
+        if _loaded is None or _loaded[0] != (job.backend, job.options):
             _loaded = None  # the old engine's memory must be free before the next one loads
-            _loaded = (job, backends.module(job.backend).load(job.options))
+            _loaded = ((job.backend, job.options), backends.module(job.backend).load(job.options))
         return _loaded[1]
 
 
@@ -187,15 +191,40 @@ def make_record(
 
 def _answer_in_worker(job: Job, task: Task) -> Result:
     """`answer_rows` in a Dask worker: a broken engine ends the process, its nanny starts another and Dask the task."""
+    if _loaded is not None and _loaded[0] != (job.backend, job.options):
+        _replace_worker("it holds another run's model")  # no engine gives back all of its memory
     try:
-        if not job.expected:
-            return answer_rows(job, task)
-        with machines.named():
-            machines.vouch(job.backend, job.options, job.expected)
+        with _watched(job.row_hours * len(task.indices)), machines.named() if job.expected else nullcontext():
+            if job.expected:
+                machines.vouch(job.backend, job.options, job.expected)
             return answer_rows(job, task)
     except BackendBroken as error:
-        print(f"worker {os.getpid()}: {error}; replacing this worker", file=sys.stderr, flush=True)
-        os._exit(1)
+        _replace_worker(str(error))
+
+
+def _replace_worker(why: str) -> NoReturn:
+    print(f"worker {os.getpid()}: {why}; replacing this worker", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+@contextmanager
+def _watched(hours: float) -> Iterator[None]:
+    """A block at whose entry or end this process's time begins anew: `hours` later its threads are shown and it ends.
+
+    The watch needs neither the GIL nor an engine that still answers.
+    """
+    global _busy
+    with _watching:
+        _busy += 1
+        faulthandler.dump_traceback_later(hours * 3600, exit=True)
+    try:
+        yield
+    finally:
+        with _watching:
+            _busy -= 1
+            faulthandler.cancel_dump_traceback_later()
+            if _busy:
+                faulthandler.dump_traceback_later(hours * 3600, exit=True)
 
 
 def dask_setup(worker: object) -> None:
@@ -323,7 +352,7 @@ def _worker_environment(count: int) -> dict[str, str]:
     return threads | {"DASK_LOGGING__DISTRIBUTED": "critical"}
 
 
-def answers(executor: Executor, job: Job, tasks: Sequence[Task], count: int = 1) -> Iterator[Result]:
+def answers(executor: Executor, job: Job, tasks: Iterable[Task], count: int = 1) -> Iterator[Result]:
     """The results of all tasks as they come, from `count` workers. A row whose worker keeps dying is a failed attempt.
 
     Workers of a scheduler come and go: there their number is asked for again and again. Raises what a worker raised:
@@ -348,7 +377,7 @@ def answers(executor: Executor, job: Job, tasks: Sequence[Task], count: int = 1)
             task = pending.pop(future)
             if broken and future.cancelled():
                 continue
-            if _worker_died(future):
+            if worker_died(future):
                 isolated.append(task)
             elif isinstance(error := future.exception(), BackendBroken):  # of this very process: nothing replaces it
                 broken = broken or f"the engine broke at {task.subset}_{task.level} row {task.indices[0]} ({error})"
@@ -370,7 +399,7 @@ def answers(executor: Executor, job: Job, tasks: Sequence[Task], count: int = 1)
         future = executor.submit(function, job, alone)
         while not wait([future], timeout=machines.POLL_SECONDS).done:
             size()
-        if not _worker_died(future):
+        if not worker_died(future):
             deadly = 0
             yield future.result()
             continue
@@ -385,11 +414,12 @@ def answers(executor: Executor, job: Job, tasks: Sequence[Task], count: int = 1)
             )
 
 
-def hosted_answers(job: Job, tasks: Iterable[Task]) -> Iterator[Result]:
+def hosted_answers(job: Job, tasks: Iterable[Task], take: Callable[[Task, int], bool]) -> Iterator[Result]:
     """The results from an engine that runs elsewhere: rows are prepared here, a few ahead, and asked many at once.
 
-    The first result has no row: it tells what the engine decided. A try that is repeated is a result with an attempt.
-    Raises HarnessError where the service ends the run.
+    A task is one row. `take` is asked for each with its prompt's tokens; where it says no, that row and those after it
+    stay open. The first result has no row: it tells what the engine decided. A try that is repeated is a result with an
+    attempt. Raises HarnessError where the service ends the run.
     """
     backend = cast(HostedBackend, _backend(job))
     yield Result(Task("", "", ()), (), (), backend.effective())
@@ -399,12 +429,14 @@ def hosted_answers(job: Job, tasks: Iterable[Task]) -> Iterator[Result]:
         return task, *prepare(job, backend.tokenizer, backend.own_chat, task.subset, task.level, task.indices[0])
 
     def prompts() -> Generator[Prompt, None, None]:
-        alone = (Task(task.subset, task.level, (index,)) for task in tasks for index in task.indices)
-        for position, (task, row, prepared) in enumerate(_ahead(made, alone)):
+        for position, (task, row, prepared) in enumerate(_ahead(made, tasks)):
+            if not take(task, len(prepared.prompt.tokens)):
+                return
             asked[position] = task, row | {"context": ""}, utils.without_text(prepared)
             yield prepared.prompt
 
     given = prompts()
+    retries.ENDING.clear()
     try:
         for position, answer in backend.generate(given):
             task, row, prepared = asked[position]
@@ -416,6 +448,7 @@ def hosted_answers(job: Job, tasks: Iterable[Task]) -> Iterator[Result]:
             else:
                 yield Result(task, (), (Attempt(task.indices[0], answer.status, answer.error),), {})
     finally:
+        retries.ENDING.set()
         with suppress(ValueError):  # after Ctrl-C a prompt may be in the making
             given.close()
 
@@ -423,7 +456,8 @@ def hosted_answers(job: Job, tasks: Iterable[Task]) -> Iterator[Result]:
 def _ahead(function: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
     """`function` of each item, in order; as many are being made ahead as there are cores."""
     ahead = os.cpu_count() or 1
-    with ThreadPoolExecutor(ahead) as threads:
+    threads = ThreadPoolExecutor(ahead)
+    try:
         making: deque[Future[Made]] = deque()
         for item in items:
             making.append(threads.submit(function, item))
@@ -431,9 +465,11 @@ def _ahead(function: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[
                 yield making.popleft().result()
         while making:
             yield making.popleft().result()
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _worker_died(future: "Future[Result]") -> bool:
+def worker_died(future: Future[Any]) -> bool:
     """Wait for `future`; whether Dask gave its task up because worker after worker died."""
     try:
         error = future.exception()

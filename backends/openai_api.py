@@ -3,34 +3,41 @@
     OPENAI_API_KEY=… python prediction.py --backend openai --model-name gpt-4-1106-preview --model-max-len 127500
     python prediction.py --backend openai --base-url http://127.0.0.1:8000/v1 --model-name NAME --tokenizer server
 
-One loop repeats what a service fails to answer: an outage fails no row. Every failed try is yielded and recorded.
+What a service fails to answer is asked again, in one place: an outage fails no row. Every failed try is yielded and
+recorded.
 """
 
 import asyncio
 import contextlib
-import ipaddress
-import os
 import queue
 import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, cast
 
-from backends import Answer, Json, Options, Prompt, Service, Status, Tokenizer, tokenizers
+from backends import Answer, Json, Options, Prompt, Service, Status, Tokenizer, openai_client, tokenizers
 from backends.echo import seconds
-from backends.replies import read_reply
-from backends.retries import Admission, Fault, backoff, fault_of
-from errors import ExitCode, HarnessError
+from backends.replies import end_of, read_reply
+from backends.retries import AGAIN, Admission, Fault, Waits, fault_of, told
+from errors import ExitCode, HarnessError, printable
 
 if TYPE_CHECKING:
     import openai
 
     from backends.openai_batch import BatchBackend
+
+
+def megabytes(text: str) -> float:
+    """A number above 0 and up to the service's limit; raises ValueError."""
+    value = float(text)
+    if not 0 < value <= DEFAULTS["batch_mb"]:
+        raise ValueError(text)
+    return value
+
 
 # first_wait: seconds before a failed try is repeated; doubles from there. longest_wait: of a service's Retry-After, the
 # most that is obeyed. timeout: seconds for a reply, to which each 1,000 tokens of the prompt add timeout_per_1k. poll:
@@ -42,7 +49,7 @@ ARGS: dict[str, Callable[[str], Json]] = {
     "timeout": seconds,
     "timeout_per_1k": seconds,
     "poll": seconds,
-    "batch_mb": float,
+    "batch_mb": megabytes,
 }
 DEFAULTS = {
     "first_wait": 1.0,
@@ -54,7 +61,8 @@ DEFAULTS = {
 }
 TUNING = tuple(DEFAULTS)
 
-DEFAULT_URL = "https://api.openai.com/v1"
+# The fields that limit an answer; where --request-args names one, the user has decided.
+BUDGETS = {"max_completion_tokens", "max_tokens"}
 # What the request itself is made of: not for --request-args.
 OWN_FIELDS = ("model", "messages", "prompt", "stream", "n")
 
@@ -62,8 +70,6 @@ OWN_FIELDS = ("model", "messages", "prompt", "stream", "n")
 # a row, fewer: a reply that is none may be all that the model says, and a time-out may come again each time.
 TRIES = 30
 SAME_TRIES = {"malformed": 8, "timeout": 5}
-
-AGAIN = "all answers so far are saved; run the same command again when it is mended"
 
 PROBE = "Write the numbers from 1 to 50 with spaces between them."
 PROBE_BUDGET = 16
@@ -75,11 +81,10 @@ def identity(options: Options) -> dict[str, Json]:
     for name in service.request_args:
         if name in OWN_FIELDS:
             raise HarnessError(f'--request-args: "{name}" is the harness\'s own; expected another field of the request')
-    url, model = base_url(service), model_id(options)
-    api_key(url)
+    url, model = openai_client.base_url(service), model_id(options)
     return {
-        "protocol": 1,  # of this module: what it sends and what it takes for an answer
-        "service": _place(url),
+        "protocol": 2,  # of this module: what it sends and what it takes for an answer
+        "service": openai_client.place(url),
         "model": model,
         "tokenizer": tokenizers.fingerprint(tokenizers.tokenizer_spec(service, model)),
         "endpoint": "chat" if service.chat else "completions",
@@ -99,47 +104,41 @@ def at_once(options: Options) -> int:
     return 1
 
 
+def own_budget(request_args: Mapping[str, Json]) -> int:
+    """The new tokens that --request-args allows an answer; 0 where it names none."""
+    return max((value for name in BUDGETS if type(value := request_args.get(name)) is int), default=0)
+
+
+def unbounded(request_args: Mapping[str, Json]) -> bool:
+    """Whether --request-args drops the answer's budget without naming another."""
+    return not own_budget(request_args) and not BUDGETS.isdisjoint(request_args)
+
+
 def model_id(options: Options) -> str:
     """The model's name at the service."""
     return options.model_path or ""
 
 
-def base_url(service: Service) -> str:
-    """The service's address, checked: no secret may stand in it, since it is logged."""
-    url = service.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise HarnessError(f'--base-url: found "{url}", expected an address such as http://127.0.0.1:8000/v1')
-    if parts.username or parts.password or parts.query:
-        raise HarnessError("--base-url: found a user, password or query in it; a key belongs into OPENAI_API_KEY")
-    return url.rstrip("/")
-
-
-def _place(url: str) -> str:
-    """A public service's host; "private" for one of one's own, which may move to another node or port."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return "private" if not ipaddress.ip_address(host).is_global else host
-    except ValueError:
-        return host if "." in host and not host.endswith((".local", ".internal", ".localhost")) else "private"
-
-
-def api_key(url: str) -> str:
-    """The key; a service of one's own may need none. It is read here, and written nowhere."""
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
-    if not key and _place(url) != "private":
-        raise HarnessError(f"OPENAI_API_KEY is not set; expected the key of {_place(url)} in this variable")
-    return key or "none"
-
-
 def tokenizer(options: Options) -> Tokenizer:
     """The tokenizer that prompts are cut and counted with."""
-    import openai
+    service, model = options.service or Service(), model_id(options)
+    spec = tokenizers.tokenizer_spec(service, model)
+    if spec == "server":
+        root = openai_client.base_url(service).removesuffix("/v1")
+        client = openai_client.blocking(root, tuned(options)["timeout"])
+        return tokenizers.ServerTokenizer(client, model, waits(options))
+    return tokenizers.load(spec, trust_remote_code=options.trust_remote_code)
 
-    service = options.service or Service()
-    url, model = base_url(service), model_id(options)
-    root = openai.OpenAI(base_url=url.removesuffix("/v1"), api_key=api_key(url), timeout=DEFAULTS["timeout"])
-    return tokenizers.load(tokenizers.tokenizer_spec(service, model), options, root, model)
+
+def tuned(options: Options) -> dict[str, float]:
+    """The numbers of --backend-args, or what stands in for them."""
+    return DEFAULTS | {key: float(str(options.args[key])) for key in TUNING if key in options.args}
+
+
+def waits(options: Options) -> Waits:
+    """How long the service is waited for."""
+    args = tuned(options)
+    return Waits(args["first_wait"], args["longest_wait"], (options.service or Service()).max_outage)
 
 
 def load(options: Options) -> "OpenAIBackend | BatchBackend":
@@ -147,17 +146,15 @@ def load(options: Options) -> "OpenAIBackend | BatchBackend":
     from backends import openai_batch
 
     service = options.service or Service()
-    folder = Path(service.batch_folder)
-    if not service.batch and openai_batch.open_parts(folder):
-        raise HarnessError(
-            f"{folder}: batches of this run are out at the service; collect them first: the same command with --batch"
-        )
+    openai_client.api_key(openai_client.base_url(service))  # before anything is loaded
     backend = OpenAIBackend(options, tokenizer(options))
     asyncio.run(backend.probe())
     if not service.batch:
         return backend
-    args = DEFAULTS | {key: float(str(options.args[key])) for key in ("poll", "batch_mb") if key in options.args}
-    return openai_batch.BatchBackend(backend, folder, args["poll"], int(args["batch_mb"] * 1_000_000))
+    args = tuned(options)
+    return openai_batch.BatchBackend(
+        backend, Path(service.batch_folder), args["poll"], int(args["batch_mb"] * 1_000_000)
+    )
 
 
 @dataclass
@@ -180,40 +177,49 @@ class OpenAIBackend:
         self.tokenizer = tokenizer
         self._service = options.service or Service()
         self.own_chat = self._service.chat
-        self._url = base_url(self._service)
+        self._url = openai_client.base_url(self._service)
         self._model = model_id(options)
         self._served = options.args.get("served_model")  # the name that replies carry
-        self._args = DEFAULTS | {key: float(str(options.args[key])) for key in TUNING if key in options.args}
+        self._args = tuned(options)
+        self.waits = waits(options)
         self._budget_field = "max_completion_tokens" if self.own_chat else "max_tokens"
+        self._own_budget = not BUDGETS & self._service.request_args.keys()
         self._fields: dict[str, Json] = {"temperature": 0, "seed": options.seed}
         self._answers = 0  # of this start
         self._strangers = 0  # replies of another model, one after another
         self._last_answer = time.monotonic()
         self._stop: HarnessError | None = None  # why no request goes out any more
+        self._admission: Admission | None = None
 
     def effective(self) -> dict[str, Json]:
         """The fields that the service takes, and the model that it says it is."""
-        return {"fields": [*self._fields, self._budget_field], "served_model": self._served}
+        budget = [self._budget_field] if self._own_budget else []
+        return {"fields": [*self._fields, *budget], "served_model": self._served}
 
     # --- One request --------------------------------------------------------------------------------------------------
 
     def _client(self) -> "openai.AsyncOpenAI":
-        import httpx2
-        import openai
-
-        most = self._service.concurrency
-        http = openai.DefaultAsyncHttpxClient(
-            follow_redirects=False,  # credentials go to the address that the user named, and nowhere else
-            limits=httpx2.Limits(max_connections=most + 1, max_keepalive_connections=most + 1),
-        )
-        return openai.AsyncOpenAI(base_url=self._url, api_key=api_key(self._url), max_retries=0, http_client=http)
+        return openai_client.many_at_once(self._url, self._service.concurrency)
 
     def blocking_client(self) -> "openai.OpenAI":
         """A client for few, large requests one after another."""
+        return openai_client.blocking(self._url)
+
+    def window(self) -> int | None:
+        """The longest prompt and answer together, in tokens, where the service tells it (vLLM does)."""
         import openai
 
-        http = openai.DefaultHttpxClient(follow_redirects=False)
-        return openai.OpenAI(base_url=self._url, api_key=api_key(self._url), max_retries=0, http_client=http)
+        with self.blocking_client() as client:
+            try:
+                models: Any = client.get("/models", cast_to=object)
+            except (openai.APIError, ValueError):
+                return None
+        listed = models.get("data") if isinstance(models, dict) else None
+        for model in listed if isinstance(listed, list) else []:
+            if isinstance(model, dict) and model.get("id") == self._model and type(model.get("max_model_len")) is int:
+                found: int = model["max_model_len"]
+                return found
+        return None
 
     def request(self, prompt: Prompt) -> tuple[str, dict[str, Json]]:
         """(path, body) of the request for a prompt."""
@@ -222,8 +228,11 @@ class OpenAIBackend:
             turns: list[Json] = [{"role": "system", "content": system}] if system else []
             asked: dict[str, Json] = {"messages": [*turns, {"role": "user", "content": prompt.text}]}
         else:
-            asked = {"prompt": prompt.formatted}
-        fields = self._fields | {self._budget_field: prompt.max_new_tokens} | dict(self._service.request_args)
+            # As ids where they are the model's own: the text may begin with a BOS, and the server would add another.
+            own = not isinstance(self.tokenizer, tokenizers.TiktokenTokenizer)
+            asked = {"prompt": cast(Json, list(prompt.tokens)) if own else prompt.formatted}
+        budget = {self._budget_field: prompt.max_new_tokens} if self._own_budget else {}
+        fields = self._fields | budget | dict(self._service.request_args)
         given = {name: value for name, value in fields.items() if value is not None}
         return "/chat/completions" if self.own_chat else "/completions", {"model": self._model, **asked, **given}
 
@@ -239,32 +248,28 @@ class OpenAIBackend:
                 timeout = httpx2.Timeout(allowed, connect=min(allowed, 30.0))
                 reply = await client.post(path, cast_to=httpx2.Response, body=body, options={"timeout": timeout})
         except (openai.APIError, TimeoutError) as error:
-            raise self.told(fault_of(error)) from None
-        answer, served = read_reply(reply.content)
-        if self._served is None and served:
-            self._check_model(served)
-        elif served and served != self._served:
+            raise told(fault_of(error)) from None
+        try:
+            return self.read(reply.content)
+        except Fault as fault:
+            raise told(fault) from None
+
+    def read(self, content: bytes) -> Answer:
+        """The answer in a reply's body, of the model that gave the first one. Raises Fault."""
+        answer, served = read_reply(content)
+        if served and self._served is None:
+            asked = self._model
+            if not re.fullmatch(re.escape(asked) + r"([-@:](\d[\w.-]*|latest|main))?", served):  # or a version of it
+                raise Fault(
+                    "fatal",
+                    f'the service answers with the model "{served}", asked for was "{asked}"; if that is the same: '
+                    f"--backend-args served_model={served}",
+                )
+            self._served = served
+        if served and served != self._served:
             words = f'the reply is of the model "{served}", not of "{self._served}"'
             raise Fault("malformed" if self._answers else "fatal", words, field="model")
         return answer
-
-    def told(self, fault: Fault) -> Fault:
-        """The fault without the key, which a service may repeat in its words."""
-        key = os.environ.get("OPENAI_API_KEY", "").strip()
-        if key:
-            fault.message = fault.message.replace(key, "***")
-        return fault
-
-    def _check_model(self, served: str) -> None:
-        """Remember the name in the first reply: the one asked for, or a version of it."""
-        asked = self._model
-        if served != asked and not served.startswith((f"{asked}-", f"{asked}@", f"{asked}:")):
-            raise Fault(
-                "fatal",
-                f'the service answers with the model "{served}", asked for was "{asked}"; if that is the same: '
-                f"--backend-args served_model={served}",
-            )
-        self._served = served
 
     # --- Before the fan-out -------------------------------------------------------------------------------------------
 
@@ -272,6 +277,7 @@ class OpenAIBackend:
         """Ask one small question; leave out a field that the service does not know. Raises HarnessError."""
         prompt = Prompt(PROBE, PROBE, self.tokenizer.encode(PROBE), PROBE_BUDGET, own_chat=self.own_chat)
         row = _Try(-1, prompt)
+        malformed = 0  # replies, one after another
         async with self._client() as client:
             while True:
                 try:
@@ -279,18 +285,23 @@ class OpenAIBackend:
                 except Fault as fault:
                     if fault.kind == "bad" and self._leave_out(fault):
                         continue
+                    if fault.status == "length":  # it reasoned for so long: it answers
+                        self._answered()
+                        return
                     if fault.kind in ("fatal", "bad", "row"):
                         raise HarnessError(fault.message, ExitCode.SERVICE) from None
-                    if fault.kind == "malformed" and row.failures == SAME_TRIES["malformed"]:
+                    malformed = malformed + 1 if fault.kind == "malformed" else 0
+                    if malformed > SAME_TRIES["malformed"]:
                         words = f"{fault.message}, again and again: --base-url may be no service of OpenAI's protocol"
                         raise HarnessError(words, ExitCode.SERVICE) from None
                     self._failed(row, fault)
                     if self._stop:
                         raise self._stop from None
-                    print(f"waiting for the service: {fault.message}", file=sys.stderr)
-                    await asyncio.sleep(self.pause(row.failures, fault))
+                    print(printable(f"waiting for the service: {fault.message}"), file=sys.stderr)
+                    await asyncio.sleep(self.waits.pause(row.failures, fault))
                     continue
-                if (answer.output_tokens or 0) > 2 * PROBE_BUDGET and self._budget_field == "max_completion_tokens":
+                limited = self._own_budget and self._budget_field == "max_completion_tokens"
+                if limited and (answer.output_tokens or 0) > 2 * PROBE_BUDGET:
                     self._budget_field = "max_tokens"  # a server that overlooks the newer name has no limit at all
                     continue
                 self._answered()
@@ -299,7 +310,7 @@ class OpenAIBackend:
     def _leave_out(self, fault: Fault) -> bool:
         """Whether one of our own fields is what the service complains of; it is not sent any more."""
         names = {fault.field, *re.findall(r"\w+", fault.message)} - {*self._service.request_args}
-        if self._budget_field == "max_completion_tokens" and self._budget_field in names:
+        if self._own_budget and self._budget_field == "max_completion_tokens" and self._budget_field in names:
             self._budget_field = "max_tokens"
             return True
         for name in names & {*self._fields}:
@@ -337,7 +348,8 @@ class OpenAIBackend:
                     raise item
                 position, answer, dealt_with = item
                 yield position, answer
-                dealt_with()
+                with contextlib.suppress(RuntimeError):  # the loop is closed already
+                    dealt_with()
         finally:
             with contextlib.suppress(RuntimeError):  # the loop is closed already
                 loop.call_soon_threadsafe(main.cancel)
@@ -346,9 +358,10 @@ class OpenAIBackend:
     async def _answer_all(self, prompts: Iterator[Prompt], results: "queue.SimpleQueue[Any]") -> None:
         """`concurrency` takers, each with one row at a time, until the prompts end or the service ends the run."""
         loop = asyncio.get_running_loop()
-        admission = Admission(
+        admission = self._admission = Admission(
             self._service.concurrency, self._service.tokens_per_minute, self._service.requests_per_minute
         )
+        unprepared: list[Exception] = []
         numbered = enumerate(prompts)
         turn = asyncio.Lock()
 
@@ -361,7 +374,14 @@ class OpenAIBackend:
         async def take(client: "openai.AsyncOpenAI") -> None:
             while not self._stop:
                 async with turn:  # reading and cutting a long context takes seconds: not in this thread
-                    item = await loop.run_in_executor(None, next, numbered, None)
+                    if self._stop:
+                        return
+                    try:
+                        item = await loop.run_in_executor(None, next, numbered, None)
+                    except Exception as error:  # noqa: BLE001 - bad data, say: what is out is answered, then it is raised
+                        unprepared.append(error)
+                        self._end(HarnessError("no prompt could be prepared"))
+                        return
                 if item is None:
                     return
                 await self._answer(client, admission, _Try(*item), deliver)
@@ -369,12 +389,14 @@ class OpenAIBackend:
         async with self._client() as client, asyncio.TaskGroup() as takers:
             for _ in range(self._service.concurrency):
                 takers.create_task(take(client))
+        if unprepared:
+            raise unprepared[0]
         if self._stop:
             raise self._stop
 
     async def _answer(self, client: "openai.AsyncOpenAI", admission: Admission, row: _Try, deliver: Any) -> None:  # noqa: ANN401
-        """The one loop that repeats requests."""
-        tokens = len(row.prompt.tokens) + row.prompt.max_new_tokens
+        """The loop that repeats the requests of a row."""
+        tokens = len(row.prompt.tokens) + (own_budget(self._service.request_args) or row.prompt.max_new_tokens)
         while not self._stop:
             async with admission.entered(tokens):
                 if self._stop:
@@ -390,34 +412,20 @@ class OpenAIBackend:
                     await deliver(row.position, answer)
                     return
             if fault.kind == "throttled":
-                admission.throttled(sent_at, min(fault.retry_after or 0.0, self._args["longest_wait"]))
+                admission.throttled(sent_at, min(fault.retry_after or 0.0, self.waits.longest))
             ended = self._failed(row, fault)
             if self._stop and self._stop.code == ExitCode.SERVICE:
                 return  # it says nothing of this row
             await deliver(row.position, ended or Answer("", "transient", error=fault.message))
             if ended is not None:
                 return
-            await self._sleep(self.pause(row.failures, fault))
+            await self._sleep(self.waits.pause(row.failures, fault))
 
     async def _sleep(self, wait: float) -> None:
         """Wait, but not longer than the run goes on."""
         end = time.monotonic() + wait
         while not self._stop and (left := end - time.monotonic()) > 0:
             await asyncio.sleep(min(left, 0.5))
-
-    def pause(self, failures: int, fault: Fault) -> float:
-        """Seconds to wait after so many failures, one after another: what the service asks for, or more each time."""
-        asked = min(fault.retry_after or 0.0, self._args["longest_wait"])
-        return max(asked, min(backoff(failures, self._args["first_wait"]), self._args["longest_wait"]))
-
-    def outage(self, since: float, fault: Fault) -> HarnessError | None:
-        """The run's end, where the service has answered nothing since `since` (monotonic) for too long."""
-        silent = time.monotonic() - since
-        if silent <= self._service.max_outage * 3600:
-            return None
-        return HarnessError(
-            f"the service answered nothing for {silent / 3600:.1f} h ({fault.message}); {AGAIN}", ExitCode.INCOMPLETE
-        )
 
     def _answered(self) -> None:
         self._answers += 1
@@ -427,26 +435,31 @@ class OpenAIBackend:
     def _failed(self, row: _Try, fault: Fault) -> Answer | None:
         """Count a failure: the row's end where it has one, None where it is tried again or the run ends."""
         if fault.kind == "fatal":
-            self._stop = HarnessError(f"{fault.message}; {AGAIN}", ExitCode.SERVICE)
+            self._end(HarnessError(f"{fault.message}; {AGAIN}", ExitCode.SERVICE))
             return None
         if fault.kind in ("row", "bad"):
-            finish = "content_filter" if fault.status == "refused" else None
-            return Answer("", fault.status, finish, error=fault.message)
+            return end_of(fault)
         if fault.field == "model":
             self._strangers += 1
             if self._strangers >= SAME_TRIES["malformed"] + self._service.concurrency:
-                self._stop = HarnessError(f"{fault.message}, again and again; {AGAIN}", ExitCode.SERVICE)
+                self._end(HarnessError(f"{fault.message}, again and again; {AGAIN}", ExitCode.SERVICE))
                 return None
         row.failures += 1
         others_answered = self._answers > row.answers_seen
         row.answers_seen = self._answers
         if fault.kind != row.kind:
             row.kind, row.same = fault.kind, 0
-        if others_answered:
+        if others_answered and fault.kind != "throttled":  # that is the account's limit, not the row's
             row.own += 1
             row.same += 1
         if row.own >= TRIES or row.same >= SAME_TRIES.get(fault.kind, TRIES):
             status: Status = "invalid" if fault.kind == "malformed" else "error"
             return Answer("", status, error=f"{fault.message} (given up after {row.failures} tries in a row)")
-        self._stop = self.outage(self._last_answer, fault)
+        self._end(self.waits.outage(self._last_answer, fault))
         return None
+
+    def _end(self, why: HarnessError | None) -> None:
+        """No request goes out any more; the first reason is the one that is told."""
+        self._stop = self._stop or why
+        if self._stop and self._admission:
+            self._admission.close()

@@ -12,19 +12,19 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from backends import Answer, Json, Prompt
-from backends.openai_api import AGAIN, OpenAIBackend
-from backends.replies import read_reply
-from backends.retries import Fault, fault_of, status_fault
+from backends import Answer, Json, Prompt, Service
+from backends.openai_api import OpenAIBackend
+from backends.replies import end_of
+from backends.retries import AGAIN, Fault, patiently, status_fault, told
 from errors import ExitCode, HarnessError, printable
 from files import make_folder, storage, write_atomic
-from store import encode
+from store import Store, encode
 
 if TYPE_CHECKING:
     import openai
@@ -51,7 +51,6 @@ class Part:
     keys: list[str]
     file_id: str = ""
     batch_id: str = ""
-    requeued: int = 0  # so often there was no room for it
     collected: bool = False
 
 
@@ -64,6 +63,7 @@ class BatchBackend:
         self._online = online
         self._folder = folder
         self._poll = poll  # seconds between two looks
+        self._stop: HarnessError | None = None  # why no more is submitted
         self._most_bytes = min(most_bytes, MOST_BYTES)
 
     def effective(self) -> dict[str, Json]:
@@ -77,13 +77,16 @@ class BatchBackend:
             waiting = open_parts(self._folder)
             waiting += self._write(self._requests(prompts, waiting, rows))
             held: list[Part] = []  # there was no room for them in the account's queue
-            told: dict[str, str] = {}
+            seen: dict[str, str] = {}
+            turns = 0  # in which there was room for none of them
             while waiting or held:
                 self._submit(client, waiting)
                 over = 0
                 for part in list(waiting):
-                    batch = self._ask(partial(client.batches.retrieve, part.batch_id))
-                    _tell(batch, told)
+                    batch = self._ask(
+                        _whole(client.batches.retrieve, "id", "status", batch_id=part.batch_id), part=part
+                    )
+                    _tell(batch, seen)
                     if batch.status not in OVER:
                         continue
                     waiting.remove(part)
@@ -94,11 +97,13 @@ class BatchBackend:
                     over += 1
                     again: set[str] = set()
                     yield from self._collect(client, part, batch, rows, again)
-                    again -= {key for other in waiting + held for key in other.keys}  # a kill came after the writing
                     held += self._write(line for line in self._lines(part) if json.loads(line)["custom_id"] in again)
                     self._close(part)
+                    if self._stop:
+                        raise self._stop
                 if held and (over or not waiting):
-                    if not over and not any(part.requeued < QUEUE_TRIES for part in held):
+                    turns = 0 if over else turns + 1
+                    if turns > QUEUE_TRIES:
                         raise HarnessError(
                             "the account's queue of batches has no room; all answers so far are saved; run the same "
                             "command again later, or with smaller batches (--backend-args batch_mb=N)",
@@ -164,11 +169,12 @@ class BatchBackend:
             if found is None:
                 if not part.file_id:
                     path = self._folder / f"{part.name}.jsonl"
-                    part.file_id = self._ask(partial(client.files.create, file=path, purpose="batch")).id
+                    part.file_id = self._ask(_whole(client.files.create, "id", file=path, purpose="batch")).id
                     self._keep(part)
                 endpoint: Any = "/v1/chat/completions" if self.own_chat else "/v1/completions"
-                create = partial(
+                create = _whole(
                     client.batches.create,
+                    "id",
                     input_file_id=part.file_id,
                     endpoint=endpoint,
                     completion_window="24h",
@@ -188,7 +194,7 @@ class BatchBackend:
                 f"the service refused the batch {batch.id} ({words}); {AGAIN}",
                 ExitCode.SERVICE,
             )
-        part.tag, part.batch_id, part.requeued = uuid.uuid4().hex, "", part.requeued + 1
+        part.tag, part.file_id, part.batch_id = uuid.uuid4().hex, "", ""  # nothing of it is out
         self._keep(part)
 
     def _lines(self, part: Part) -> list[bytes]:
@@ -207,43 +213,53 @@ class BatchBackend:
         """The ends of a batch's rows; the keys of those that are to be sent again are added to `again`."""
         ends: dict[str, Answer | Fault] = {}
         for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
-            content = self._ask(partial(client.files.content, file_id)).content
-            ends |= dict(read_line(line) for line in content.split(b"\n") if line.strip())
-        for key in part.keys:
+            content = self._ask(partial(client.files.content, file_id), part=part).content
+            ends |= dict(self._read_line(line) for line in content.split(b"\n") if line.strip())
+        for key in sorted(part.keys, key=lambda key: not isinstance(ends.get(key), Answer)):  # what is paid for first
             position = rows.positions.get(key)
             if position is None:  # recorded already, or not selected this time
                 continue
             end = ends.get(key) or Fault("transient", f"the batch ended ({batch.status}) without a reply to this row")
-            if isinstance(end, Fault) and end.kind == "fatal":
-                raise HarnessError(f"{end.message}; {AGAIN}", ExitCode.SERVICE)
-            if isinstance(end, Answer):
+            if isinstance(end, Fault):
+                told(end)
+            if isinstance(end, Fault) and (end.kind == "fatal" or end.field == "model"):
+                self._stop = HarnessError(f"{end.message}; {AGAIN}", ExitCode.SERVICE)
+            elif isinstance(end, Answer):
                 yield position, end
             elif end.kind in ("row", "bad") or rows.rounds[key] == ROUNDS:
-                yield position, Answer("", end.status, error=end.message)
+                yield position, end_of(end)
+            elif batch.status == "cancelled":  # by its owner, who then decides what is sent again
+                words = f"the batch {batch.id} was cancelled; run the same command again to send the rest of its rows"
+                self._stop = self._stop or HarnessError(words, ExitCode.INCOMPLETE)
             else:
                 rows.rounds[key] += 1
                 again.add(key)
                 yield position, Answer("", "transient", error=end.message)
 
-    def _ask(self, call: Callable[[], Got], unless: Callable[[], Got | None] | None = None) -> Got:
-        """`call`, repeated while its failures pass. After one, `unless` tells whether it was done all the same."""
-        import openai
-
-        failures, began = 0, time.monotonic()
-        while True:
+    def _read_line(self, line: bytes) -> tuple[str, Answer | Fault]:
+        """(custom_id, the row's end) of a line in a batch's output or error file. Raises HarnessError."""
+        try:
+            reply = json.loads(line)
+            key, response, error = reply["custom_id"], reply.get("response") or {}, reply.get("error") or {}
+            body, status = response.get("body"), response.get("status_code")
+        except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+            raise HarnessError(f"a batch's file holds no reply: {line[:80]!r}", ExitCode.SERVICE) from None
+        if status == 200:
             try:
-                if failures and unless is not None and (found := unless()) is not None:
-                    return found
-                return call()
-            except openai.APIError as error:
-                fault = self._online.told(fault_of(error))
-            failures += 1
-            if fault.kind in ("fatal", "bad", "row"):
-                raise HarnessError(f"{fault.message}; {AGAIN}", ExitCode.SERVICE)
-            if ended := self._online.outage(began, fault):
-                raise ended
-            print(f"waiting for the service: {fault.message}", file=sys.stderr)
-            time.sleep(self._online.pause(failures, fault))
+                return key, self._online.read(json.dumps(body).encode())
+            except Fault as fault:
+                return key, fault
+        if isinstance(status, int):
+            words = body.get("error") if isinstance(body, dict) else None
+            return key, status_fault(status, {}, words if isinstance(words, dict) else {})
+        return key, Fault("transient", f"{error.get('code')}: {error.get('message')}"[:200])
+
+    def _ask(
+        self, call: Callable[[], Got], unless: Callable[[], Got | None] | None = None, *, part: Part | None = None
+    ) -> Got:
+        where = self._folder / f"{part.name}.json" if part else None  # its rows are then sent again
+        lost = f"; if the service has lost batch {part.batch_id}, remove {where}" if part else ""
+        return patiently(call, self._online.waits, unless, hint=lost)
 
 
 @dataclass
@@ -255,7 +271,7 @@ class _Rows:
 
 
 def open_parts(folder: Path) -> list[Part]:
-    """The parts in `folder` that are not collected; what a kill left unfinished beside them is removed."""
+    """The parts in `folder` that are not collected."""
     parts: list[Part] = []
     with storage("reading", folder):
         for path in sorted(folder.glob("*.json")):
@@ -267,15 +283,70 @@ def open_parts(folder: Path) -> list[Part]:
                 ) from None
             if not part.collected:
                 parts.append(part)
-        for path in folder.glob("*.jsonl"):
-            if path.stem not in {part.name for part in parts}:
-                path.unlink()
     return parts
 
 
+def tidy(folder: Path) -> None:
+    """Remove what an earlier start left unfinished: parts that never reached the service, files without a part."""
+    with storage("removing", folder):
+        for part in open_parts(folder):
+            if not part.file_id:
+                (folder / f"{part.name}.json").unlink()
+        names = {part.name for part in open_parts(folder)}
+        for path in (*folder.glob("*.jsonl"), *folder.glob(".*.tmp")):
+            if path.stem not in names:
+                path.unlink()
+
+
+def rows_out(service: Service, selection: Mapping[str, int], store: Store) -> set[tuple[str, str, int]]:
+    """(subset, level, index) of the rows that batches answer at this moment, and that are not recorded.
+
+    `selection`: `<subset>_<level>` -> number of its first rows that are selected. Raises HarnessError for a row that is
+    not, or without --batch: what was paid would be lost. Only for the process that holds the run's lock.
+    """
+    folder = Path(service.batch_folder)
+    tidy(folder)
+    out = set()
+    for part in open_parts(folder):
+        if not service.batch:
+            raise HarnessError(
+                f"{folder}: batches of this run are out at the service; collect them first: the same command with "
+                "--batch"
+            )
+        for key in part.keys:
+            subset, level, index = key.split("/")
+            if int(index) in store.done(subset, level):
+                continue
+            if int(index) >= selection.get(f"{subset}_{level}", 0):
+                raise HarnessError(
+                    f"{folder}: a batch of this run is out with rows that are not selected now, such as {key}; let the "
+                    "command that submitted it run to its end, then select fewer"
+                )
+            out.add((subset, level, int(index)))
+    return out
+
+
 def _find(client: "openai.OpenAI", tag: str) -> Any:  # noqa: ANN401
-    """The batch of this tag at the service, or None."""
-    return next((batch for batch in client.batches.list(limit=100) if (batch.metadata or {}).get(TAG) == tag), None)
+    """The batch of this tag at the service, or None. Raises ValueError where the reply is no list of batches."""
+    try:
+        page = client.batches.list(limit=100)
+        if not isinstance(page.data, list):
+            raise ValueError("no list")
+        return next((batch for batch in page if (batch.metadata or {}).get(TAG) == tag), None)
+    except AttributeError:  # what the client does with JSON of another shape, and with a page of HTML
+        raise ValueError("no list") from None
+
+
+def _whole(call: Callable[..., Any], *names: str, **asked: Any) -> Callable[[], Any]:  # noqa: ANN401
+    """`call` with what is asked; ValueError where the reply has no text under one of `names`: it is something else."""
+
+    def checked() -> Any:  # noqa: ANN401
+        got = call(**asked)
+        if not all(isinstance(getattr(got, name, None), str) for name in names):
+            raise ValueError("no such reply")
+        return got
+
+    return checked
 
 
 def _tell(batch: Any, told: dict[str, str]) -> None:  # noqa: ANN401
@@ -285,22 +356,3 @@ def _tell(batch: Any, told: dict[str, str]) -> None:  # noqa: ANN401
     if told.get(batch.id) != news:
         told[batch.id] = news
         print(printable(news), file=sys.stderr)
-
-
-def read_line(line: bytes) -> tuple[str, Answer | Fault]:
-    """(custom_id, the row's end) of a line in a batch's output or error file. Raises HarnessError."""
-    try:
-        reply = json.loads(line)
-        key, response, error = reply["custom_id"], reply.get("response") or {}, reply.get("error") or {}
-        body, status = response.get("body"), response.get("status_code")
-    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
-        raise HarnessError(f"a batch's file holds no reply: {line[:80]!r}", ExitCode.SERVICE) from None
-    if status == 200:
-        try:
-            return key, read_reply(json.dumps(body).encode())[0]
-        except Fault as fault:
-            return key, fault
-    if isinstance(status, int):
-        words = body.get("error") if isinstance(body, dict) else None
-        return key, status_fault(status, {}, words if isinstance(words, dict) else {})
-    return key, Fault("transient", f"{error.get('code')}: {error.get('message')}"[:200])

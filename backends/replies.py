@@ -7,10 +7,17 @@ import json
 from typing import Any
 
 from backends import Answer
-from backends.retries import Fault
+from backends.retries import Fault, status_fault
 
 # finish_reason -> status; "max_tokens" and a missing one are what some services say.
-FINISHED = {"stop": "ok", "length": "length", "max_tokens": "length", "content_filter": "refused", None: "ok"}
+FINISHED = {
+    "stop": "ok",
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "content_filter": "refused",
+    None: "ok",
+}
 
 
 def read_reply(content: bytes) -> tuple[Answer, str | None]:
@@ -22,8 +29,10 @@ def read_reply(content: bytes) -> tuple[Answer, str | None]:
         raise Fault("malformed", f"the reply is {what}") from None
     if not isinstance(reply, dict):
         raise Fault("malformed", f"the reply is a JSON {type(reply).__name__}")
-    if isinstance(reply.get("error"), dict):
-        raise Fault("transient", f"an error in a reply of status 200: {str(reply['error'].get('message'))[:200]}")
+    if isinstance(error := reply.get("error"), dict):
+        if type(code := error.get("code")) is int and 400 <= code < 600:  # a gateway that hands on another's failure
+            raise status_fault(code, {}, error)
+        raise Fault("transient", f"an error in a reply of status 200: {str(error.get('message'))[:200]}")
     choices = reply.get("choices")
     if not (isinstance(choices, list) and choices and isinstance(choices[0], dict)):
         raise Fault("malformed", "the reply has no choices")
@@ -49,12 +58,20 @@ def read_reply(content: bytes) -> tuple[Answer, str | None]:
         text = ""  # a refusal is scored as the empty answer
     elif text is None:
         # A model that only got to reason says nothing else; without that, a reply without content is none.
-        if not any(isinstance(message.get(name), str) and message[name] for name in ("reasoning_content", "reasoning")):
+        if status != "length" and not any(
+            isinstance(message.get(name), str) and message[name] for name in ("reasoning_content", "reasoning")
+        ):
             raise Fault("malformed", f"the reply's content is {json.dumps(message.get('content'))[:40]}")
         text = ""
     if status == "ok" and not text.strip():
         status = "empty"
     return Answer(text, status, finish, usage.get("completion_tokens"), usage=usage), served
+
+
+def end_of(fault: Fault) -> Answer:
+    """How a row ends that the service cannot answer, now or later (kinds row and bad)."""
+    finish = {"refused": "content_filter", "length": "length"}.get(fault.status)
+    return Answer("", fault.status, finish, error=fault.message)
 
 
 def _text(content: object) -> str | None:

@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
-from backends import Json, Options, Service, Tokenizer, Tokens
+from backends import Json, Service, Tokenizer, Tokens
+from backends.retries import Waits, patiently
 from errors import ExitCode, HarnessError
 
 HOW = "pass --tokenizer hf:PATH (a folder or Hub name), tiktoken:NAME (o200k_base, cl100k_base, …) or server (vLLM)"
@@ -24,7 +25,10 @@ TOKENIZER_FILES = (
     "spiece",
     "sentencepiece",
     "chat_te",
+    "tokenization",
+    "tekken",
 )
+TOKENIZER_SUFFIXES = (".model", ".tiktoken")
 
 
 class _PlainTokenizer:
@@ -62,9 +66,11 @@ class TiktokenTokenizer(_PlainTokenizer):
 class ServerTokenizer(_PlainTokenizer):
     """The tokenizer of a serving engine, asked through vLLM's /tokenize and /detokenize beside its /v1."""
 
-    def __init__(self, client: Any, model: str) -> None:  # noqa: ANN401 - an openai.OpenAI
-        self._client = client
+    def __init__(self, client: Any, model: str, waits: Waits) -> None:  # noqa: ANN401 - an openai.OpenAI
+        self._client = client  # of the service's root
         self._model = model
+        self._waits = waits
+        self._special: set[int] | None = None
 
     def encode(self, text: str, add_special_tokens: bool = True) -> Tokens:
         """Token ids, with the special tokens that the served tokenizer adds."""
@@ -76,22 +82,17 @@ class ServerTokenizer(_PlainTokenizer):
 
     def decode(self, tokens: Tokens) -> str:
         """Text."""
-        text = self._ask("/detokenize", {"tokens": [int(token) for token in tokens]}).get("prompt")
+        if self._special is None:  # /detokenize would write them out
+            self._special = {int(token) for token in self.encode("")}
+        asked = [int(token) for token in tokens if token not in self._special]
+        text = self._ask("/detokenize", {"tokens": cast(Json, asked)}).get("prompt")
         if not isinstance(text, str):
             raise HarnessError(f"--tokenizer server: /detokenize replied without a text; {HOW}", ExitCode.SERVICE)
         return text
 
     def _ask(self, path: str, body: dict[str, Json]) -> dict[str, Json]:
-        import openai
-
-        try:
-            reply: Any = self._client.post(path, cast_to=object, body={"model": self._model, **body})
-        except openai.APIStatusError as error:
-            raise HarnessError(
-                f"--tokenizer server: {path} answered HTTP {error.status_code}; {HOW}", ExitCode.SERVICE
-            ) from None
-        except openai.APIConnectionError as error:
-            raise HarnessError(f"--tokenizer server: {path}: {error.__cause__ or error}", ExitCode.INCOMPLETE) from None
+        asked = {"model": self._model, **body}
+        reply: Any = patiently(lambda: self._client.post(path, cast_to=object, body=asked), self._waits)
         return reply if isinstance(reply, dict) else {}
 
 
@@ -112,21 +113,32 @@ def tokenizer_spec(service: Service, model: str) -> str:
 
 
 def fingerprint(spec: str) -> str:
-    """What names the tokenizer for good: a hash of a folder's tokenizer files, else the name itself."""
-    folder = Path(spec.removeprefix("hf:"))
-    if not spec.startswith("hf:") or not folder.is_dir():
+    """What names the tokenizer for good: a hash of a folder's tokenizer files, a revision on the Hub, or the name."""
+    kind, _, name = spec.partition(":")
+    folder = Path(name)
+    if kind != "hf":
         return spec
+    if not folder.is_dir():
+        return f"{spec}@{_revision(name)}"
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name.startswith(TOKENIZER_FILES):
+        if path.is_file() and (path.name.startswith(TOKENIZER_FILES) or path.suffix in TOKENIZER_SUFFIXES):
             digest.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     return f"hf:sha256:{digest.hexdigest()}"
 
 
-def load(spec: str, options: Options, client: Any, model: str) -> Tokenizer:  # noqa: ANN401 - an openai.OpenAI
-    """The tokenizer of `tokenizer_spec`; `client` reaches the root of the service, and `model` is its name there."""
-    if spec == "server":
-        return ServerTokenizer(client, model)
+def _revision(name: str) -> str:
+    """The commit of a tokenizer on the Hub, or in its local cache. Raises HarnessError."""
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    try:
+        return str(extract_commit_hash(cached_file(name, "tokenizer_config.json"), None))
+    except (OSError, ValueError) as error:
+        raise _unloadable(name, error) from None
+
+
+def load(spec: str, *, trust_remote_code: bool) -> Tokenizer:
+    """The tokenizer of a `tokenizer_spec` that is not the server's."""
     kind, _, name = spec.partition(":")
     if kind == "tiktoken":
         return TiktokenTokenizer(_tiktoken(name))
@@ -135,13 +147,15 @@ def load(spec: str, options: Options, client: Any, model: str) -> Tokenizer:  # 
     from backends.model_files import HFTokenizer
 
     try:
-        raw = AutoTokenizer.from_pretrained(name, trust_remote_code=options.trust_remote_code)
+        raw = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception as error:  # noqa: BLE001 - what transformers and a tokenizer's own code raise is not ours to foresee
-        lines = str(error).strip().splitlines() or [""]
-        raise HarnessError(
-            f"--tokenizer hf:{name}: transformers cannot load it ({type(error).__name__}: {lines[0]})"
-        ) from None
+        raise _unloadable(name, error) from None
     return HFTokenizer(raw)
+
+
+def _unloadable(name: str, error: Exception) -> HarnessError:
+    lines = str(error).strip().splitlines() or [""]
+    return HarnessError(f"--tokenizer hf:{name}: transformers cannot load it ({type(error).__name__}: {lines[0]})")
 
 
 def _tiktoken(name: str) -> Any:  # noqa: ANN401 - a tiktoken.Encoding

@@ -61,6 +61,7 @@ REPLIES: dict[str, tuple[int, dict[str, str], str]] = {
     "context": (400, {}, '{"error": {"message": "too long", "code": "context_length_exceeded"}}'),
     "filtered": (400, {}, '{"error": {"message": "blocked", "code": "content_filter"}}'),
     "bad-row": (400, {}, '{"error": {"message": "cannot read this message"}}'),
+    "unfinished": (400, {}, '{"error": {"message": "Could not finish the message because max_tokens was reached"}}'),
     "never-fits": (429, {}, '{"error": {"message": "Request too large for x on tokens per min (TPM)"}}'),
 }
 # Kinds that a row survives when it is asked again.
@@ -108,6 +109,13 @@ class Server:
     batch_fates: tuple[str, ...] = ()  # what the next batches come to; then they are completed
     batch_delay: float = 0.0  # seconds
     batch_calls: int = 0
+    cut: int = 0  # of a prompt only so many characters at its end are read, and nobody is told
+    max_model_len: int = 0  # told by /v1/models
+    bos: int = 0  # a token that /tokenize puts first and /detokenize writes as <s>
+    tokenizer_script: deque[str] = field(default_factory=deque)  # what the next requests to /tokenize get
+    tokenizer_file: str = ""  # a tokenizer.json that reads prompts of ids; without it an id is a code point
+    probe_script: deque[str] = field(default_factory=deque)  # what the next questions asked first get
+    batch_model: str = ""  # that batches say they are of
     batches: "Batches" = field(default_factory=lambda: Batches())
     asked: Counter[str] = field(default_factory=Counter)  # question -> requests
     served: Counter[str] = field(default_factory=Counter)  # kind -> replies
@@ -141,11 +149,24 @@ class Server:
             asked = json.loads(body)
             self.script.extend(asked.pop("script", []))
             self.batch_script.extend(asked.pop("batch_script", []))
+            self.tokenizer_script.extend(asked.pop("tokenizer_script", []))
+            self.probe_script.extend(asked.pop("probe_script", []))
+            if asked.pop("forget_script", False):
+                self.script.clear()
+            if asked.pop("finish_batches", False):
+                self.batch_delay = 0.0
+                for batch in self.batches.made:
+                    batch["ready"] = 0.0
+            if asked.pop("forget_batches", False):
+                self.batches = Batches()
             for name, value in asked.items():
                 setattr(self, name, value)
             return await reply(writer, 200, {}, "{}")
         if path in ("/tokenize", "/detokenize"):
             return await self.tokenize(path, json.loads(body), writer)
+        if path == "/v1/models":
+            window = {"max_model_len": self.max_model_len} if self.max_model_len else {}
+            return await reply(writer, 200, {}, json.dumps({"data": [{"id": self.model, **window}]}))
         if path.startswith(("/v1/files", "/v1/batches")):
             self.batch_calls += 1
             await asyncio.sleep(self.latency)
@@ -168,12 +189,15 @@ class Server:
     async def complete(self, head: bytes, asked: dict[str, object], writer: asyncio.StreamWriter) -> bool:
         """A completion, or what stands for one just now."""
         messages = asked.get("messages")
-        prompt = str(messages[-1]["content"] if isinstance(messages, list) else asked["prompt"])
+        given = messages[-1]["content"] if isinstance(messages, list) else asked["prompt"]
+        prompt = self.text_of(given) if isinstance(given, list) else str(given)
         probe = prompt.startswith(PROBE)
         found = QUESTION.search(prompt)
         question = found[1] if found else prompt
         self.bodies.append({name: value for name, value in asked.items() if name not in ("messages", "prompt")})
         self.bodies[-1]["roles"] = [turn["role"] for turn in messages] if isinstance(messages, list) else []
+        if isinstance(given, list):
+            self.bodies[-1]["ids"] = given
         if probe:
             self.probes += 1
         else:
@@ -184,6 +208,10 @@ class Server:
             return await self.fail(kind, writer)
         await asyncio.sleep(self.latency)
         content: object = "1 2 3 4 5 6 7 8" if probe else answer_to(question)
+        counted = len(prompt.split())
+        if "pass code" in prompt:  # the harness checks what arrives; a token is a character, as for /tokenize
+            read = prompt[-self.cut :] if self.cut else prompt
+            content, counted = ", ".join(re.findall(r"gate is (\d{5})", read)), len(read)
         message: dict[str, object] = {"role": "assistant", "content": content}
         finish = {"long": "length", "filter": "content_filter", "reasoning": "length"}.get(kind, "stop")
         if kind == "reasoning":
@@ -194,9 +222,20 @@ class Server:
             message["content"] = [{"type": "text", "text": content}]
         choice = {"index": 0, "finish_reason": finish}
         choice |= {"message": message} if messages is not None else {"text": content}
-        usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": 8, "total_tokens": 8}
+        budgets = [asked[name] for name in ("max_completion_tokens", "max_tokens") if name in asked]
+        written = (budgets[0] if budgets else 100) if probe else 8
+        usage = {"prompt_tokens": counted, "completion_tokens": written}
         whole = {"id": "x", "object": "chat.completion", "model": asked["model"], "choices": [choice], "usage": usage}
         return await reply(writer, 200, {}, json.dumps(whole))
+
+    def text_of(self, ids: list[int]) -> str:
+        """The prompt that the ids stand for."""
+        if not self.tokenizer_file:
+            return "".join(map(chr, ids))
+        from tokenizers import Tokenizer
+
+        text: str = Tokenizer.from_file(self.tokenizer_file).decode(ids)
+        return text
 
     def kind(self, probe: bool, question: str, head: bytes, asked: dict[str, object]) -> str:
         """What this request gets."""
@@ -209,12 +248,14 @@ class Server:
         unknown = [name for name in asked if self.knows and name not in (*self.knows, "model", "messages", "prompt")]
         if unknown:
             return f"unknown:{unknown[0]}"
+        if "max_tokens" in asked and "max_completion_tokens" in asked:  # OpenAI takes one of the two
+            return "unknown:max_tokens"
         if self.mode != "ok":
             return self.mode
         if question == self.broken:
             return "malformed"
         if probe:
-            return "ok"
+            return self.probe_script.popleft() if self.probe_script else "ok"
         if self.script:
             return self.script.popleft()
         # The same question meets the same fates in the same order, whatever else is asked meanwhile.
@@ -242,12 +283,16 @@ class Server:
 
     async def tokenize(self, path: str, asked: dict[str, object], writer: asyncio.StreamWriter) -> bool:
         """A code point is a token."""
+        kind = self.tokenizer_script.popleft() if self.tokenizer_script else "ok"
+        if kind != "ok":
+            return await self.fail(kind, writer)
         if path == "/tokenize":
-            made: dict[str, object] = {"tokens": [ord(character) for character in str(asked["prompt"])]}
+            special = [self.bos] if self.bos and asked.get("add_special_tokens", True) else []
+            made: dict[str, object] = {"tokens": [*special, *(ord(character) for character in str(asked["prompt"]))]}
         else:
             tokens = asked["tokens"]
             assert isinstance(tokens, list)
-            made = {"prompt": "".join(map(chr, tokens))}
+            made = {"prompt": "".join("<s>" if token == self.bos else chr(token) for token in tokens)}
         return await reply(writer, 200, {}, json.dumps(made))
 
 
@@ -314,11 +359,11 @@ class Batches:
             server.asked[question] += 1
             luck = random.Random(f"{server.seed}/{question}/{server.asked[question]}")
             kind = luck.choice(("500", "lost", "malformed")) if luck.random() < server.rate else "ok"
-            kind = "lost" if batch["status"] == "expired" and luck.random() < 0.5 else kind
+            kind = "lost" if batch["status"] in ("expired", "cancelled") and luck.random() < 0.5 else kind
             server.served[kind] += 1
             entry = {"id": "x", "custom_id": asked["custom_id"], "error": None}
             choice = {"finish_reason": "stop", "message": {"content": answer_to(question)}}
-            body = {"model": asked["body"]["model"], "choices": [choice] if kind == "ok" else []}
+            body = {"model": server.batch_model or asked["body"]["model"], "choices": [choice] if kind == "ok" else []}
             if kind in ("ok", "malformed"):
                 output.append(entry | {"response": {"status_code": 200, "body": body}})
             elif kind == "500":

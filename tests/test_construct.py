@@ -10,10 +10,12 @@ import re
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -206,6 +208,21 @@ def test_same_bytes_whatever_the_hash_seed_the_workers_and_the_selection(tmp_pat
     assert len(a) == 4
     assert a == b
     assert c == {"lic_mixup_2k.jsonl": b"".join(a["lic_mixup_2k.jsonl"].splitlines(keepends=True)[:3])}
+
+
+def test_killed_it_leaves_no_process_behind(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "construct.py"), "--output-dir", str(tmp_path / "out"), "--rows", "50"]
+    with subprocess.Popen(
+        [*command, "--lengths", "64k", "--num-workers", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        end = time.monotonic() + 60
+        builders: list[psutil.Process] = []
+        while len(builders) < 2 and time.monotonic() < end:
+            time.sleep(0.05)
+            builders = psutil.Process(process.pid).children(recursive=True)
+        time.sleep(1)  # they have begun
+        process.kill()
+    assert len(builders) >= 2 and not psutil.wait_procs(builders, timeout=20)[1]
 
 
 def test_the_seed_decides(tmp_path: Path, sources: Path) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 import yaml  # type: ignore[import-untyped]  # Dask needs it
-from conftest import ROOT, row, script, write_data
+from conftest import ROOT, lines, row, script, write_data
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -103,7 +103,8 @@ class Processes:
         self._running: list[subprocess.Popen[bytes]] = []
 
     def start(self, machine: Machine, log: str, *command: str | Path, **environment: str) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
+        ours = {name: value for name, value in os.environ.items() if name != "DASK_LOGGING__DISTRIBUTED"}  # a nanny's
+        environment = {**ours, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
         with (self.folder / log).open("wb") as output:
             process = subprocess.Popen(
                 [*machine.enter, sys.executable, *map(str, command)],
@@ -389,6 +390,23 @@ def test_a_node_with_other_code_is_named(network: Network, processes: Processes)
     for told in (late, processes.log("again.log")):
         assert f"worker tcp://{network.nodes[1].address}:" in told and "Traceback" not in told, told
         assert "runs other code than this command (utils.py)" in told, told
+
+
+def test_the_next_run_gets_a_worker_of_its_own_and_is_told_of_too_few_threads(
+    network: Network, processes: Processes
+) -> None:
+    _, address = processes.scheduler(network.head)
+    processes.node(network.nodes[0], "node.log", address)
+    where = ("--scheduler", address, "--insecure-scheduler", "--limit", "2")
+    first = processes.prediction(network.run, *where, output="first")
+    assert first.wait(60) == 0 and "warning" not in processes.log("first.log"), processes.log("first.log")
+    other = processes.prediction(network.run, *where, "--backend-args", "at_once=4", output="other")
+    assert other.wait(60) == 0, processes.log("other.log")
+    assert "start the workers with --nthreads 5" in processes.log("other.log")
+    assert processes.log("node.log").count("it holds another run's model; replacing this worker") >= 1
+    assert answered(processes.folder) == 0  # that is another folder
+    for name in ("first", "other"):
+        assert len(lines(processes.folder / name / "dry" / NAME)) == 2
 
 
 def test_the_workers_decide_what_the_engine_is(network: Network, processes: Processes, tiny_model: Path) -> None:

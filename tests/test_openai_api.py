@@ -1,7 +1,7 @@
 """The OpenAI backend against a real server on 127.0.0.1 that fails on demand, and against a real served model."""
 
+import asyncio
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -24,8 +24,8 @@ from fault_server import PASSING, REPLIES, answer_to
 import prediction
 import utils
 import workers
-from backends import Options, Service, openai_api, replies, tokenizers
-from backends.retries import Fault
+from backends import Options, Service, openai_api, openai_client, replies, tokenizers
+from backends.retries import Admission, Fault, _Minute, status_fault
 from errors import HarnessError, printable
 
 KEY = "sk-very-secret-0123456789"
@@ -213,6 +213,7 @@ def test_what_a_reply_says_is_the_rows_status(
     record = records(tmp_path)[0]
     assert record["status"] == status
     assert record["pred"] == (answer_to(str(record["input"])) if pred is None else pred)
+    assert ("1 answers are empty: the model was still reasoning" in found.stderr) is (kind == "reasoning")
 
 
 @pytest.mark.parametrize(
@@ -247,11 +248,32 @@ def test_the_request_can_be_changed(server: Served, tmp_path: Path) -> None:
 def test_bare_and_formatted_prompts_go_to_the_completions_endpoint(
     server: Served, tmp_path: Path, model_path: Path
 ) -> None:
+    """As the model's own ids: a text might begin with a BOS, and the server would put another before it."""
     data(tmp_path, 2)
-    found = predict(server, tmp_path, "--chat-template", "none", "--tokenizer", f"hf:{model_path}")
+    server.control(tokenizer_file=str(model_path / "tokenizer.json"))
+    options = ("--tokenizer", f"hf:{model_path}", "--concurrency", "1")
+    found = predict(server, tmp_path, "--chat-template", "none", *options)
     assert found.returncode == 0, found.stderr
     assert_all_right(tmp_path, 2)
-    assert server.body == {"model": NAME, "temperature": 0, "seed": 42, "max_tokens": 64, "roles": []}
+    ids = server.body.pop("ids")
+    assert server.body | {"ids": ids} == {
+        "model": NAME, "temperature": 0, "seed": 42, "max_tokens": 64, "roles": [], "ids": ids,
+    }  # fmt: skip
+    assert isinstance(ids, list) and len(ids) == records(tmp_path)[1]["prompt_tokens"]
+    data(tmp_path / "b", 2)
+    found = predict(server, tmp_path / "b", "--chat-template", "tokenizer", *options)
+    assert found.returncode == 0, found.stderr
+    ids = server.body["ids"]
+    assert isinstance(ids, list) and len(ids) == records(tmp_path / "b")[1]["prompt_tokens"]
+    assert ids[0] != ids[1]  # <|im_start|>, once
+
+
+def test_tiktokens_ids_are_not_sent(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 2)
+    found = predict(server, tmp_path, "--chat-template", "none")
+    assert found.returncode == 0, found.stderr
+    assert_all_right(tmp_path, 2)
+    assert "ids" not in server.body
 
 
 def test_a_field_that_the_service_does_not_know_is_left_out(tmp_path: Path) -> None:
@@ -399,6 +421,16 @@ def test_what_speaks_no_such_protocol_is_told(server: Served, tmp_path: Path) ->
     assert server.requests <= 10
 
 
+def test_the_question_asked_first_survives_faults_of_many_kinds(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 2)
+    server.control(probe_script=["503-html"] * 12 + ["malformed", "500-html"] * 4)
+    assert predict(server, tmp_path).returncode == 0
+    assert_all_right(tmp_path, 2)
+    server.control(probe_script=["unfinished"])  # a model that reasons longer than that question allows
+    data(tmp_path / "b", 2)
+    assert predict(server, tmp_path / "b").returncode == 0
+
+
 def test_a_bad_field_of_the_users_is_told(tmp_path: Path) -> None:
     data(tmp_path, 3)
     with serving("--knows", "max_completion_tokens", "temperature", "seed") as server:
@@ -411,9 +443,14 @@ def test_a_bad_field_of_the_users_is_told(tmp_path: Path) -> None:
     ("options", "complaint"),
     [
         (("--base-url", "ftp://x"), "expected an address such as"),
+        (("--base-url", "http://[::1/v1"), "expected an address such as"),
+        (("--base-url", "http://h:abc/v1"), "expected an address such as"),
+        (("--backend-args", "batch_mb=nan"), 'batch_mb: found "nan"'),
+        (("--plan", "--check"), "--plan and --check: found both"),
         (("--base-url", "http://u:p@127.0.0.1/v1"), "a key belongs into OPENAI_API_KEY"),
         (("--request-args", "effort=low"), "expected a JSON object"),
         (("--request-args", '{"model": "x"}'), '"model" is the harness'),
+        (("--request-args", '{"top_p": NaN}'), "expected a JSON object"),
         (("--concurrency", "0"), "--concurrency: found 0"),
         (("--max-outage", "-1"), "--max-outage: found -1"),
         (("--tokenizer", "bpe"), "pass --tokenizer hf:PATH"),
@@ -435,8 +472,27 @@ def test_a_wrong_option_is_one_clear_sentence(
 def test_a_missing_key_is_told_for_a_public_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(HarnessError, match=r"OPENAI_API_KEY is not set; expected the key of api\.openai\.com"):
-        openai_api.api_key("https://api.openai.com/v1")
-    assert openai_api.api_key("http://node17:8000/v1") == "none"
+        openai_client.api_key("https://api.openai.com/v1")
+    assert openai_client.api_key("http://node17:8000/v1") == "none"
+
+
+def test_a_plan_needs_no_key_and_a_run_does(server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data(tmp_path, 2)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    public = ("--base-url", "https://api.example.com/v1")
+    planned = predict(server, tmp_path, *public, "--plan")
+    assert planned.returncode == 0 and "all 2 rows were counted" in planned.stderr, planned.stderr
+    found = predict(server, tmp_path, *public)
+    assert found.returncode == 2 and "expected the key of api.example.com" in found.stderr
+    assert not server.requests
+
+
+def test_a_plan_counts_the_answers_budget_that_the_request_names(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 2)
+    prices = ("--plan", "--price-in", "0", "--price-out", "1000")
+    assert "answers at most 0.13 USD" in predict(server, tmp_path, *prices).stderr  # 64 tokens each
+    asked = ("--request-args", '{"max_completion_tokens": 4000}')
+    assert "answers at most 8.00 USD" in predict(server, tmp_path, *prices, *asked).stderr
 
 
 def test_tiktoken_without_network_says_what_to_do(
@@ -452,6 +508,83 @@ def test_tiktoken_without_network_says_what_to_do(
 def test_options_of_a_service_are_refused_elsewhere(tmp_path: Path) -> None:
     found = script("prediction.py", "--backend", "echo", "--model-name", "x", "--concurrency", "4")
     assert found.returncode == 2 and "--concurrency is for --backend openai" in found.stderr
+
+
+def test_a_fault_that_passes_does_not_undo_one_that_does_not(tmp_path: Path) -> None:
+    data(tmp_path, 40)
+    with serving("--latency", "0.05") as server:
+        server.control(script=["ok"] * 8 + ["quota"] + ["503-html", "reset", "429"] * 20)
+        found = predict(server, tmp_path, "--concurrency", "4")
+        assert found.returncode == 5 and "quota is used up" in found.stderr, found.stderr
+        assert server.requests <= 1 + 9 + 2 * 4
+        server.control(mode="ok")
+        server.control(forget_script=True)
+        assert predict(server, tmp_path).returncode == 0
+        assert_all_right(tmp_path, 40)
+
+
+@pytest.mark.parametrize("field", ["max_completion_tokens", "max_tokens"])
+def test_the_users_own_budget_goes_alone(server: Served, tmp_path: Path, field: str) -> None:
+    data(tmp_path, 2)
+    found = predict(server, tmp_path, "--request-args", json.dumps({field: 4000}))
+    assert found.returncode == 0, found.stderr
+    assert server.body == {"model": NAME, "temperature": 0, "seed": 42, field: 4000, "roles": ["user"]}
+
+
+def test_no_budget_at_all_can_be_asked_for(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 2)
+    found = predict(server, tmp_path, "--request-args", '{"max_completion_tokens": null}')
+    assert found.returncode == 0, found.stderr
+    assert server.body == {"model": NAME, "temperature": 0, "seed": 42, "roles": ["user"]}
+
+
+def test_what_a_refused_start_was_told_may_be_changed(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 3)
+    server.control(mode="other-model")
+    assert predict(server, tmp_path).returncode == 5
+    server.control(mode="ok")
+    changed = predict(server, tmp_path, "--request-args", '{"top_p": 1}')
+    assert changed.returncode == 0, changed.stderr
+    assert predict(server, tmp_path).returncode == 4  # answers are there now
+
+
+def test_a_prompt_that_cannot_be_made_loses_no_answer_that_is_out(tmp_path: Path) -> None:
+    data(tmp_path, 40)
+    with serving("--latency", "0.1") as server:
+        # A prompt takes one request, and the tokenizer's first two are asked before: this is in mid-run.
+        server.control(tokenizer_script=["ok"] * 30 + ["bad-row"] * 100)
+        found = predict(server, tmp_path, "--tokenizer", "server", "--model-max-len", "9000", "--concurrency", "4")
+        assert found.returncode == 5 and "cannot read this message" in found.stderr, found.stderr
+        taken = lines(tmp_path / "out" / NAME / "rows" / f"{FILE}.jsonl")
+        assert 0 < len(taken) == server.asked.total() < 40
+
+
+def test_a_tokenizer_that_is_down_is_waited_for(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 10)
+    faults = ["503-html", "reset", "429", "500-html", "malformed", "html-200", "empty-200"]
+    server.control(tokenizer_script=["ok"] * 6 + faults)
+    found = predict(server, tmp_path, "--tokenizer", "server", "--model-max-len", "9000")
+    assert found.returncode == 0, found.stderr
+    assert_all_right(tmp_path, 10)
+
+
+def test_the_servers_special_tokens_are_not_written_out(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 2)
+    server.control(bos=1)
+    found = predict(server, tmp_path, "--tokenizer", "server", "--model-max-len", "400")
+    assert found.returncode == 0, found.stderr
+    # The BOS, 199 and 200 characters are kept; the text is tokenised anew, with a BOS of its own.
+    assert records(tmp_path)[0]["prompt_tokens"] == 400
+
+
+@pytest.mark.parametrize("key", ["sk-a\nsk-b", "sk-\u00e9", "sk a"])
+def test_a_key_that_is_none_is_told_and_not_shown(
+    server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    data(tmp_path, 1)
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    found = predict(server, tmp_path)
+    assert found.returncode == 2 and "a character that no key has" in found.stderr and "sk" not in found.stderr
 
 
 # --- The script -------------------------------------------------------------------------------------------------------
@@ -582,6 +715,32 @@ def test_a_reply_is_read_or_refused() -> None:
         replies.read_reply(b"[" * 100_000)
 
 
+@pytest.mark.parametrize(
+    ("status", "error", "kind", "row"),
+    [
+        (403, {"message": "x requires moderation. Your input was flagged for y"}, "row", "refused"),
+        (403, {"message": "no"}, "fatal", "error"),
+        (403, {"message": "Your account was flagged"}, "fatal", "error"),
+        (400, {"message": "Could not finish the message because max_tokens was reached"}, "row", "length"),
+        (400, {"message": "This model's maximum context length is 8192 tokens"}, "row", "context_overflow"),
+        (200, {"message": "upstream", "code": 502}, "transient", "error"),
+        (200, {"message": "slow down", "code": 429}, "throttled", "error"),
+        (200, {"message": "pay", "code": 402}, "fatal", "error"),
+        (200, {"message": "odd", "code": "x"}, "transient", "error"),
+    ],
+)
+def test_what_an_error_means(status: int, error: dict[str, object], kind: str, row: str) -> None:
+    if status == 200:
+        with pytest.raises(Fault) as caught:
+            replies.read_reply(json.dumps({"error": error}).encode())
+        found = caught.value
+    else:
+        found = status_fault(status, {}, error)
+    assert (found.kind, found.status) == (kind, row)
+    if kind == "row":
+        assert replies.end_of(found).finish_reason == {"refused": "content_filter", "length": "length"}.get(row)
+
+
 def test_the_identity_names_the_service_but_not_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
@@ -599,11 +758,76 @@ def test_a_tokenizers_folder_is_named_by_its_content(model_path: Path, tmp_path:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((model_path / name).read_bytes())
     first = tokenizers.fingerprint(f"hf:{tmp_path}")
-    (tmp_path / "tokenizer_config.json").write_text("{}")
-    assert tokenizers.fingerprint(f"hf:{tmp_path}") != first
-    assert hashlib.sha256().hexdigest() not in first
+    assert first.startswith("hf:sha256:") and tokenizers.fingerprint(f"hf:{tmp_path}") == first
+    (tmp_path / "README.md").write_text("says nothing of tokens")
+    assert tokenizers.fingerprint(f"hf:{tmp_path}") == first
+    for name in ("tokenizer_config.json", "qwen.tiktoken", "tekken.json", "tokenization_own.py"):
+        (tmp_path / name).write_text("{}")
+        other = tokenizers.fingerprint(f"hf:{tmp_path}")
+        assert other != first, name
+        first = other
+
+
+def test_a_tokenizer_of_the_hub_is_named_by_its_commit(tmp_path: Path) -> None:
+    """In the Hub's cache, without network."""
+    commit, repo = "3f" * 20, tmp_path / "hub/models--a--b"
+    (repo / "snapshots" / commit).mkdir(parents=True)
+    (repo / "snapshots" / commit / "tokenizer_config.json").write_text("{}")
+    (repo / "refs").mkdir()
+    (repo / "refs/main").write_text(commit)
+    code = "from backends import tokenizers; print(tokenizers.fingerprint('hf:a/b')); tokenizers.fingerprint('hf:a/c')"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.stdout.strip() == f"hf:a/b@{commit}"
+    assert "HarnessError: --tokenizer hf:a/c: transformers cannot load it" in found.stderr
+
+
+def test_requests_wait_for_the_minutes_allowance() -> None:
+    minute = _Minute(600)
+    assert minute.wait(600) == 0 and minute.wait(9999) == 0
+    minute.take(400)
+    assert minute.wait(200) == 0 and 59 < minute.wait(201) <= 60  # seconds
+    minute.take(200)
+    time.sleep(0.2)
+    minute._sent[0] = (minute._sent[0][0] - 40, 400)  # as if 40 seconds had gone by since
+    assert 19 < minute.wait(400) <= 20
+    assert 59 < minute.wait(401) <= 60 and 59 < minute.wait(9999) <= 60
+    minute._sent[0] = (minute._sent[0][0] - 20, 400)
+    assert minute.wait(400) == 0 < minute.wait(401)
+    assert _Minute(None).wait(10**9) == 0
+
+
+def test_a_429_shrinks_what_is_out_and_answers_let_it_grow() -> None:
+    async def out(admission: Admission) -> int:
+        entered = 0
+        async with contextlib.AsyncExitStack() as stack:
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    await asyncio.wait_for(stack.enter_async_context(admission.entered(10)), 0.05)
+                    entered += 1
+        return entered
+
+    async def story() -> None:
+        admission = Admission(10, None, None)
+        assert await out(admission) == 10
+        for _ in range(5):  # of one burst: they say one thing
+            admission.throttled(0.0, 0.0)
+        assert await out(admission) == 7
+        for _ in range(40):
+            admission.throttled(time.monotonic(), 0.0)
+        assert await out(admission) == 1
+        for _ in range(200):
+            admission.answered()
+        assert await out(admission) == 10
+        assert await out(Admission(10, 25, None)) == 2  # tokens that are out, of a minute's worth
+        assert await out(Admission(10, None, 3)) == 3
+
+    asyncio.run(story())
 
 
 def test_every_kind_of_fault_is_used() -> None:
     terminal = {"401", "403", "quota", "404", "redirect", "context", "filtered", "bad-row", "never-fits"}
+    terminal |= {"unfinished"}
     assert {*REPLIES} - terminal <= {*PASSING} and len(PASSING) >= 12

@@ -102,6 +102,108 @@ def test_an_online_run_waits_for_the_batches_that_are_out(server: Served, tmp_pa
     assert online.returncode == 2 and "the same command with --batch" in online.stderr
 
 
+def submit_and_interrupt(served: Served, folder: Path, *options: str) -> None:
+    """Batches are out then, which are over from then on."""
+    served.control(batch_delay=3600)
+    with starting(served, folder, *BATCH, *options) as process:
+        until(lambda: parts(folder) and all(part["batch_id"] for part in parts(folder)))
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    served.control(finish_batches=True)
+
+
+def test_what_never_reached_the_service_is_not_out(server: Served, tmp_path: Path) -> None:
+    """Interrupted before the upload: whatever command comes next, each row goes out once."""
+    data(tmp_path, 6)
+    server.control(batch_script=["silent"])
+    with starting(server, tmp_path, *BATCH) as process:
+        until(lambda: calls(server))
+        process.send_signal(signal.SIGKILL)
+    assert [part["file_id"] for part in parts(tmp_path)] == [""]
+    fewer = batched(server, tmp_path, "--limit", "2", "--price-in", "1", "--price-out", "1", "--max-cost", "0")
+    assert fewer.returncode == 3 and not server.asked and not parts(tmp_path), fewer.stderr
+    assert predict(server, tmp_path, "--limit", "3").returncode == 0
+    assert batched(server, tmp_path).returncode == 0
+    assert_all_right(tmp_path, 6)
+    assert server.asked.total() == 6
+
+
+def test_a_queue_that_stays_full_ends_the_run_and_lets_the_parts_be_smaller(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 6)
+    server.control(batch_fates=["failed:token_limit_exceeded"] * 50)
+    full = batched(server, tmp_path)
+    assert full.returncode == 3 and "the account's queue of batches has no room" in full.stderr, full.stderr
+    server.control(batch_fates=[])
+    before = len(tags(server))
+    assert predict(server, tmp_path, *BATCH[:-1], f"{BATCH[-1]},batch_mb=0.001").returncode == 0
+    assert_all_right(tmp_path, 6)
+    assert len(tags(server)) - before == 6 == server.asked.total()
+
+
+@pytest.mark.parametrize("kind", ["html-200", "malformed", "empty-200", "list-200", "error-200"])
+def test_what_is_no_reply_of_the_batch_api_is_asked_again(server: Served, tmp_path: Path, kind: str) -> None:
+    """At each of its calls: a file made, a lost batch looked for, a batch made, looked at, its answers read."""
+    data(tmp_path, 3)
+    server.control(batch_script=[kind, "ok", "lost-reply", kind, "ok", kind])
+    found = batched(server, tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert_all_right(tmp_path, 3)
+    assert len(tags(server)) == 1 and server.asked.total() == 3
+
+
+def test_rows_that_are_out_must_stay_selected(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 4)
+    submit_and_interrupt(server, tmp_path)
+    fewer = batched(server, tmp_path, "--limit", "2")
+    assert fewer.returncode == 2 and "rows that are not selected now, such as" in fewer.stderr, fewer.stderr
+    assert batched(server, tmp_path).returncode == 0
+    assert_all_right(tmp_path, 4)
+    assert server.asked.total() == 4 and batched(server, tmp_path, "--limit", "2").returncode == 0
+
+
+def test_rows_that_are_out_are_collected_whatever_is_left_to_spend(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 8)
+    submit_and_interrupt(server, tmp_path, "--limit", "5")
+    poor = batched(server, tmp_path, "--price-in", "1", "--price-out", "1", "--max-cost", "0")
+    assert poor.returncode == 3 and "3 rows have no answer yet" in poor.stderr, poor.stderr
+    assert len(lines(tmp_path / "out" / NAME / "rows" / f"{FILE}.jsonl")) == 5 == server.asked.total()
+    assert batched(server, tmp_path).returncode == 0
+    assert_all_right(tmp_path, 8)
+    assert server.asked.total() == 8
+
+
+def test_a_cancelled_batch_is_not_sent_again_unasked(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 12)
+    server.control(batch_fates=["cancelled"])
+    found = batched(server, tmp_path)
+    assert found.returncode == 3 and "batch-0 was cancelled; run the same command again" in found.stderr, found.stderr
+    saved = lines(tmp_path / "out" / NAME / "rows" / f"{FILE}.jsonl")
+    assert 0 < len(saved) < 12 == server.asked.total()
+    assert batched(server, tmp_path).returncode == 0
+    assert_all_right(tmp_path, 12)
+    assert server.asked.total() == 24 - len(saved)
+
+
+def test_a_batch_of_another_model_is_not_taken(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 4)
+    server.control(batch_model="cheaper-1")
+    found = batched(server, tmp_path)
+    assert found.returncode == 5 and 'is of the model "cheaper-1"' in found.stderr, found.stderr
+    assert server.asked.total() == 4 and not (tmp_path / "out" / NAME / "rows").exists()
+
+
+def test_a_batch_that_the_service_has_lost_is_named(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 4)
+    submit_and_interrupt(server, tmp_path)
+    server.control(forget_batches=True)
+    found = batched(server, tmp_path)
+    (part,) = (tmp_path / "out" / NAME / "batches").glob("*.json")
+    assert found.returncode == 5 and f"has lost batch batch-0, remove {part}" in found.stderr, found.stderr
+    part.unlink()
+    assert batched(server, tmp_path).returncode == 0
+    assert_all_right(tmp_path, 4)
+
+
 def test_twenty_kills_submit_nothing_twice(tmp_path: Path) -> None:
     """SIGKILL while parts are submitted, looked at and collected; the runs after it go on with what is out."""
     rows, kills = 40, 20

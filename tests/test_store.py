@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from errors import ExitCode, HarnessError
-from store import Record, Store, read_manifest, read_records, run_files, run_folder
+from store import Record, Store, answered, read_manifest, read_records, run_files, run_folder
 
 NAME = "lic_mixup_16k"
 IDENTITY: dict[str, Any] = {
@@ -415,6 +415,20 @@ def test_other_settings_are_refused_field_by_field(tmp_path: Path, path: str, va
     opened(tmp_path).__exit__()
 
 
+def test_a_start_without_answers_binds_nothing(tmp_path: Path) -> None:
+    """What failed then is not held against the rows under other settings."""
+    folder = tmp_path / "run"
+    with opened(folder) as store:
+        store.attempt("cmrc_mixup", "16k", 1, "context_overflow", "too long")
+    with opened(folder) as store:  # the same settings
+        assert store.failed() == {("cmrc_mixup", "16k", 1): "context_overflow"}
+    other = changed("seed", 0)
+    assert answered(folder, other, [("cmrc_mixup", "16k")]) == {("cmrc_mixup", "16k"): set()}
+    with opened(folder, identity=other) as store:
+        assert store.failed() == {}
+    assert (folder / "attempts.jsonl.old-1").exists() and not (folder / "attempts.jsonl").exists()
+
+
 def test_the_selection_may_grow(tmp_path: Path) -> None:
     filled(tmp_path, 2)
     more = changed("data/factrecall_en_16k", "sha256:3")
@@ -456,6 +470,7 @@ def test_what_the_backend_decided_is_kept_and_compared(tmp_path: Path) -> None:
     with opened(tmp_path) as run:
         run.record_effective({"attn": "sdpa", "eos": (1, 2)})
         run.record_effective({"attn": "sdpa", "eos": [1, 2]})
+        run.append(record(0))
     with opened(tmp_path) as run:
         with refusal(ExitCode.IDENTITY, 'effective.attn: recorded "sdpa", asked "eager"'):
             run.record_effective({"attn": "eager", "eos": [1, 2]})

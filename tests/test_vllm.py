@@ -241,7 +241,7 @@ def test_as_many_rows_as_the_engine_takes_are_in_it(
 ) -> None:
     engine = CountingEcho()
     work = replace(job(data_path, ["hotpotwikiqa_mixup_1k"]), at_once=at_once)
-    monkeypatch.setattr(workers, "_loaded", (work, engine))
+    monkeypatch.setattr(workers, "_loaded", ((work.backend, work.options), engine))
     tasks = [workers.Task("hotpotwikiqa_mixup", "1k", (index % 5,)) for index in range(15)]
     with workers.pool(single_process=True, count=1, at_once=at_once) as executor:
         assert len(list(workers.answers(executor, work, tasks))) == 15
@@ -251,7 +251,7 @@ def test_as_many_rows_as_the_engine_takes_are_in_it(
 def test_a_row_that_takes_long_holds_no_other_back(data_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = CountingEcho(hold="Lighthouse 0 was")
     work = replace(job(data_path, ["hotpotwikiqa_mixup_1k"]), at_once=2)
-    monkeypatch.setattr(workers, "_loaded", (work, engine))
+    monkeypatch.setattr(workers, "_loaded", ((work.backend, work.options), engine))
     tasks = [workers.Task("hotpotwikiqa_mixup", "1k", (index,)) for index in range(5)]
     with workers.pool(single_process=True, count=1, at_once=2) as executor:
         arriving = workers.answers(executor, work, tasks)

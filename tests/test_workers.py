@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -160,7 +161,7 @@ def test_the_next_row_is_prepared_while_the_model_works(data_path: Path, monkeyp
     engine = echo.EchoBackend(0.2)
     engine.tokenizer = WatchingTokenizer()
     work = job(data_path, ["hotpotwikiqa_mixup_1k"])
-    monkeypatch.setattr(workers, "_loaded", (work, engine))
+    monkeypatch.setattr(workers, "_loaded", ((work.backend, work.options), engine))
     tasks = [workers.Task("hotpotwikiqa_mixup", "1k", (index,)) for index in range(5)]
     with workers.pool(single_process=True, count=1) as executor:
         assert len(list(workers.answers(executor, work, tasks))) == 5
@@ -240,6 +241,31 @@ def test_a_row_that_kills_its_worker_fails_alone(chat_model: Path, tmp_path: Pat
     assert attempts == {2: "worker_died", 4: "error"}
     assert "2 rows have no answer" in found.stderr
     assert found.stdout.strip().endswith("out/dry")
+
+
+def test_a_worker_that_hangs_is_replaced_and_its_row_left_open(tmp_path: Path) -> None:
+    write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", [row()])
+    options = ("--datasets", "hotpotwikiqa_mixup")
+    limit = ("--row-hours", "0.001")  # 3.6 seconds
+    hung = predict(tmp_path / "data", tmp_path / "out", *options, *limit, "--backend-args", "delay=3000")
+    assert hung.returncode == 3 and "worker_died: 1" in hung.stderr, hung.stderr
+    assert "in generate" in hung.stderr  # where it hung
+    done = predict(tmp_path / "data", tmp_path / "out", *options)
+    assert done.returncode == 0, done.stderr
+    refused = predict(tmp_path / "data", tmp_path / "out", "--row-hours", "0")
+    assert refused.returncode == 2 and "--row-hours: found 0.0" in refused.stderr
+
+
+def test_the_watch_begins_anew_with_each_row(data_path: Path) -> None:
+    """These rows take longer together than one may."""
+    one = replace(job(data_path, ["hotpotwikiqa_mixup_1k"], delay=0.5), row_hours=5 / 3600)
+    tasks = [workers.Task("hotpotwikiqa_mixup", "1k", (number % 5,)) for number in range(14)]
+    with workers.pool(single_process=False, count=1) as executor:
+        results = list(workers.answers(executor, one, tasks))
+        assert len(results) == 14 and not any(result.attempts for result in results)
+        (worker,) = {process.pid for process in worker_processes(os.getpid())}
+        time.sleep(5.5)  # with nothing to do there is nothing to watch
+        assert {process.pid for process in worker_processes(os.getpid())} == {worker}
 
 
 def test_a_worker_may_die_again_before_it_is_back() -> None:
