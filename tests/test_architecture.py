@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,13 @@ MODULES = sorted(
 SCRIPTS = ("prediction.py", "evaluation.py", "construct.py")
 HEAVY = ("torch", "transformers", "datasets", "vllm", "openai", "distributed", "pandas", "jieba", "pyarrow")
 README = ROOT / "README.md"
+README_ZH = ROOT / "README_ZH.md"
 
 
 def test_importing_what_users_edit_loads_nothing_heavy() -> None:
-    imports = "import config, counts, data, errors, files, metrics, preflight, store, utils, backends, workers, sys"
+    imports = (
+        "import config, counts, data, errors, files, metrics, preflight, spending, store, utils, backends, workers, sys"
+    )
     code = f"{imports}; print([name for name in {HEAVY} if name in sys.modules])"
     assert script("-c", code).stdout.strip() == "[]"
 
@@ -107,3 +111,29 @@ def test_the_readmes_marked_blocks_run(tmp_path: Path) -> None:
         code = f'set -eu\npython() {{ {sys.executable} "$@"; }}\n{block}'
         found = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert found.returncode == 0, f"{block}\n{found.stderr}"
+
+
+# --- The Chinese README says the same ---------------------------------------------------------------------------------
+
+
+def parts(path: Path) -> tuple[list[str], list[str], set[str]]:
+    """(fenced code blocks, headings, inline code) of a Markdown file."""
+    block = re.compile(r"^```.*?^```$", re.S | re.M)
+    text = path.read_text(encoding="utf-8")
+    prose = block.sub("", text)  # the comments in a shell block look like headings
+    headings = re.findall(r"^#+ .+$", prose, re.M)
+    # A span may be wrapped: its line break is a space to who reads it.
+    return block.findall(text), headings, {" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)}
+
+
+def test_the_chinese_readme_has_the_same_code_and_headings() -> None:
+    blocks, headings, spans = parts(README)
+    blocks_zh, headings_zh, spans_zh = parts(README_ZH)
+    assert blocks and headings and spans
+    for number, (ours, theirs) in enumerate(zip_longest(blocks, blocks_zh), 1):
+        assert ours == theirs, f"code block {number}: README.md has\n{ours}\nREADME_ZH.md has\n{theirs}"
+    for ours, theirs in zip_longest(headings, headings_zh, fillvalue="(none)"):
+        depths = [len(heading) - len(heading.lstrip("#")) for heading in (ours, theirs)]
+        assert depths[0] == depths[1], f'heading: README.md has "{ours}", README_ZH.md has "{theirs}"'
+    assert not spans - spans_zh, f"inline code missing from README_ZH.md: {sorted(spans - spans_zh)}"
+    assert not spans_zh - spans, f"inline code that README.md has not: {sorted(spans_zh - spans)}"
