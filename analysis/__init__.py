@@ -1,0 +1,37 @@
+"""What scores mean: intervals, comparisons, length curves, causes. Called by evaluation.py and report.py.
+
+    rows = [analysis.ScoredRow(...), ...]          # one a scored answer, all files of a run
+    intervals.of(rows)["lic_mixup", "16k"]
+
+Nothing here reads or writes a file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+# Subsets whose rows all ask the same question: there the contexts are what is sampled, not the questions.
+ONE_QUESTION = ("factrecall_en", "factrecall_zh")
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """One scored answer."""
+
+    subset: str
+    level: str  # like "16k"
+    index: int  # position in the data file
+    released: float  # 0 to 1, by the published scorer's protocol
+    described: float  # 0 to 1, by the paper's description
+    record: Mapping[str, object] = field(default_factory=dict, compare=False)  # the row as prediction.py recorded it
+
+    @property
+    def question(self) -> str:
+        """What recurs at every level: the question, by its id where the data have one; in ONE_QUESTION the context."""
+        if self.subset in ONE_QUESTION:
+            return f"context {self.index}"
+        return str(self.record.get("question_id") or self.record.get("input", self.index))
+
+
+def level_length(level: str) -> int:
+    """16 for "16k"."""
+    return int(level.removesuffix("k"))
