@@ -1,0 +1,240 @@
+"""Whether two runs differ: paired per question, with intervals, p-values and a verdict in words.
+
+    found = comparison.of(rows_a, rows_b, "released")     # rows: analysis.ScoredRow of the two runs
+    found.parts.levels["16k"].verdict                     # "A better", "B better" or "no difference shown"
+    comparison.mismatches(identity_a, identity_b)         # what makes the two runs unlike, from their run.json
+
+Only (subset, level, question) that both runs answered count. The interval is that of intervals.py, on the differences.
+The p-value is that of a sign-flip permutation test (Davison & Hinkley 1997, section 4.3): were the runs alike, each
+question's differences could as well have come out with the other sign, at all levels together; questions of all
+subsets flip independently. p-values are adjusted within each family, the levels, the subsets and the files, after Holm
+(1979, Scandinavian Journal of Statistics 6), and the adjusted ones decide the verdicts.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import fsum
+from typing import TypeVar
+
+import numpy as np
+
+from analysis import ScoredRow
+from analysis.intervals import (
+    DRAWS,
+    SEED,
+    Floats,
+    Interval,
+    Parts,
+    Sample,
+    chunks,
+    each_part,
+    generator,
+    interval,
+    resample,
+    samples,
+    tabulate,
+)
+from errors import HarnessError
+
+FLIPS = 10_000
+SIGNIFICANT = 0.05  # the adjusted p-value below which a difference counts as shown
+
+_SAME = 1e-9  # points; a flipped difference this much smaller counts as no smaller, for the sums are rounded
+
+Key = TypeVar("Key", bound=Hashable)
+Cells = dict[tuple[str, str], float]  # (question, level) -> mean score of its rows, 0 to 1
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One part of two runs: their scores over the questions of both and what tells them apart, in points."""
+
+    a: float
+    b: float
+    interval: Interval  # of A minus B
+    p: float  # of the sign-flip test
+    adjusted: float  # after Holm, over the part's family
+    verdict: str  # "A better", "B better" or "no difference shown"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All parts of two runs, and how much of them could be paired."""
+
+    parts: Parts[Difference]
+    paired: int  # (subset, level, question) that both have
+    only_a: int  # that B lacks
+    only_b: int
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Something in which two runs are unlike beyond the model."""
+
+    field: str  # as in the identity of run.json, such as "prompts"
+    text: str  # one sentence
+    refuses: bool  # whether a comparison would say nothing; else it is only to be read with care
+
+
+def of(
+    rows_a: Sequence[ScoredRow],
+    rows_b: Sequence[ScoredRow],
+    protocol: str = "released",
+    *,
+    draws: int = DRAWS,
+    flips: int = FLIPS,
+    seed: int = SEED,
+) -> Comparison:
+    """Compare two runs question by question; positive differences are A's lead. Rows may come in any order.
+
+    A question with several rows at a level counts once there, with their mean. HarnessError where a run has no row, a
+    row twice or a score outside 0 to 1, or where the two have no question in common at any level.
+    """
+    cells_a, cells_b = means(rows_a, protocol), means(rows_b, protocol)
+    common = {subset: cells_a[subset].keys() & cells_b[subset].keys() for subset in cells_a.keys() & cells_b.keys()}
+    paired = sum(map(len, common.values()))
+    if not paired:
+        raise HarnessError(
+            "the two runs have no question in common at the same level; expected runs over the same data; check that "
+            "both folders hold the same subsets and levels"
+        )
+    tables: dict[str, tuple[Sample, Sample]] = {}
+    for subset in sorted(subset for subset, both in common.items() if both):
+        a, b = (paired_sample(subset, cells[subset], common[subset]) for cells in (cells_a, cells_b))
+        tables[subset] = a, b
+    differences = {subset: replace(a, totals=a.totals - b.totals) for subset, (a, b) in tables.items()}
+    resampled = {subset: resample(sample, draws=draws, seed=seed) for subset, sample in differences.items()}
+    flipped = {subset: flip(sample, flips=flips, seed=seed) for subset, sample in differences.items()}
+    mean_of = [{subset: column_means(pair[run]) for subset, pair in tables.items()} for run in (0, 1)]
+
+    def measure(weights: dict[str, Floats]) -> Difference:
+        a, b = (fsum(float(columns[subset] @ weight) for subset, weight in weights.items()) for columns in mean_of)
+        found = interval([(resampled[subset], weight) for subset, weight in weights.items()])
+        p = p_value(found.value, np.sum([flipped[subset] @ weight for subset, weight in weights.items()], axis=0))
+        return Difference(a, b, found, p, p, "")
+
+    parts = each_part(list(differences.values()), measure)
+    return Comparison(
+        Parts(judged(parts.files), judged(parts.levels), judged(parts.subsets), judged({"": parts.overall})[""]),
+        paired,
+        sum(map(len, cells_a.values())) - paired,
+        sum(map(len, cells_b.values())) - paired,
+    )
+
+
+def means(rows: Sequence[ScoredRow], protocol: str) -> dict[str, Cells]:
+    """subset -> (question, level) -> the mean score of the question's rows there."""
+    found: dict[str, Cells] = {}
+    for sample in samples(rows, protocol):
+        found[sample.subset] = {
+            (sample.questions[line], sample.columns[column]): sample.totals[line, column] / sample.counts[line, column]
+            for line, column in np.argwhere(sample.counts)
+        }
+    return found
+
+
+def paired_sample(subset: str, cells: Cells, chosen: set[tuple[str, str]]) -> Sample:
+    """The Sample of some cells of a subset."""
+    return tabulate(subset, [(question, level, cells[question, level]) for question, level in sorted(chosen)])
+
+
+def column_means(sample: Sample) -> Floats:
+    """[columns] the plain means, in points."""
+    found: Floats = 100 * sample.totals.sum(axis=0) / sample.counts.sum(axis=0)
+    return found
+
+
+def flip(sample: Sample, *, flips: int = FLIPS, seed: int = SEED) -> Floats:
+    """[flips, columns] the means in points when each question's values get a random sign, one for all columns."""
+    random = generator(sample.subset, "flips", seed)
+    shares = 100 * sample.totals / sample.counts.sum(axis=0)
+    found = np.empty((flips, len(sample.columns)))
+    for chunk in chunks(flips, len(sample.questions)):
+        signs = random.integers(2, size=(chunk.stop - chunk.start, len(sample.questions)), dtype=np.int8)
+        found[chunk] = (2.0 * signs - 1) @ shares
+    return found
+
+
+def p_value(value: float, flipped: Floats) -> float:
+    """Two-sided: (k+1)/(n+1), k of the n flips being at least as far from 0 as the value; never 0."""
+    return float((np.sum(np.abs(flipped) >= abs(value) - _SAME) + 1) / (len(flipped) + 1))
+
+
+def judged(family: Mapping[Key, Difference]) -> dict[Key, Difference]:
+    """The family with its p-values adjusted and the verdicts that follow."""
+    adjusted = holm([difference.p for difference in family.values()])
+    found = {}
+    for (key, difference), p in zip(family.items(), adjusted, strict=True):
+        shown = "A better" if difference.interval.value > 0 else "B better"
+        found[key] = replace(difference, adjusted=p, verdict=shown if p < SIGNIFICANT else "no difference shown")
+    return found
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment, in the order given: the smallest times m, the next times m - 1, and so on."""
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, at in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[at]))
+        adjusted[at] = highest
+    return adjusted
+
+
+# --- whether the two runs can be compared at all ----------------------------------------------------------------------
+
+
+def mismatches(identity_a: Mapping[str, object], identity_b: Mapping[str, object]) -> list[Mismatch]:
+    """In what two runs differ beyond the model, from the `identity` of their run.json; those that refuse come first.
+
+    Refused: data of a common file that differ, no file in common, another "protocol" where both name one. Flagged:
+    other prompts, chat format, limit of tokens or budgets, and what a run did not record (folders of the published
+    harness have no run.json: pass an empty mapping).
+    """
+    found = data_mismatches(entries(identity_a, "data"), entries(identity_b, "data"))
+    protocols = identity_a.get("protocol"), identity_b.get("protocol")
+    if None not in protocols and protocols[0] != protocols[1]:
+        text = f"the scores are of the {protocols[0]} protocol in A and of the {protocols[1]} one in B: not comparable"
+        found.append(Mismatch("protocol", text, True))
+    prompts = entries(identity_a, "prompts"), entries(identity_b, "prompts")
+    hashes = [each.get("sha256") for each in prompts]
+    names = [f"{each.get('name', 'unnamed')}-{str(each.get('sha256'))[:8]}" for each in prompts]
+    found += flagged("prompts", "the prompts", hashes, names)
+    for field, words in (("chat_template", "the chat format"), ("model_max_len", "the limit of tokens")):
+        found += flagged(field, words, [identity_a.get(field), identity_b.get(field)])
+    budgets = entries(identity_a, "budgets"), entries(identity_b, "budgets")
+    if not all(budgets):
+        found += flagged("budgets", "the budgets of the answers", [each or None for each in budgets])
+    for subset in sorted(budgets[0].keys() & budgets[1].keys()):
+        found += flagged("budgets", f"the budgets of {subset}", [each[subset] for each in budgets])
+    return sorted(found, key=lambda mismatch: not mismatch.refuses)
+
+
+def data_mismatches(a: Mapping[str, object], b: Mapping[str, object]) -> list[Mismatch]:
+    """Of two "data" parts, <subset>_<level> -> fingerprint of the file."""
+    if not a or not b:
+        return flagged("data", "the fingerprints of the data", [a or None, b or None])
+    common = sorted(a.keys() & b.keys())
+    if not common:
+        return [Mismatch("data", "the runs have no data file in common", True)]
+    return [
+        Mismatch("data", f"the data of {name} differ: not the same questions, or not the same contexts", True)
+        for name in common
+        if a[name] != b[name]
+    ]
+
+
+def flagged(field: str, words: str, values: Sequence[object], names: Sequence[object] = ()) -> list[Mismatch]:
+    """A flag where the values of A and B differ, or one has none (None); `names`: how to show them, if not as such."""
+    missing = [run for run, value in zip("AB", values, strict=True) if value is None]
+    if missing:
+        return [Mismatch(field, f"{words} cannot be compared: not recorded in {' and '.join(missing)}", False)]
+    if values[0] == values[1]:
+        return []
+    a, b = names or values
+    return [Mismatch(field, f"{words} differ: {a} in A, {b} in B", False)]
+
+
+def entries(identity: Mapping[str, object], field: str) -> Mapping[str, object]:
+    """A part of an identity that is a mapping; empty where it is missing."""
+    found = identity.get(field)
+    return found if isinstance(found, Mapping) else {}

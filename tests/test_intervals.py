@@ -1,0 +1,291 @@
+"""Intervals of scores: against closed forms, and how often they hold the truth."""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from analysis import ScoredRow, intervals
+from analysis.intervals import Floats, Interval, Parts, resample, samples, tabulate
+from errors import HarnessError
+
+LEVELS = ("16k", "32k", "64k")
+
+
+def scored(subset: str, level: str, index: int, score: float, question: str | None = None) -> ScoredRow:
+    record = {} if question is None else {"question_id": question}
+    return ScoredRow(subset, level, index, score, score, record)
+
+
+def run_of(subset: str, scores: Floats, levels: Sequence[str] = LEVELS) -> list[ScoredRow]:
+    """Rows of [questions, levels] scores, or of [questions, rows a question, levels]."""
+    cube = scores if scores.ndim == 3 else scores[:, None, :]
+    questions, times, width = cube.shape
+    return [
+        scored(subset, levels[column], question * times + row, float(cube[question, row, column]), f"q{question}")
+        for question in range(questions)
+        for row in range(times)
+        for column in range(width)
+    ]
+
+
+def clustered(chance: np.random.Generator, shape: tuple[int, ...], zeros: Sequence[float]) -> Floats:
+    """Scores with many zeros and some ones, alike within a question: [questions, ..., levels]; `zeros` by level.
+
+    Each score comes from its question's luck with probability 0.6, else from its own; the mean of a level is
+    `true_mean(zeros)`.
+    """
+    own, shared = chance.random(shape), chance.random((shape[0],) + (1,) * (len(shape) - 1))
+    luck = np.where(chance.random(shape) < 0.6, shared, own)
+    above = np.clip((luck - np.array(zeros)) / (1 - np.array(zeros)), 0, None)
+    found: Floats = np.minimum(1, 1.5 * above)
+    return found
+
+
+def true_mean(zeros: float) -> float:
+    """Of min(1, 1.5 u), u uniform, times the share that is not zero: 0.5 * 2/3 + 1 * 1/3 = 2/3."""
+    return (1 - zeros) * 2 / 3
+
+
+def every_part(found: Parts[Interval]) -> Iterator[Interval]:
+    yield from (*found.files.values(), *found.levels.values(), *found.subsets.values(), found.overall)
+
+
+# --- closed forms -----------------------------------------------------------------------------------------------------
+
+
+def test_values_are_the_means_of_the_tables() -> None:
+    rows = run_of("lic_mixup", np.array([[0.5, 0.25, 0.0], [1.0, 0.25, 0.5]]))
+    rows += run_of("cmrc_mixup", np.array([[0.1, 0.3], [0.3, 0.1], [0.2, 0.2]]), ("16k", "32k"))
+    found = intervals.of(rows, draws=200)
+    assert {pair: part.value for pair, part in found.files.items()} == pytest.approx(
+        {
+            ("cmrc_mixup", "16k"): 20,
+            ("cmrc_mixup", "32k"): 20,
+            ("lic_mixup", "16k"): 75,
+            ("lic_mixup", "32k"): 25,
+            ("lic_mixup", "64k"): 25,
+        }
+    )
+    assert {level: part.value for level, part in found.levels.items()} == pytest.approx(
+        {"16k": 47.5, "32k": 22.5, "64k": 25}
+    )
+    assert {subset: part.value for subset, part in found.subsets.items()} == pytest.approx(
+        {"cmrc_mixup": 20, "lic_mixup": 125 / 3}
+    )
+    assert found.overall.value == pytest.approx((47.5 + 22.5 + 25) / 3)
+    assert list(found.files) == sorted(found.files) and list(found.levels) == ["16k", "32k", "64k"]
+
+
+def test_the_protocol_decides_which_scores_count() -> None:
+    rows = [ScoredRow("lic_mixup", "16k", index, 0.2, 0.6) for index in range(5)]
+    assert intervals.of(rows, "released", draws=50).overall.value == pytest.approx(20)
+    assert intervals.of(rows, "described", draws=50).overall.value == pytest.approx(60)
+
+
+def test_the_standard_error_is_the_plug_in_formula() -> None:
+    scores = clustered(np.random.default_rng(1), (80, 3), (0.2, 0.4, 0.6))
+    (sample,) = samples(run_of("lic_mixup", scores), "released")
+    found = resample(sample, draws=20_000)
+    # 100 sqrt(sum (x - mean)^2) / n; the standard deviation of 20,000 draws is known to 0.5 %, four of which are 2 %.
+    assert found.draws.std(axis=0) == pytest.approx(100 * scores.std(axis=0) / math.sqrt(80), rel=0.02)
+    mean_of_levels = 100 * scores.mean(axis=1).std() / math.sqrt(80)
+    assert found.draws.mean(axis=1).std() == pytest.approx(mean_of_levels, rel=0.02)
+    # Levels drawn apart would vary less in their mean than questions do: the draw is joint.
+    apart = 100 * math.sqrt((scores.var(axis=0) / 80).sum()) / 3
+    assert mean_of_levels > 1.2 * apart
+    assert found.draws.mean(axis=0) == pytest.approx(found.values, abs=0.15)
+
+
+def test_influences_give_the_same_standard_error_where_questions_have_unequal_rows() -> None:
+    chance = np.random.default_rng(2)
+    cells = [
+        (f"q{question}", "16k", float(chance.random() ** 2)) for question in range(150) for _ in range(1 + question % 3)
+    ]
+    found = resample(tabulate("lic_mixup", cells), draws=20_000)
+    assert found.values[0] == pytest.approx(100 * np.mean([score for _, _, score in cells]))
+    assert found.influence.sum() == pytest.approx(0, abs=1e-9)
+    assert found.draws.std() == pytest.approx(math.sqrt((found.influence**2).sum()), rel=0.03)
+
+
+def test_rows_of_one_question_count_as_one_cluster() -> None:
+    scores = np.repeat(clustered(np.random.default_rng(3), (60, 1, 1), (0.4,)), 4, axis=1)
+    once, repeated = (
+        intervals.of(run_of("lic_mixup", each, ("16k",)), draws=2000).overall for each in (scores[:, :1], scores)
+    )
+    assert repeated == once  # the copies tell nothing new
+    apart = intervals.of(
+        [scored("lic_mixup", "16k", index, float(score)) for index, score in enumerate(scores.ravel())], draws=2000
+    ).overall
+    assert apart.low is not None and apart.high is not None and once.low is not None and once.high is not None
+    assert (apart.high - apart.low) == pytest.approx((once.high - once.low) / 2, rel=0.1)
+
+
+def test_nearly_normal_scores_get_students_interval() -> None:
+    scores = np.random.default_rng(4).normal(0.5, 0.08, (25, 1))
+    found = intervals.of(run_of("lic_mixup", scores, ("16k",)), draws=40_000).overall
+    half = 2.0639 * 100 * scores.std(ddof=1) / 5  # Student's t of 24 degrees of freedom
+    assert found.low == pytest.approx(found.value - half, abs=0.1 * half)
+    assert found.high == pytest.approx(found.value + half, abs=0.1 * half)
+
+
+def test_skewed_scores_get_a_longer_arm_on_the_side_of_the_tail() -> None:
+    found = intervals.of(run_of("lic_mixup", np.repeat([[1.0], [0.0]], [6, 94], axis=0), ("16k",))).overall
+    assert found.low is not None and found.high is not None
+    assert found.high - found.value > 1.3 * (found.value - found.low)
+    assert 2 <= found.low <= 3.5 and 11.5 <= found.high <= 14  # Wilson's interval of 6 in 100: 2.8 to 12.5
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"), [(4, 2.7764), (9, 2.2622), (29, 2.0452), (99, 1.9842), (1e9, 1.959964)]
+)
+def test_students_quantile(freedom: float, quantile: float) -> None:
+    assert intervals.student_quantile(0.975, freedom) == pytest.approx(quantile, abs=0.01)
+
+
+def test_identical_scores_have_no_width() -> None:
+    found = intervals.of(run_of("lic_mixup", np.full((30, 3), 0.3)), draws=300)
+    for part in every_part(found):
+        assert part.low == part.high == part.value == pytest.approx(30)
+        assert "every question came out the same" in part.note
+
+
+# --- what is resampled, and what cannot be --------------------------------------------------------------------------
+
+
+def test_one_question_subsets_are_resampled_over_contexts_and_say_so() -> None:
+    scores = clustered(np.random.default_rng(5), (40, 3), (0.3, 0.3, 0.3))
+    rows = run_of("factrecall_en", scores) + run_of("lic_mixup", scores)
+    found = intervals.of(rows, draws=500)
+    assert found.files["factrecall_en", "16k"].label == "over 40 contexts"
+    assert found.subsets["factrecall_en"].label == "over 40 contexts"
+    assert found.files["lic_mixup", "16k"].label == "over 40 questions"
+    assert found.levels["16k"].label == "over 80 questions and contexts"
+    assert found.overall.low is not None
+
+
+def test_one_question_has_no_interval_and_the_note_says_why() -> None:
+    rows = run_of("lic_mixup", np.array([[0.5, 0.2, 0.1]]))
+    rows += run_of("cmrc_mixup", clustered(np.random.default_rng(6), (30, 3), (0.3, 0.3, 0.3)))
+    found = intervals.of(rows, draws=500)
+    assert found.files["lic_mixup", "16k"] == Interval(
+        50, None, None, 1, "questions", "no interval: only one question in lic_mixup"
+    )
+    assert found.files["lic_mixup", "16k"].label == "over 1 question"
+    assert found.levels["16k"].low is None and "lic_mixup" in found.levels["16k"].note
+    assert found.overall.high is None
+    assert found.subsets["cmrc_mixup"].low is not None
+
+
+def test_few_questions_are_flagged() -> None:
+    few, enough = (clustered(np.random.default_rng(7), (number, 3), (0.3, 0.3, 0.3)) for number in (19, 20))
+    assert intervals.of(run_of("lic_mixup", few), draws=200).overall.note == (
+        "too narrow: fewer than 20 questions in lic_mixup"
+    )
+    assert intervals.of(run_of("lic_mixup", enough), draws=200).overall.note == ""
+
+
+def test_a_file_with_few_of_the_questions_counts_its_own_only() -> None:
+    rows = run_of("lic_mixup", clustered(np.random.default_rng(8), (60, 3), (0.3, 0.3, 0.3)))
+    rows = [row for row in rows if row.level != "64k" or row.index < 3]
+    found = intervals.of(rows, draws=2000)
+    short = found.files["lic_mixup", "64k"]
+    assert (short.clusters, found.files["lic_mixup", "16k"].clusters) == (3, 60)
+    assert short.low is not None and short.high is not None and math.isfinite(short.low + short.high)
+    assert short.note.startswith("too narrow")
+
+
+# --- determinism ------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_rows_in_any_order_give_the_same_bytes() -> None:
+    chance = np.random.default_rng(9)
+    rows = run_of("lic_mixup", clustered(chance, (40, 2, 3), (0.2, 0.4, 0.6)))
+    rows += run_of("factrecall_zh", clustered(chance, (30, 3), (0.2, 0.4, 0.6)))
+    first = intervals.of(rows, draws=1000)
+    random.Random(1).shuffle(rows)
+    assert repr(intervals.of(rows, draws=1000)) == repr(first)
+    assert repr(intervals.of(rows, draws=1000, seed=2)) != repr(first)
+
+
+def test_a_subset_has_the_same_interval_in_any_company_and_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = np.random.default_rng(10)
+    lic = run_of("lic_mixup", clustered(chance, (40, 3), (0.2, 0.4, 0.6)))
+    cmrc = run_of("cmrc_mixup", clustered(chance, (50, 3), (0.2, 0.4, 0.6)))
+    alone, together = intervals.of(lic, draws=500), intervals.of(cmrc + lic, draws=500)
+    assert alone.subsets["lic_mixup"] == together.subsets["lic_mixup"]
+    monkeypatch.setattr(intervals, "_CELLS", 40 * 33)  # 33 draws at a time
+    assert intervals.of(lic, draws=500).overall.value == alone.overall.value
+    pieces = intervals.of(lic, draws=4000).overall
+    monkeypatch.undo()
+    whole = intervals.of(lic, draws=4000).overall
+    assert pieces.low == pytest.approx(whole.low, abs=0.5) and pieces.high == pytest.approx(whole.high, abs=0.5)
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda rows: [], "no scored row"),
+        (lambda rows: [*rows, scored("lic_mixup", "32k", 7, math.nan)], "lic_mixup_32k, row 7: found the released"),
+        (lambda rows: [*rows, scored("lic_mixup", "32k", 7, 1.1)], "found the released score 1.1; expected 0 to 1"),
+        (lambda rows: [*rows, scored("lic_mixup", "32k", 7, -0.1)], "expected 0 to 1"),
+        (lambda rows: [*rows, rows[0]], "lic_mixup_16k, row 0: found twice"),
+    ],
+)
+def test_bad_rows_are_refused(spoil: Callable[[list[ScoredRow]], list[ScoredRow]], message: str) -> None:
+    rows = [scored("lic_mixup", "16k", index, 0.5) for index in range(3)]
+    with pytest.raises(HarnessError, match=message):
+        intervals.of(spoil(rows), draws=50)
+
+
+def test_an_unknown_protocol_is_refused() -> None:
+    with pytest.raises(HarnessError, match='unknown protocol "relased"'):
+        intervals.of([scored("lic_mixup", "16k", 0, 0.5)], "relased")
+
+
+# --- coverage ---------------------------------------------------------------------------------------------------------
+
+# Sizes from a --limit 30 run to the largest published file, shares of zeros from a good model's to a lost one's.
+SIMULATED = {
+    "lic_mixup": ((30, 3), (0.3, 0.45, 0.6)),
+    "hotpotwikiqa_mixup": ((60, 2, 3), (0.4, 0.6, 0.75)),  # two rows a question
+    "factrecall_en": ((150, 3), (0.5, 0.7, 0.85)),
+}
+
+
+def test_the_intervals_cover_the_truth_in_93_to_97_percent() -> None:
+    chance = np.random.default_rng(20240206)
+    held: Counter[str] = Counter()
+    tried: Counter[str] = Counter()
+    truth = {
+        (subset, level): 100 * true_mean(share)
+        for subset, (_, zeros) in SIMULATED.items()
+        for level, share in zip(LEVELS, zeros, strict=True)
+    }
+    for _ in range(800):
+        rows: list[ScoredRow] = []
+        for subset, (shape, zeros) in SIMULATED.items():
+            rows += run_of(subset, clustered(chance, shape, zeros))
+        found = intervals.of(rows, draws=1000)
+        expected = [(f"file {pair[0]}", found.files[pair], value) for pair, value in truth.items()]
+        for level in LEVELS:
+            of_level = [value for pair, value in truth.items() if pair[1] == level]
+            expected.append(("level means", found.levels[level], float(np.mean(of_level))))
+        for subset in SIMULATED:
+            of_subset = [value for pair, value in truth.items() if pair[0] == subset]
+            expected.append(("subset means", found.subsets[subset], float(np.mean(of_subset))))
+        expected.append(("overall", found.overall, float(np.mean(list(truth.values())))))
+        for kind, part, value in expected:
+            assert part.low is not None and part.high is not None
+            tried[kind] += 1
+            held[kind] += part.low <= value <= part.high
+    coverage = {kind: 100 * held[kind] / tried[kind] for kind in tried}
+    print(coverage)  # pytest -rP shows it
+    assert len(coverage) == 6
+    assert all(93 <= share <= 97 for share in coverage.values()), coverage
