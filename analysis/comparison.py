@@ -109,7 +109,7 @@ def of(
 
     def measure(weights: dict[str, Floats]) -> Difference:
         a, b = (fsum(float(columns[subset] @ weight) for subset, weight in weights.items()) for columns in mean_of)
-        found = interval([(resampled[subset], weight) for subset, weight in weights.items()])
+        found = interval([(resampled[subset], weight) for subset, weight in weights.items()], paired=True)
         p = p_value(found.value, np.sum([flipped[subset] @ weight for subset, weight in weights.items()], axis=0))
         return Difference(a, b, found, p, p, "")
 
@@ -126,9 +126,11 @@ def means(rows: Sequence[ScoredRow], protocol: str) -> dict[str, Cells]:
     """subset -> (question, level) -> the mean score of the question's rows there."""
     found: dict[str, Cells] = {}
     for sample in samples(rows, protocol):
+        with np.errstate(invalid="ignore"):
+            scores = (sample.totals / sample.counts).tolist()
         found[sample.subset] = {
-            (sample.questions[line], sample.columns[column]): sample.totals[line, column] / sample.counts[line, column]
-            for line, column in np.argwhere(sample.counts)
+            (sample.questions[line], sample.columns[column]): scores[line][column]
+            for line, column in np.argwhere(sample.counts).tolist()
         }
     return found
 
@@ -198,21 +200,21 @@ def mismatches(identity_a: Mapping[str, object], identity_b: Mapping[str, object
     prompts = entries(identity_a, "prompts"), entries(identity_b, "prompts")
     hashes = [each.get("sha256") for each in prompts]
     names = [f"{each.get('name', 'unnamed')}-{str(each.get('sha256'))[:8]}" for each in prompts]
-    found += flagged("prompts", "the prompts", hashes, names)
-    for field, words in (("chat_template", "the chat format"), ("model_max_len", "the limit of tokens")):
+    found += flagged("prompts", "prompts", hashes, names)
+    for field, words in (("chat_template", "chat format"), ("model_max_len", "limit of tokens")):
         found += flagged(field, words, [identity_a.get(field), identity_b.get(field)])
     budgets = entries(identity_a, "budgets"), entries(identity_b, "budgets")
     if not all(budgets):
-        found += flagged("budgets", "the budgets of the answers", [each or None for each in budgets])
+        found += flagged("budgets", "budgets of answers", [each or None for each in budgets])
     for subset in sorted(budgets[0].keys() & budgets[1].keys()):
-        found += flagged("budgets", f"the budgets of {subset}", [each[subset] for each in budgets])
+        found += flagged("budgets", f"budget of {subset} answers", [each[subset] for each in budgets])
     return sorted(found, key=lambda mismatch: not mismatch.refuses)
 
 
 def data_mismatches(a: Mapping[str, object], b: Mapping[str, object]) -> list[Mismatch]:
     """Of two "data" parts, <subset>_<level> -> fingerprint of the file."""
     if not a or not b:
-        return flagged("data", "the fingerprints of the data", [a or None, b or None])
+        return flagged("data", "fingerprints of the data", [a or None, b or None])
     common = sorted(a.keys() & b.keys())
     if not common:
         return [Mismatch("data", "the runs have no data file in common", True)]
@@ -227,11 +229,11 @@ def flagged(field: str, words: str, values: Sequence[object], names: Sequence[ob
     """A flag where the values of A and B differ, or one has none (None); `names`: how to show them, if not as such."""
     missing = [run for run, value in zip("AB", values, strict=True) if value is None]
     if missing:
-        return [Mismatch(field, f"{words} cannot be compared: not recorded in {' and '.join(missing)}", False)]
+        return [Mismatch(field, f"{words}: cannot be compared, not recorded in {' and '.join(missing)}", False)]
     if values[0] == values[1]:
         return []
     a, b = names or values
-    return [Mismatch(field, f"{words} differ: {a} in A, {b} in B", False)]
+    return [Mismatch(field, f"different {words}: {a} in A, {b} in B", False)]
 
 
 def entries(identity: Mapping[str, object], field: str) -> Mapping[str, object]:

@@ -7,11 +7,13 @@ A question recurs at every level, so rows are not independent: what is resampled
 all levels, each subset on its own. In the subsets that ask one question only (analysis.ONE_QUESTION) it is the context,
 and the label says so.
 
-The interval is BCa, bias-corrected and accelerated (Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 14;
-for several samples Davison & Hinkley 1997, Bootstrap Methods and their Application, sections 5.3.2 and 3.2), because
-scores have many zeros and a long tail, where the plain percentile interval misses too often on one side. Its tail
-probabilities are widened for the small sample (a factor sqrt(n/(n-1)) and Student's quantile in place of the normal
-one: Hesterberg 2015, What Teachers Should Know About the Bootstrap, The American Statistician 69(4), section 4.3).
+The interval of a score is BCa, bias-corrected and accelerated (Efron & Tibshirani 1993, An Introduction to the
+Bootstrap, ch. 14; for several samples Davison & Hinkley 1997, Bootstrap Methods and their Application, section 5.3.2),
+because scores have many zeros and a long tail, where the plain percentile interval misses too often on one side. Its
+tail probabilities are widened for the small sample: a factor sqrt(n/(n-1)), and Student's quantile in place of the
+normal one (Hesterberg 2015, What Teachers Should Know About the Bootstrap, The American Statistician 69(4)).
+Differences within a question (comparison.py, lengths.py) have two tails, and what BCa takes for skewness there is
+chance: theirs is the value and Student's quantile times the bootstrap's standard error, corrected by the same factor.
 Imports numpy at once: import this module where it is used.
 """
 
@@ -32,7 +34,7 @@ from errors import HarnessError, choices
 DRAWS = 10_000
 SEED = 20240206  # any number: fixed, so that the same rows always give the same interval
 CONFIDENCE = 0.95
-FEW = 20  # questions, below which the interval is known to be too narrow
+FEW = 20  # questions, below which intervals turn out too narrow
 PROTOCOLS = ("released", "described")
 
 _CELLS = 4_000_000  # counts held at a time: 32 MB in each of about three arrays
@@ -228,10 +230,11 @@ def resample(sample: Sample, *, draws: int = DRAWS, seed: int = SEED) -> Resampl
     return Resampled(sample, 100 * means, drawn, 100 * (sample.totals - means * sample.counts) / counts)
 
 
-def interval(parts: Sequence[tuple[Resampled, Floats]]) -> Interval:
-    """The BCa interval of a weighted sum of columns, over subsets that vary independently.
+def interval(parts: Sequence[tuple[Resampled, Floats]], *, paired: bool = False, bound: float = 100) -> Interval:
+    """The interval of a weighted sum of columns, over subsets that vary independently.
 
-    `parts`: the subsets, each with the weights of its columns. No interval where a subset has only one question.
+    `parts`: the subsets, each with the weights of its columns; no interval where one has a single question. `paired`:
+    the columns are differences within questions, so the interval is Student's and not BCa; it ends at -bound and bound.
     """
     value = sum(float(part.values @ weights) for part, weights in parts)
     used = [int(part.sample.counts[:, weights != 0].any(axis=1).sum()) for part, weights in parts]
@@ -245,9 +248,14 @@ def interval(parts: Sequence[tuple[Resampled, Floats]]) -> Interval:
     if math.sqrt(sum(variances)) < _ALIKE:
         return Interval(value, value, value, clusters, over, "no width: every question came out the same")
     draws = combine(parts)
-    low, high = bca_bounds(value, draws, influences, widened(variances, used))
+    quantile = widened(variances, used)
+    if paired:
+        half = quantile * float(draws.std())
+        low, high = max(value - half, -bound), min(value + half, bound)
+    else:
+        low, high = bca_bounds(value, draws, influences, quantile)
     few = [part.sample.subset for (part, _), number in zip(parts, used, strict=True) if number < FEW]
-    note = f"too narrow: fewer than {FEW} {over} in {', '.join(few)}" if few else ""
+    note = f"perhaps too narrow: fewer than {FEW} {over} in {', '.join(few)}" if few else ""
     return Interval(value, min(low, value), max(high, value), clusters, over, note)
 
 

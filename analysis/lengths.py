@@ -9,6 +9,7 @@ hard the questions are cancels out. Intervals are those of intervals.py, over qu
 has, in order of length.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -160,7 +161,9 @@ def curve(subsets: Sequence[Measured], fraction: float) -> Curve:
         if lacking:
             notes.append(f"no {name}: no question of {', '.join(lacking)} has the levels for it")
         else:
-            found[name] = interval([subset.weights(name, each) for subset in subsets])
+            # Between levels closer than a doubling a slope may pass 100 points.
+            bound = 100 if name == "drop" else math.inf
+            found[name] = interval([subset.weights(name, each) for subset in subsets], paired=True, bound=bound)
     draws = np.sum([subset.resampled.draws[:, :width] for subset in subsets], axis=0) * each
     effective = effective_length(levels, values, draws, fraction)
     if effective.level is None:

@@ -183,7 +183,7 @@ def test_one_question_has_no_interval_and_the_note_says_why() -> None:
 def test_few_questions_are_flagged() -> None:
     few, enough = (clustered(np.random.default_rng(7), (number, 3), (0.3, 0.3, 0.3)) for number in (19, 20))
     assert intervals.of(run_of("lic_mixup", few), draws=200).overall.note == (
-        "too narrow: fewer than 20 questions in lic_mixup"
+        "perhaps too narrow: fewer than 20 questions in lic_mixup"
     )
     assert intervals.of(run_of("lic_mixup", enough), draws=200).overall.note == ""
 
@@ -195,7 +195,7 @@ def test_a_file_with_few_of_the_questions_counts_its_own_only() -> None:
     short = found.files["lic_mixup", "64k"]
     assert (short.clusters, found.files["lic_mixup", "16k"].clusters) == (3, 60)
     assert short.low is not None and short.high is not None and math.isfinite(short.low + short.high)
-    assert short.note.startswith("too narrow")
+    assert short.note.startswith("perhaps too narrow")
 
 
 # --- determinism ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,94 @@
+"""How fast the statistics of analysis/ are on a full run, against scoring the same run, and how much memory they take.
+
+    python benchmarks/bench_analysis.py
+
+Made-up scores of 55 files (8,645 rows), 10,000 draws and flips. Both sides of a ratio are timed in this one process, in
+turn, and the best repetition counts, so that a busy machine disturbs the ratio little.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from bench_scoring import write_run
+from figures import report
+
+import config
+import evaluation
+from analysis import ScoredRow, comparison, intervals, lengths
+
+INTERVALS_GOAL = 1.0  # times scoring the run, which is the rest of what evaluation.py does
+SECONDS_GOAL = 5.0
+MEMORY_GOAL = 500  # MB
+
+
+def scored_rows(seed: int) -> list[ScoredRow]:
+    """A full run's rows: many zeros, more of them at the longer levels, questions alike in how hard they are."""
+    chance = np.random.default_rng(seed)
+    rows = []
+    for subset, number in config.DATASET_ROWS.items():
+        hard = np.random.default_rng(number).random(number)  # the same questions in every run
+        for at, level in enumerate(config.DATASET_LENGTH_LEVEL):
+            scores = np.clip(chance.random(number) + hard - 0.5 - 0.15 * at, 0, 1)
+            rows += [
+                ScoredRow(subset, level, index, float(score), float(score) / 2, {"input": f"question {index} of it"})
+                for index, score in enumerate(scores)
+            ]
+    return rows
+
+
+def best(tasks: list[Callable[[], object]], repetitions: int) -> list[float]:
+    """The least seconds of each task, all of them run in turn."""
+    times: list[list[float]] = []
+    for _ in range(repetitions):
+        times.append([])
+        for task in tasks:
+            start = time.perf_counter()
+            task()
+            times[-1].append(time.perf_counter() - start)
+    return [min(column) for column in zip(*times, strict=True)]
+
+
+def peak(task: Callable[[], object]) -> float:
+    """The most memory that a task holds at once, in MB, beyond what was held before."""
+    tracemalloc.start()
+    task()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most / 2**20
+
+
+def main() -> int:
+    """Measure and print; 0 if every goal is met."""
+    parser = argparse.ArgumentParser(description="Time the intervals, comparison and length curves of a full run.")
+    parser.add_argument("--repetitions", type=int, default=3, help="of each, in turn; the best counts (3)")
+    repetitions = parser.parse_args().repetitions
+    a, b = scored_rows(1), scored_rows(2)
+    tasks: dict[str, Callable[[], object]] = {
+        "intervals": lambda: intervals.of(a),
+        "comparison of two runs": lambda: comparison.of(a, b),
+        "length curves": lambda: lengths.of(a),
+    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_run(folder)
+        evaluation.evaluate(folder)  # loads jieba's dictionary
+        scoring, *seconds = best([lambda: evaluation.evaluate(folder), *tasks.values()], repetitions)
+    met = []
+    for (task, run), taken in zip(tasks.items(), seconds, strict=True):
+        figure = f"{taken / scoring:.2f} ({taken:.2f} s / {scoring:.2f} s)"
+        goal = f"<= {INTERVALS_GOAL}" if task == "intervals" else ""
+        met.append(report(f"{task}, {len(a):,} rows / scoring them", figure, goal, taken / scoring <= INTERVALS_GOAL))
+        met.append(report(f"{task}, seconds", f"{taken:.2f} s", f"<= {SECONDS_GOAL:.0f} s", taken <= SECONDS_GOAL))
+        memory = peak(run)
+        met.append(report(f"{task}, memory", f"{memory:.0f} MB", f"<= {MEMORY_GOAL} MB", memory <= MEMORY_GOAL))
+    return 0 if all(met) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
