@@ -4,9 +4,11 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from statistics import NormalDist
 
 import numpy as np
 import pytest
+from conftest import script
 
 from analysis import ScoredRow, intervals
 from analysis.intervals import Floats, Interval, Parts, resample, samples, tabulate
@@ -111,6 +113,17 @@ def test_influences_give_the_same_standard_error_where_questions_have_unequal_ro
     assert found.draws.std() == pytest.approx(math.sqrt((found.influence**2).sum()), rel=0.03)
 
 
+def test_subsets_are_drawn_apart() -> None:
+    scores = clustered(np.random.default_rng(12), (50, 1), (0.3,))
+    parts = [
+        resample(each)
+        for name in ("lic_mixup", "cmrc_mixup")
+        for each in samples(run_of(name, scores, ("16k",)), "released")
+    ]
+    mean = sum(part.draws[:, 0] for part in parts) / 2
+    assert mean.std() == pytest.approx(parts[0].draws.std() / math.sqrt(2), rel=0.03)
+
+
 def test_rows_of_one_question_count_as_one_cluster() -> None:
     scores = np.repeat(clustered(np.random.default_rng(3), (60, 1, 1), (0.4,)), 4, axis=1)
     once, repeated = (
@@ -137,6 +150,31 @@ def test_skewed_scores_get_a_longer_arm_on_the_side_of_the_tail() -> None:
     assert found.low is not None and found.high is not None
     assert found.high - found.value > 1.3 * (found.value - found.low)
     assert 2 <= found.low <= 3.5 and 11.5 <= found.high <= 14  # Wilson's interval of 6 in 100: 2.8 to 12.5
+
+
+def test_differences_get_students_interval_however_few_they_are() -> None:
+    values = np.random.default_rng(11).normal(0.1, 0.3, (6, 1))
+    sample = tabulate("lic_mixup", [(f"q{at}", "16k", float(value)) for at, value in enumerate(values[:, 0])])
+    found = intervals.interval([(resample(sample, draws=20_000), np.ones(1))], paired=True)
+    half = 2.5706 * 100 * values.std(ddof=1) / math.sqrt(6)  # Student's t of 5 degrees of freedom
+    assert found.low == pytest.approx(found.value - half, abs=0.02 * half)
+    assert found.high == pytest.approx(found.value + half, abs=0.02 * half)
+    bounded = intervals.interval([(resample(sample), np.ones(1))], paired=True, bound=20)
+    assert (bounded.low, bounded.high) == (pytest.approx(max(found.value - half, -20), abs=1), 20)
+
+
+def test_bca_bounds_are_those_of_the_book() -> None:
+    draws = np.linspace(0, 1, 100_001)  # so that a quantile is its own probability
+    normal = NormalDist()
+    even = [np.array([-1.0, 1.0])]
+    assert intervals.bca_bounds(0.5, draws, even, 1.96) == pytest.approx((0.025, 0.975), abs=1e-4)
+    bias = normal.inv_cdf(0.4)  # 0.4 of the draws are below the value
+    expected = [normal.cdf(2 * bias - 1.96), normal.cdf(2 * bias + 1.96)]
+    assert intervals.bca_bounds(0.4, draws, even, 1.96) == pytest.approx(expected, abs=1e-4)
+    skewed = [np.array([-1.0, -1.0, 2.0]), np.array([3.0, -3.0])]  # cubes 6, squares 24 over both samples
+    acceleration = 6 / 6 / 24**1.5
+    expected = [normal.cdf(bias + z / (1 - acceleration * z)) for z in (bias - 1.96, bias + 1.96)]
+    assert intervals.bca_bounds(0.4, draws, skewed, 1.96) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +247,18 @@ def test_the_same_rows_in_any_order_give_the_same_bytes() -> None:
     random.Random(1).shuffle(rows)
     assert repr(intervals.of(rows, draws=1000)) == repr(first)
     assert repr(intervals.of(rows, draws=1000, seed=2)) != repr(first)
+
+
+def test_the_hash_seed_of_python_changes_nothing() -> None:
+    code = (
+        "from analysis import ScoredRow, comparison, intervals, lengths\n"
+        "a, b = ([ScoredRow('lic_mixup', level, at, at * times % 11 / 11, 0, {'input': f'q{at}'})\n"
+        "         for level in ('16k', '32k') for at in range(30)] for times in (7, 5))\n"
+        "print(intervals.of(a, draws=300), comparison.of(a, b, draws=300, flips=300), lengths.of(a, draws=300))"
+    )
+    one, other = (script("-c", code, PYTHONHASHSEED=seed) for seed in ("1", "2"))
+    assert one.returncode == 0, one.stderr
+    assert one.stdout == other.stdout and "lic_mixup" in one.stdout
 
 
 def test_a_subset_has_the_same_interval_in_any_company_and_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
