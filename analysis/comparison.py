@@ -7,7 +7,9 @@
 Only (subset, level, question) that both runs answered count. The interval is that of intervals.py, on the differences.
 The p-value is that of a sign-flip permutation test (Davison & Hinkley 1997, section 4.3): were the runs alike, each
 question's differences could as well have come out with the other sign, at all levels together; questions of all
-subsets flip independently. p-values are adjusted within each family, the levels, the subsets and the files, after Holm
+subsets flip independently. (That tests whether the runs are alike. Where two have the same mean and very different
+spreads, it can take the spreads for a lead a little more often than 5 % over few questions; read the interval too.)
+p-values are adjusted within each family, the levels, the subsets and the files, after Holm
 (1979, Scandinavian Journal of Statistics 6), and the adjusted ones decide the verdicts.
 """
 
