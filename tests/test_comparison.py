@@ -191,7 +191,7 @@ def test_false_alarms_are_3_to_7_percent_at_5_percent() -> None:
     tried: Counter[str] = Counter()
     covered: Counter[str] = Counter()
     families = 0
-    rounds = 500
+    rounds = 450
     for _ in range(rounds):
         found = comparison.of(*pair_of_runs(chance, 0.0), draws=400, flips=300).parts
         parts = [(f"file {pair[0]}", part) for pair, part in found.files.items()]

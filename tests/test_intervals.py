@@ -318,7 +318,7 @@ def test_the_intervals_cover_the_truth_in_93_to_97_percent() -> None:
         for subset, (_, zeros) in SIMULATED.items()
         for level, share in zip(LEVELS, zeros, strict=True)
     }
-    for _ in range(800):
+    for _ in range(600):
         rows: list[ScoredRow] = []
         for subset, (shape, zeros) in SIMULATED.items():
             rows += run_of(subset, clustered(chance, shape, zeros))
