@@ -297,7 +297,8 @@ def gate(metric: Callable[..., float], prediction: str, ground_truth: str, gold_
         return Gate((), (), 0.0, metric(prediction, ground_truth, gold_ans))
     answer = language.tokens(_text(prediction))
     left = Counter(word for word in answer if word not in language.blacklist)
-    found, missed = [], []
+    found: list[str] = []
+    missed: list[str] = []
     for word in keywords:
         (found if left[word] > 0 else missed).append(word)
         left[word] -= 1
@@ -312,8 +313,9 @@ def informative_tokens(text: str, language: str) -> Tokens:
 
 def normal_text(text: str, language: str) -> str:
     """`text` as the metrics compare it, in one piece: English tokens joined by spaces, Chinese ones by nothing."""
-    rules = _CHINESE if language == "zh" else _ENGLISH
-    return ("" if language == "zh" else " ").join(rules.tokens(text))
+    if language != "zh":
+        return " ".join(_english_tokens(text))
+    return "".join(text.lower().translate(_NO_CHINESE_PUNCTUATION).split())  # no need to cut what is joined again
 
 
 # --- ROUGE-L --------------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ docs/causes.md states the definitions with an example each. The first that holds
 the last always holds. Texts are compared as metrics.py compares them, and "gated" is the released metric's own gate.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Literal, get_args
 import config
 import metrics
 from analysis import ScoredRow
-from analysis.wording import guesses, loops, numbers, opens_reasoning, unrefused, words, wrong_script
+from analysis.wording import FILLERS, guesses, loops, numbers, opens_reasoning, unrefused, words, wrong_script
 
 Cause = Literal[
     "correct",
@@ -37,7 +36,8 @@ Cause = Literal[
 CAUSES: tuple[Cause, ...] = get_args(Cause)  # in the order in which they are tried
 Pair = tuple[str, str]  # (subset, level)
 
-# More than half, not half: a two-word answer that has one of the two words right ("David Beethoven") scores just 0.5.
+# Right by more than half; at just half it depends on which: "312 °C" has what counts in "312 degrees", "Lou Beethoven"
+# of "Ludwig Beethoven" has not.
 CORRECT_F1 = 0.5
 # dureader's answers are whole paragraphs: two right ones in own words share about a third of their words in order.
 CORRECT_ROUGE = 0.3
@@ -101,14 +101,14 @@ class _Case:
         asked = set(metrics.informative_tokens(self.question, self.language))
         return [word for word in dict.fromkeys(metrics.informative_tokens(text, self.language)) if word not in asked]
 
-    def _found(self, wanted: Sequence[str], text: str) -> list[str]:
-        """Those of the `wanted` words that `text` has.
+    def _found(self, wanted: Sequence[str], *texts: str) -> list[str]:
+        """Those of the `wanted` words that stand in the `texts`.
 
         Where Chinese words end depends on their neighbours, so there a word also counts if it stands within others.
         """
-        whole = metrics.normal_text(text, self.language)
-        held = set(metrics.informative_tokens(text, self.language))
-        return [word for word in wanted if word in held or (self.language == "zh" and len(word) > 1 and word in whole)]
+        held = {word for text in texts for word in metrics.informative_tokens(text, self.language)}
+        whole = "\n".join(metrics.normal_text(text, "zh") for text in texts) if self.language == "zh" else ""
+        return [word for word in wanted if word in held or (len(word) > 1 and word in whole)]
 
     @property
     def stopped(self) -> bool:
@@ -134,8 +134,7 @@ class _Case:
     def _holds_truth(self, text: str) -> bool:
         truth, whole = (metrics.normal_text(part, self.language) for part in (self.truth, text))
         if truth in YES_OR_NO:
-            first = words(text)[:1] if self.language == "en" else metrics.informative_tokens(text, "zh")[:1]
-            return list(first) == [truth]
+            return whole.startswith(truth) if self.language == "zh" else words(text)[:1] == [truth]
         if self.language == "zh" and len(truth) > 1 and truth in whole:
             return True
         wanted = self._informative(self.truth) or list(metrics.informative_tokens(self.truth, self.language))
@@ -154,7 +153,8 @@ class _Case:
             return self.score > CORRECT_ROUGE
         true, given = numbers(self.truth), numbers(self.answer)
         other_number = bool(true - given) and bool(given - true - numbers(self.question))
-        return self.score > CORRECT_F1 and not other_number and not self.distracted
+        enough = self.score > CORRECT_F1 or (self.score == CORRECT_F1 and self.holds_truth)
+        return enough and not other_number and not self.distracted
 
     @property
     def refused(self) -> bool:
@@ -172,14 +172,23 @@ class _Case:
         return not self.holds_truth and self._distracted(unrefused(self.answer))
 
     def _distracted(self, text: str) -> bool:
-        given = self._informative(text)
+        given = [word for word in self._informative(text) if word not in FILLERS]
         whole = metrics.normal_text(text, self.language)
         true = self._found(given, self.truth)
-        for fact in self.facts:
-            stands_in = self.language == "zh" and len(whole) > 1 and whole in metrics.normal_text(fact, self.language)
-            matched = given if stands_in else self._found(given, fact)
-            better = len(matched) > max(len(true), FACT_SHARE * len(given))
-            if better and set(matched) - set(true) and numbers(text) <= numbers(fact) | numbers(self.question):
+        figures = numbers(text) - numbers(self.question)
+        for facts in [*([fact] for fact in self.facts), self.facts]:  # an answer may also join all of them
+            known = {number for fact in facts for number in numbers(fact)}
+            if not figures <= known:
+                continue
+            if figures - numbers(self.truth) and not figures & numbers(self.truth):
+                return True
+            stands_in = (
+                self.language == "zh"
+                and len(whole) > 1
+                and any(whole in metrics.normal_text(fact, "zh") for fact in facts)
+            )
+            matched = given if stands_in else self._found(given, *facts)
+            if set(matched) - set(true) and len(matched) > max(len(true), FACT_SHARE * len(given)):
                 return True
         return False
 
@@ -217,9 +226,7 @@ def lost(rows: Sequence[ScoredRow], found: Sequence[Cause] | None = None) -> Los
     for row, reason in zip(rows, found if found is not None else map(cause, rows), strict=True):
         counts[row.subset, row.level][reason] += 1
         losses[row.subset, row.level][reason].append(100 * (1 - row.released))
-    files = {
-        pair: {reason: fsum(losses[pair][reason]) / counts[pair].total() for reason in CAUSES} for pair in counts
-    }
+    files = {pair: {reason: fsum(losses[pair][reason]) / counts[pair].total() for reason in CAUSES} for pair in counts}
     return Lost(
         rows={pair: {reason: counts[pair][reason] for reason in CAUSES} for pair in counts},
         files=files,
