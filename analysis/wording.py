@@ -32,6 +32,7 @@ _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _STUCK = re.compile(r"(.{1,3}?)\1{3,}.{0,2}", re.DOTALL)
 _STUCK_LENGTH = 12  # characters of one "word" such as "hahahahahaha"
 _LIST_NUMBER = re.compile(r"(?<!\S)\d+[.)、]\s*(?=\D)")
+_BRACKETS = re.compile(r"[(（][^()（）]*[)）]")
 _CLAUSE_END = re.compile(r"[.!?;:,](?=\s|$)|[。！？；：，\n]")
 
 # --- how models say that they cannot answer, in English and in Chinese ---
@@ -152,10 +153,12 @@ def _repeats(units: list[str]) -> bool:
 def wrong_script(text: str, language: str, known: str) -> bool:
     """Whether more of `text` is in another script than in that of `language` ("zh": Chinese characters, else Latin).
 
-    Digits count for neither, nor do words that stand in `known`, abbreviations in capitals and single letters; in a
-    Chinese text that has Chinese characters, nor do capitalised words, which are names. Languages of the same script
-    cannot be told apart.
+    Digits count for neither; nor do words that stand in `known` or in brackets (a name in its own spelling),
+    abbreviations in capitals and single letters; in a text that has Chinese characters, where they are asked for, nor
+    do capitalised words, which are names. Languages of the same script cannot be told apart.
     """
+    outside = _BRACKETS.sub(" ", text)
+    text = outside if words(outside) else text
     han = sum(map(len, _HAN_RUN.findall(text)))
     kana = len(_KANA_LETTER.findall(text))
     spelled = _ALPHABET_WORD.findall(text)
