@@ -116,7 +116,7 @@ CASES: dict[causes.Cause, tuple[list[ScoredRow], list[ScoredRow]]] = {
         [
             english("The article does not say so outright, but it was the Iskelder valley"),
             english("The article does not say, but it was probably the Dunvarrow valley."),
-            english("It never told the truth", answers=["it was not mentioned in the article"], gold_ans=None),
+            english("The passage never tells.", answers=["it was not mentioned in the article"], gold_ans=None),
             english("a village that does not exist any more"),
             chinese("不是师范学校"),
         ],
@@ -148,6 +148,7 @@ CASES: dict[causes.Cause, tuple[list[ScoredRow], list[ScoredRow]]] = {
             english("Brosk (布罗斯克)"),
             english("1831"),
             chinese("在Brosk学校"),
+            chinese("教师Ludwig Anton Brosk"),
             chinese("NBA"),
             chinese("Mesh", input="Mesh 是什么？"),
         ],
@@ -158,6 +159,8 @@ CASES: dict[causes.Cause, tuple[list[ScoredRow], list[ScoredRow]]] = {
             english("in 1831"),
             chinese("柳汀女子中学"),
             chinese("仇晚亭"),
+            english("They went there in 1831, after a long and hard winter at home."),
+            english("Jack and Peter", answers=["Ann"], confusing_facts=["Jack was there.", "Peter was not."]),
             english("Peter", answers=["Ann"], confusing_facts=["Jack was there.", "Peter was not."]),
         ],
         [
@@ -184,6 +187,7 @@ CASES: dict[causes.Cause, tuple[list[ScoredRow], list[ScoredRow]]] = {
     "gated": (
         [
             english("the Ostrenne valley"),
+            english(f"{LONG} Iskelder", gold_ans="lakeside cottage"),  # the truth is there, the keywords are not
             scored("cmrc_mixup", {"pred": "1988年6月3日", "answers": ["1987年5月3日"], "gold_ans": None}),
         ],
         [
@@ -289,6 +293,9 @@ def test_the_order_decides_between_causes() -> None:
     assert causes.cause(english("the valley of the", status="length")) == "length"  # also gated
     assert causes.cause(english("I cannot say. I cannot say. I cannot say.")) == "refused"  # also a loop
     assert causes.cause(chinese("I cannot answer this.")) == "refused"  # also in the wrong language
+    assert (
+        causes.cause(english("Iskelder " * 12, evidence_kept=False)) == "loop"
+    )  # the truth is there, though it was cut
     assert causes.cause(english("Peverick", evidence_kept=False, **facts)) == "evidence_cut"  # also distracted
 
 
