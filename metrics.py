@@ -260,6 +260,64 @@ def file_score(scores: list[float]) -> float:
     return round(100 * total / len(scores), 2)
 
 
+# --- what a score is made of ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Stage 1 of one released score, and what stage 2 would have given: explains a score, makes none."""
+
+    found: Tokens  # the keywords' tokens that the prediction holds and that count
+    missed: Tokens  # the other tokens of the keywords, blacklisted ones included: as published they count as missed
+    least_recall: float  # found / (found + missed) below it makes the score 0; 0 where the metric has no gate
+    f1: float  # stage 2: the score if the gate is open
+
+    @property
+    def recall(self) -> float:
+        """The keyword recall; 1 where there are no keywords."""
+        keywords = len(self.found) + len(self.missed)
+        return len(self.found) / keywords if keywords else 1.0
+
+    @property
+    def closed(self) -> bool:
+        """Whether the score is 0 for the keywords that were missed."""
+        return self.recall < self.least_recall
+
+
+def gate(metric: Callable[..., float], prediction: str, ground_truth: str, gold_ans: str | None = None) -> Gate:
+    """What made the score that `metric` gives: 0 where the gate is closed, else its `f1`.
+
+    Of the released metrics two have a gate; for any other `found` and `missed` are empty and `f1` is its own score.
+    """
+    if metric is qa_f1_score_with_gold_ans:
+        language, keywords = _ENGLISH, _keywords(_ENGLISH, gold_ans)
+    elif metric is qa_f1_zh_score_with_gold_ans:
+        language, keywords = _CHINESE, _keywords(_CHINESE, gold_ans) or _chinese_tokens(ground_truth)
+    else:
+        return Gate((), (), 0.0, metric(prediction, ground_truth, gold_ans))
+    answer = language.tokens(_text(prediction))
+    left = Counter(word for word in answer if word not in language.blacklist)
+    found: list[str] = []
+    missed: list[str] = []
+    for word in keywords:
+        (found if left[word] > 0 else missed).append(word)
+        left[word] -= 1
+    return Gate(tuple(found), tuple(missed), language.least_recall, _f1(answer, language.tokens(ground_truth)))
+
+
+def informative_tokens(text: str, language: str) -> Tokens:
+    """The tokens of `text` that tell something about an answer: none of the blacklist of `language` ("en" or "zh")."""
+    rules = _CHINESE if language == "zh" else _ENGLISH
+    return _without(rules.tokens(text), rules.blacklist)
+
+
+def normal_text(text: str, language: str) -> str:
+    """`text` as the metrics compare it, in one piece: English tokens joined by spaces, Chinese ones by nothing."""
+    if language != "zh":
+        return " ".join(_english_tokens(text))
+    return "".join(text.lower().translate(_NO_CHINESE_PUNCTUATION).split())  # no need to cut what is joined again
+
+
 # --- ROUGE-L --------------------------------------------------------------------------------------------------------
 
 
