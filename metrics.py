@@ -260,6 +260,76 @@ def file_score(scores: list[float]) -> float:
     return round(100 * total / len(scores), 2)
 
 
+# --- how a score came about -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Working:
+    """What a `released` F1 metric counted: two stages, as a reader can check them by hand."""
+
+    keywords: Tokens  # what stage 1 looks for, in order; empty: there is no stage 1
+    ignored: tuple[int, ...]  # places in `keywords` of blacklisted words: never found, yet part of the denominator
+    found: tuple[int, ...]  # places in `keywords` of those that the prediction holds
+    least_recall: float  # stage 1 passes from here on
+    overlap: int  # tokens that prediction and truth share
+    prediction_tokens: int
+    truth_tokens: int
+
+    @property
+    def passes(self) -> bool:
+        """Whether stage 1 lets the answer through."""
+        return not self.keywords or len(self.found) / len(self.keywords) >= self.least_recall
+
+    @property
+    def f1(self) -> float:
+        """Stage 2, whatever stage 1 said."""
+        if self.overlap == 0:
+            return 0.0
+        precision, recall = self.overlap / self.prediction_tokens, self.overlap / self.truth_tokens
+        return 2 * precision * recall / (precision + recall)
+
+    @property
+    def score(self) -> float:
+        """The metric's value."""
+        return self.f1 if self.passes else 0.0
+
+
+def working(
+    metric: Callable[..., float], prediction: str, ground_truth: str, gold_ans: str | None = None
+) -> Working | None:
+    """The counts behind `metric(prediction, ground_truth, gold_ans)`; None for a metric that is no released F1."""
+    if metric not in _WORKINGS:
+        return None
+    language, gated = _WORKINGS[metric]
+    answer, truth = language.tokens(_text(prediction)), language.tokens(ground_truth)
+    keywords = _keywords(language, gold_ans) if gated else ()
+    if gated and language is _CHINESE:
+        keywords = keywords or truth
+    left = Counter(answer)
+    found = []
+    for place, word in enumerate(keywords):
+        if word not in language.blacklist and left[word]:
+            left[word] -= 1
+            found.append(place)
+    return Working(
+        keywords=keywords,
+        ignored=tuple(place for place, word in enumerate(keywords) if word in language.blacklist),
+        found=tuple(found),
+        least_recall=language.least_recall,
+        overlap=_overlap(answer, truth),
+        prediction_tokens=len(answer),
+        truth_tokens=len(truth),
+    )
+
+
+_WORKINGS: dict[Callable[..., float], tuple[_Language, bool]] = {  # metric -> its language, whether it has a stage 1
+    qa_f1_score: (_ENGLISH, False),
+    qa_f1_zh_score: (_CHINESE, False),
+    qa_f1_score_with_gold_ans: (_ENGLISH, True),
+    qa_f1_zh_score_with_gold_ans: (_CHINESE, True),
+}
+
+
 # --- ROUGE-L --------------------------------------------------------------------------------------------------------
 
 
