@@ -137,7 +137,9 @@ class Page:
             groups[pair[part]].append(lost)
         order = self.levels if part else self.subsets
         return {
-            name: {cause: fsum(lost.get(cause, 0.0) for lost in groups[name]) / len(groups[name]) for cause in self.causes}
+            name: {
+                cause: fsum(lost.get(cause, 0.0) for lost in groups[name]) / len(groups[name]) for cause in self.causes
+            }
             for name in order
             if name in groups
         }
@@ -193,13 +195,18 @@ def page_of(
     rows: Sequence[ScoredRow] | None = None,
     *,
     published: Sequence[PublishedModel] = (),
+    rank: bool = False,
     intervals: Intervals | None = None,
     causes: Mapping[RowKey, str] | None = None,
     cause_order: Sequence[str] = (),
     lengths: Sequence[tuple[str, str]] = (),
     comparisons: Sequence[Comparison] = (),
 ) -> Page:
-    """Everything that is known of a run as a Page; `rows` are read from its folder where they are not given."""
+    """Everything that is known of a run as a Page; `rows` are read from its folder where they are not given.
+
+    `published` are drawn beside the run's curve; with `rank` the run is placed among them, or apart with the reasons.
+    `causes`: a cause a row; `cause_order`: how the tables list them. `lengths`: names and values, in words.
+    """
     rows = scored_rows(evaluation) if rows is None else rows
     found, intervals = evaluation.scores(PROTOCOL), intervals or Intervals()
     by_level, by_subset = means(found, 1), means(found, 0)
@@ -216,7 +223,7 @@ def page_of(
         interval_note=intervals.note if intervals.files or intervals.levels or intervals.subsets else "",
         comparable=evaluation.comparable_levels,
         published=list(published),
-        standing=standing(evaluation, by_level, published) if published else None,
+        standing=standing(evaluation, by_level, published) if rank else None,
         lengths=list(lengths),
         comparisons=list(comparisons),
         rows=[browser_row(row, (causes or {}).get((row.subset, row.level, row.index))) for row in rows],
@@ -235,13 +242,17 @@ def page_of(
 def recipe(evaluation: Evaluation) -> list[tuple[str, str]]:
     """What decided the numbers, as names and values."""
     identity = evaluation.identity
-    engine = cast(dict[str, object], identity.get("engine", {}))
+    engine, prompts = cast(dict[str, object], identity.get("engine", {})), evaluation.prompts
     lines: list[tuple[str, object]] = [
         ("model", identity.get("model_name") or "not recorded (no run.json)"),
         ("model's files or id", engine.get("model")),
         ("backend", identity.get("backend")),
-        ("engine", ", ".join(f"{key} {value}" for key, value in engine.items() if key != "model" and value is not None)),
-        ("prompts", ", ".join(f"{key} {value}" for key, value in evaluation.prompts.items())),
+        (
+            "engine",
+            ", ".join(f"{key} {value}" for key, value in engine.items() if key != "model" and value is not None),
+        ),
+        ("prompts", prompts and f"{prompts.get('name')}, sha256 {prompts.get('sha256')}"),
+        ("official prompts", prompts and ("yes" if prompts.get("official") else "no")),
         ("chat template", identity.get("chat_template")),
         ("longest prompt (tokens)", identity.get("model_max_len")),
         ("rows", f"{sum(file.rows for file in evaluation.files)}/{sum(file.selected for file in evaluation.files)}"),
@@ -279,7 +290,12 @@ def browser_row(row: ScoredRow, cause: str | None) -> BrowserRow:
         value = record.get(key)
         return value if isinstance(value, str) else None
 
-    pred, keywords, facts, kept = str(record["pred"]), text("gold_ans"), record.get("confusing_facts"), record.get("evidence_kept")
+    pred, keywords, facts, kept = (
+        str(record["pred"]),
+        text("gold_ans"),
+        record.get("confusing_facts"),
+        record.get("evidence_kept"),
+    )
     truths = [str(truth) for truth in cast(list[object], record["answers"])]
     status = text("status") or "unrecorded"
     scored = "" if status == "refused" else pred
