@@ -69,7 +69,7 @@ def curves(page: Page, width: int) -> str:
     values += [max(score.value, score.high or 0) for score in page.level_means.values()]
     ticks = ticks_up_to(max(values))
     top, wide = ticks[-1], width == WIDE
-    height, left, right = (430.0, 44.0, 190.0) if wide else (400.0, 26.0, 128.0)
+    height, left, right = (430.0, 44.0, 190.0) if wide else (400.0, 26.0, 132.0)
     bottom, head = height - 30, 14.0
 
     def x(level: str) -> float:
@@ -108,7 +108,7 @@ def curves(page: Page, width: int) -> str:
         body.append(
             tag("polyline", points=_path([(from_x + 4, from_y), (start - 2, at), (start + 6, at)]), css=f"lead {css}")
         )
-        body.append(label(start + 9, at + 4, shortened(name, 26 if wide else 17), f"name {css}"))
+        body.append(label(start + 9, at + 4, shortened(name, 26 if wide else 16), f"name {css}"))
     return _figure(width, height, "Mean score by length of the context, this run and the published models", body)
 
 
