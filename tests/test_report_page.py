@@ -236,7 +236,7 @@ def colours(theme: str) -> dict[str, str]:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(theme: str) -> None:
     found = colours(theme)
-    pairs = [(f"h{step}", "h-low" if step < 6 else "h-high") for step in range(html.STEPS)]
+    pairs = [(f"h{step}", "h-low" if step < 6 else "h-middle" if step == 6 else "h-high") for step in range(html.STEPS)]
     pairs += [(ground, ink) for ground in ("paper", "sheet", "mark") for ink in ("ink", "soft", "accent")]
     pairs += [("warn-paper", "warn-ink"), ("sheet", "good"), ("sheet", "bad")]
     for ground, ink in pairs:
