@@ -78,7 +78,7 @@ def make_row(subset: str, level: str, index: int, source: random.Random) -> dict
         "pred": "" if status == "empty" else pred,
         "answers": [truth],
         "gold_ans": truth if config.DATASET_METRIC[subset].__name__.endswith("gold_ans") else None,
-        "input": f"{words(asked, language, 12)} {index}?",
+        "input": f"{words(asked, language, 12).capitalize()} {index}?",
         "all_classes": None,
         "length": 1000 * int(level[:-1]),
         "dataset": subset,
@@ -244,6 +244,8 @@ PAYLOADS = [
     f"\ud800<script>{MARK}</script>",
     "\U000e0001<b>bold</b>\ufeff\u200b",
     f'<noscript><p title="</noscript><img src=x onerror={MARK}>">',
+    f"a | b || <script>{MARK}</script> | c",
+    f"=HYPERLINK(1) & \\input{{x}} % $x$ # ~ ^ | <i>{MARK}</i>",
     "__proto__",
     "constructor",
 ]

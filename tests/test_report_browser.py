@@ -209,6 +209,11 @@ def test_the_keyboard_reaches_everything(opened: Open) -> None:
     keys.press("Escape")
     assert page.tab.locator(".opened").count() == 0
     assert page.tab.evaluate(f"{focused}.getAttribute('aria-expanded')") == "false"
+    keys.press("Enter")
+    page.tab.focus("#status")
+    keys.press("Escape")  # from anywhere, and back to the row
+    assert page.tab.locator(".opened").count() == 0
+    assert page.tab.evaluate(f"{focused}.className") == "row"
     keys.press("ArrowDown")
     keys.press("Space")
     assert page.tab.locator(".row").nth(1).get_attribute("aria-expanded") == "true"
