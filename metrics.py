@@ -260,49 +260,74 @@ def file_score(scores: list[float]) -> float:
     return round(100 * total / len(scores), 2)
 
 
-# --- what a score is made of ----------------------------------------------------------------------------------------
+# --- how a score came about -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Gate:
-    """Stage 1 of one released score, and what stage 2 would have given: explains a score, makes none."""
+class Working:
+    """What a `released` F1 metric counted: two stages, as a reader can check them by hand."""
 
-    found: Tokens  # the keywords' tokens that the prediction holds and that count
-    missed: Tokens  # the other tokens of the keywords, blacklisted ones included: as published they count as missed
-    least_recall: float  # found / (found + missed) below it makes the score 0; 0 where the metric has no gate
-    f1: float  # stage 2: the score if the gate is open
-
-    @property
-    def recall(self) -> float:
-        """The keyword recall; 1 where there are no keywords."""
-        keywords = len(self.found) + len(self.missed)
-        return len(self.found) / keywords if keywords else 1.0
+    keywords: Tokens  # what stage 1 looks for, in order; empty: there is no stage 1
+    ignored: tuple[int, ...]  # places in `keywords` of blacklisted words: never found, yet part of the denominator
+    found: tuple[int, ...]  # places in `keywords` of those that the prediction holds
+    least_recall: float  # stage 1 passes from here on
+    overlap: int  # tokens that prediction and truth share
+    prediction_tokens: int
+    truth_tokens: int
 
     @property
-    def closed(self) -> bool:
-        """Whether the score is 0 for the keywords that were missed."""
-        return self.recall < self.least_recall
+    def passes(self) -> bool:
+        """Whether stage 1 lets the answer through."""
+        return not self.keywords or len(self.found) / len(self.keywords) >= self.least_recall
+
+    @property
+    def f1(self) -> float:
+        """Stage 2, whatever stage 1 said."""
+        if self.overlap == 0:
+            return 0.0
+        precision, recall = self.overlap / self.prediction_tokens, self.overlap / self.truth_tokens
+        return 2 * precision * recall / (precision + recall)
+
+    @property
+    def score(self) -> float:
+        """The metric's value."""
+        return self.f1 if self.passes else 0.0
 
 
-def gate(metric: Callable[..., float], prediction: str, ground_truth: str, gold_ans: str | None = None) -> Gate:
-    """What made the score that `metric` gives: 0 where the gate is closed, else its `f1`.
+def working(
+    metric: Callable[..., float], prediction: str, ground_truth: str, gold_ans: str | None = None
+) -> Working | None:
+    """The counts behind `metric(prediction, ground_truth, gold_ans)`; None for a metric that is no released F1."""
+    if metric not in _WORKINGS:
+        return None
+    language, gated = _WORKINGS[metric]
+    answer, truth = language.tokens(_text(prediction)), language.tokens(ground_truth)
+    keywords = _keywords(language, gold_ans) if gated else ()
+    if gated and language is _CHINESE:
+        keywords = keywords or truth
+    left = Counter(answer)
+    found = []
+    for place, word in enumerate(keywords):
+        if word not in language.blacklist and left[word]:
+            left[word] -= 1
+            found.append(place)
+    return Working(
+        keywords=keywords,
+        ignored=tuple(place for place, word in enumerate(keywords) if word in language.blacklist),
+        found=tuple(found),
+        least_recall=language.least_recall,
+        overlap=_overlap(answer, truth),
+        prediction_tokens=len(answer),
+        truth_tokens=len(truth),
+    )
 
-    Of the released metrics two have a gate; for any other `found` and `missed` are empty and `f1` is its own score.
-    """
-    if metric is qa_f1_score_with_gold_ans:
-        language, keywords = _ENGLISH, _keywords(_ENGLISH, gold_ans)
-    elif metric is qa_f1_zh_score_with_gold_ans:
-        language, keywords = _CHINESE, _keywords(_CHINESE, gold_ans) or _chinese_tokens(ground_truth)
-    else:
-        return Gate((), (), 0.0, metric(prediction, ground_truth, gold_ans))
-    answer = language.tokens(_text(prediction))
-    left = Counter(word for word in answer if word not in language.blacklist)
-    found: list[str] = []
-    missed: list[str] = []
-    for word in keywords:
-        (found if left[word] > 0 else missed).append(word)
-        left[word] -= 1
-    return Gate(tuple(found), tuple(missed), language.least_recall, _f1(answer, language.tokens(ground_truth)))
+
+_WORKINGS: dict[Callable[..., float], tuple[_Language, bool]] = {  # metric -> its language, whether it has a stage 1
+    qa_f1_score: (_ENGLISH, False),
+    qa_f1_zh_score: (_CHINESE, False),
+    qa_f1_score_with_gold_ans: (_ENGLISH, True),
+    qa_f1_zh_score_with_gold_ans: (_CHINESE, True),
+}
 
 
 def informative_tokens(text: str, language: str) -> Tokens:

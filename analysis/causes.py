@@ -123,8 +123,8 @@ class _Case:
     @cached_property
     def gated(self) -> bool:
         """Whether the gate of the released metric took an F1 above 0."""
-        gate = metrics.gate(self.metric, self.answer, self.truth, self.keywords)
-        return gate.closed and gate.f1 > 0
+        work = metrics.working(self.metric, self.answer, self.truth, self.keywords)
+        return work is not None and not work.passes and work.f1 > 0
 
     @cached_property
     def holds_truth(self) -> bool:

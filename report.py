@@ -1,0 +1,88 @@
+"""What a run came to, as one HTML page that opens from disk; on demand its plots and tables for papers.
+
+    python report.py --input-dir outputs/chatglm3
+
+Writes report.html into the run's folder: recipe, scores, curves against the published models, what truncation did,
+and every row, to be searched and opened. It reads the rows that are there; a run with rows missing says so on its page.
+The page asks no network. --plots, --markdown and --latex write their files beside it.
+"""
+
+import argparse
+import io
+import sys
+from pathlib import Path
+from typing import cast
+
+import store
+from errors import ExitCode, HarnessError, printable, run
+from evaluation import evaluate
+from files import storage, write_atomic
+from report_page import html, plots, tables
+from report_page.leaderboard import read_published
+from report_page.page import Page, page_of
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The options; the folder is named in exactly one of two ways."""
+    parser = argparse.ArgumentParser(
+        description="Show a run as one HTML page that opens from disk; plots and tables on demand.",
+        epilog="exit codes: 0 written, 2 a wrong option or bad data, 6 a file cannot be written",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--input-dir", type=Path, help="the run's folder: the last line that prediction.py printed")
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="as for prediction.py (outputs)")
+    parser.add_argument("--model-name", help="as for prediction.py; names the folder together with --output-dir")
+    parser.add_argument("--output", type=Path, help="the page (default: report.html in the run's folder)")
+    parser.add_argument(
+        "--leaderboard",
+        action="store_true",
+        help="rank the run among the published models; one that cannot be ranked is shown apart and says why",
+    )
+    parser.add_argument("--plots", action="store_true", help="heat map, curves and causes as PNG and SVG files, too")
+    parser.add_argument("--markdown", action="store_true", help="the tables as Markdown, too")
+    parser.add_argument("--latex", action="store_true", help="the tables as LaTeX, too")
+    arguments = parser.parse_args()
+    if (arguments.input_dir is None) == (arguments.model_name is None):
+        parser.error("expected either --input-dir, or --model-name with --output-dir")
+    return arguments
+
+
+def page_of_folder(folder: Path, *, leaderboard: bool) -> Page:
+    """Everything known of the run in `folder`; HarnessError where it cannot be read or has no row.
+
+    Intervals, causes, lengths and comparisons are arguments of page_of: their analyses are called here.
+    """
+    evaluation = evaluate(folder)
+    if not any(file.rows for file in evaluation.files):
+        raise HarnessError(f"{folder}: no row has an answer yet; run prediction.py with this folder's options first")
+    return page_of(evaluation, published=read_published(), rank=leaderboard)
+
+
+def main() -> ExitCode:
+    """Write what was asked for; the last line printed is the page's path."""
+    arguments = parse_arguments()
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
+    folder = arguments.input_dir or store.run_folder(arguments.output_dir, arguments.model_name)
+    output: Path = arguments.output or folder / "report.html"
+    if output.suffix not in (".html", ".htm"):
+        raise HarnessError(f"--output {output}: expected the name of a page, ending in .html")
+    page = page_of_folder(folder, leaderboard=arguments.leaderboard)
+    with storage("making the folder", output.parent):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    if arguments.markdown:
+        written.append(output.with_suffix(".md"))
+        write_atomic(written[-1], tables.markdown(page))
+    if arguments.latex:
+        written.append(output.with_suffix(".tex"))
+        write_atomic(written[-1], tables.latex(page))
+    if arguments.plots:
+        written += plots.write(page, output.with_suffix(""))
+    write_atomic(output, html.render(page))
+    for path in (*written, output):
+        print(printable(str(path)))
+    return ExitCode.COMPLETE
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,189 @@
+"""A Page's plots as PNG and SVG files, by matplotlib: heat map, curves, causes.
+
+    plots.write(page, Path("report"))    # report_heatmap.png, report_heatmap.svg, report_curves.png …
+
+Names of a run are text: no mathematics is read out of them. The files hold no clock, so equal runs give equal files.
+"""
+
+import warnings
+from collections.abc import Callable
+from io import BytesIO
+from math import log2
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analysis import level_length
+from errors import printable
+from files import storage
+from report_page import charts
+from report_page.page import Page
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, GREY = "#0b5cad", "#555b63"  # this run, the others
+# Fonts with Chinese letters, as systems name them; those that are installed stand behind the default one.
+HAN = (
+    "Noto Sans CJK SC",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "PingFang SC",
+    "Microsoft YaHei",
+    "WenQuanYi Micro Hei",
+)
+COLOURS = {  # as in page.css
+    "scored": "#0072b2",
+    "c0": "#b8d8ba",
+    "c1": "#e69f00",
+    "c2": "#d48fb3",
+    "c3": "#e07b39",
+    "c4": "#5b5f66",
+    "c5": "#9aa0a8",
+    "c6": "#009e73",
+    "c7": "#f0e442",
+    "c8": "#56b4e9",
+    "c9": "#7e57c2",
+    "c10": "#8c2d04",
+    "c11": "#b8bec6",
+    "c12": "#c7b299",
+    "c13": "#d9d9f3",
+}
+
+
+def write(page: Page, stem: Path) -> list[Path]:
+    """Write `<stem>_<plot>.png` and `.svg` of each plot that the page has; their paths.
+
+    Raises HarnessError (STORAGE) where a file cannot be written, ModuleNotFoundError without matplotlib.
+    """
+    import matplotlib
+    from matplotlib import font_manager
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    settings = {
+        "font.family": ["DejaVu Sans", *(name for name in HAN if name in installed)],
+        "text.parse_math": False,
+        "svg.hashsalt": "lveval",  # ids in the file do not change from run to run
+        "svg.fonttype": "path",
+    }
+    drawn: dict[str, Callable[[Page, Axes], None]] = {"heatmap": _heatmap, "curves": _curves}
+    if page.lost:
+        drawn["causes"] = _causes
+    written = []
+    for name, draw in drawn.items():
+        with matplotlib.rc_context(settings), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"Glyph .* missing", category=UserWarning)  # a box is shown
+            figure = Figure(figsize=(9, 5.5), layout="constrained")
+            FigureCanvasAgg(figure)
+            draw(page, figure.add_subplot())
+            written += [_save(figure, stem.with_name(f"{stem.name}_{name}.{kind}")) for kind in ("png", "svg")]
+    return written
+
+
+def _save(figure: "Figure", path: Path) -> Path:
+    content = BytesIO()
+    no_clock = {"Date": None} if path.suffix == ".svg" else {}
+    figure.savefig(content, format=path.suffix[1:], dpi=200, metadata=no_clock)
+    with storage("writing", path):
+        path.write_bytes(content.getvalue())
+    return path
+
+
+def _heatmap(page: Page, axes: "Axes") -> None:
+    """Subset by level, the number in each cell."""
+    import numpy
+
+    values = numpy.full((len(page.subsets), len(page.levels)), numpy.nan)
+    for row, subset in enumerate(page.subsets):
+        for column, level in enumerate(page.levels):
+            if (score := page.scores.get((subset, level))) is not None:
+                values[row, column] = score.value
+    top = charts.ticks_up_to(float(numpy.nanmax(values)))[-1]
+    image = axes.imshow(values, cmap="Blues", vmin=0, vmax=top, aspect="auto")
+    for (row, column), value in numpy.ndenumerate(values):
+        if not numpy.isnan(value):
+            red, green, blue, _ = image.cmap(value / top)
+            bright = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 > 0.18
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="black" if bright else "white")
+    axes.set_xticks([column + 0.5 for column in range(len(page.levels) - 1)], minor=True)
+    axes.set_yticks([row + 0.5 for row in range(len(page.subsets) - 1)], minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xticks(range(len(page.levels)), page.levels)
+    axes.set_yticks(range(len(page.subsets)), page.subsets)
+    axes.set_title(printable(charts.shortened(page.name, 60)))
+
+
+def _curves(page: Page, axes: "Axes") -> None:
+    """Level means of the run and of the published models over the same subsets, named at their ends."""
+    lines = charts.published_curves(page)
+    shown = sorted({*page.levels, *(level for _, line in lines for level in line)}, key=level_length)
+    width = max(log2(level_length(shown[-1])) - log2(level_length(shown[0])), 1.0)
+
+    def x(level: str) -> float:
+        return (log2(level_length(level)) - log2(level_length(shown[0]))) / width
+
+    values = [value for _, line in lines for value in line.values()]
+    values += [max(score.value, score.high or 0) for score in page.level_means.values()]
+    top = charts.ticks_up_to(max(values))[-1]
+    ends = []
+    for number, (name, line) in enumerate(lines):
+        places = [x(level) for level in line]
+        axes.plot(places, list(line.values()), ("-", "--", ":", "-.")[number % 4], color="#8a8f96", linewidth=1)
+        ends.append((places[-1], list(line.values())[-1], name, GREY))
+    means = [page.level_means[level] for level in page.levels]
+    places = [x(level) for level in page.levels]
+    axes.plot(places, [score.value for score in means], "-o", color=BLUE, linewidth=2.5)
+    for place, score in zip(places, means, strict=True):
+        if score.low is not None and score.high is not None:
+            axes.plot([place, place], [score.low, score.high], color=BLUE, linewidth=1.5, alpha=0.6)
+    if page.levels[-1] == shown[-1]:
+        ends.append((places[-1], means[-1].value, page.name, BLUE))
+    else:  # a line to the margin would cross the others
+        axes.text(places[-1] + 0.015, means[-1].value, printable(charts.shortened(page.name, 20)), color=BLUE)
+    frame = charts.LABEL_GAP * 24  # room for two dozen names
+    label_places = charts.spread([frame * (1 - value / top) for _, value, _, _ in ends], 0, frame)
+    for (from_x, value, name, colour), place in zip(ends, label_places, strict=True):
+        at = top * (1 - place / frame)
+        axes.plot([from_x + 0.01, 1.05, 1.07], [value, at, at], color="#d0d4d9", linewidth=0.7)
+        axes.text(1.075, at, printable(charts.shortened(name, 30)), color=colour, fontsize=8, va="center")
+    axes.set_ylim(0, top)
+    axes.set_xlim(-0.03, 1.3)
+    axes.set_xticks([x(level) for level in shown], shown)
+    axes.set_ylabel("mean score")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines["bottom"].set_bounds(-0.03, 1.03)
+
+
+def _causes(page: Page, axes: "Axes") -> None:
+    """What became of 100 points at each level."""
+    lines = charts.cause_lines(page, 1)
+    seen: set[str] = set()
+    for row, (_, parts) in enumerate(lines):
+        left = 0.0
+        for part in parts:
+            name = None if part.name in seen or part.value <= 0 else printable(part.name)
+            seen |= {part.name} if name else set()
+            axes.barh(row, part.value, left=left, color=COLOURS[part.css], edgecolor="white", label=name)
+            if part.value > 4:
+                dark = part.css in ("scored", "c4", "c9", "c10")
+                text = f"{part.value:.1f}"
+                axes.text(
+                    left + part.value / 2,
+                    row,
+                    text,
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color="white" if dark else "black",
+                )
+            left += part.value
+    axes.set_yticks(range(len(lines)), [name for name, _ in lines])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("points of 100")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=6, frameon=False, fontsize=8)

@@ -1,0 +1,171 @@
+"""A Page's tables as Markdown and as LaTeX, for papers.
+
+    Path("report.md").write_text(tables.markdown(page))
+
+Text of a run is escaped: it can end no cell and give no command. A cell that a spreadsheet would take for a formula
+starts with an escape that prints nothing.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from errors import printable
+from evaluation import PUBLISHED_LEVELS
+from report_page.page import Page, Score
+
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]()<>#|~&!$]")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "`": r"\textasciigrave{}",
+    "'": r"\textquotesingle{}",
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+}
+FORMULA = ("=", "+", "-", "@")  # how a spreadsheet's formula starts
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, a line of heads, lines of cells; the first column is text, the others are numbers or text."""
+
+    title: str
+    head: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    label: str
+    note: str = ""
+
+
+def tables(page: Page) -> list[Table]:
+    """Every table of the page, as plain text."""
+    found = [_scores(page)]
+    if page.standing:
+        found.append(_leaderboard(page))
+    found.append(_evidence(page))
+    if page.lost:
+        for part, name in ((1, "length"), (0, "subset")):
+            lines = [
+                [key, *(f"{lost[cause]:.1f}" for cause in page.causes), f"{sum(lost.values()):.1f}"]
+                for key, lost in page.lost_by(part).items()
+            ]
+            found.append(
+                Table(f"Points lost by cause and {name}", [name, *page.causes, "lost"], lines, f"causes-{name}")
+            )
+    for number, comparison in enumerate(page.comparisons, 1):
+        head = ["compared", "this run", "other", "difference", "interval", "p", "shown"]
+        lines = [
+            [
+                line.what,
+                f"{line.this:.2f}",
+                f"{line.other:.2f}",
+                f"{line.this - line.other:.2f}",
+                "" if line.low is None or line.high is None else f"{line.low:.2f} to {line.high:.2f}",
+                _number(line.p, 4),
+                line.verdict,
+            ]
+            for line in comparison.lines
+        ]
+        note = " ".join((*comparison.warnings, comparison.note))
+        found.append(Table(f"{page.name} and {comparison.other}", head, lines, f"comparison-{number}", note))
+    return found
+
+
+def _scores(page: Page) -> Table:
+    lines = [
+        [
+            subset,
+            *(_score(page.scores.get((subset, level))) for level in page.levels),
+            _score(page.subset_means[subset]),
+        ]
+        for subset in page.subsets
+    ]
+    lines.append(["mean, released", *(_score(page.level_means[level]) for level in page.levels), ""])
+    lines.append(["mean, described", *(_number(page.described_means.get(level)) for level in page.levels), ""])
+    return Table(f"Scores of {page.name}", ["subset", *page.levels, "mean"], lines, "scores")
+
+
+def _leaderboard(page: Page) -> Table:
+    assert page.standing is not None
+    lines = [
+        [line.name, str(line.rank or "apart"), *(_number(value) for value in (*line.levels, line.mean))]
+        for line in (*page.standing.table, *([page.standing.apart] if page.standing.apart else []))
+    ]
+    note = f"{page.name} is not ranked: {'; '.join(page.standing.reasons)}." if page.standing.reasons else ""
+    return Table("Leaderboard", ["model", "rank", *PUBLISHED_LEVELS, "mean"], lines, "leaderboard", note)
+
+
+def _evidence(page: Page) -> Table:
+    lines = []
+    for level, evidence in page.evidence_by_level().items():
+        told = evidence.kept + evidence.cut
+        kept = f"{100 * evidence.kept / told:.1f}" if told else ""
+        rows = f"{told}/{told + evidence.unknown}"
+        lines.append([level, kept, rows, _number(evidence.score_kept), _number(evidence.score_cut)])
+    head = ["length", "evidence kept (%)", "rows that tell", "score, kept", "score, cut"]
+    return Table("Evidence kept by the truncation", head, lines, "evidence")
+
+
+def _score(score: Score | None) -> str:
+    if score is None:
+        return ""
+    if score.low is None or score.high is None:
+        return f"{score.value:.2f}"
+    return f"{score.value:.2f} ({score.low:.1f}–{score.high:.1f})"
+
+
+def _number(value: float | None, places: int = 2) -> str:
+    return "" if value is None else f"{value:.{places}f}"
+
+
+def markdown(page: Page) -> str:
+    """All tables as GitHub's Markdown."""
+    parts = []
+    for table in tables(page):
+        rule = "|".join(["---", *["---:"] * (len(table.head) - 1)])
+        lines = ["| " + " | ".join(map(markdown_text, line)) + " |" for line in (table.head, *table.lines)]
+        parts.append("\n".join([f"### {markdown_text(table.title)}", "", lines[0], f"|{rule}|", *lines[1:], ""]))
+        if table.note:
+            parts.append(f"{markdown_text(table.note)}\n")
+    return "\n".join([*parts, *(f"{markdown_text(f'{name}: {value}')}  " for name, value in page.recipe), ""])
+
+
+def markdown_text(text: str) -> str:
+    """`text` as Markdown that shows it: on one line, no markup, no HTML, no formula."""
+    return _guard(_MARKDOWN.sub(r"\\\g<0>", _one_line(text)), "\\")
+
+
+def latex(page: Page) -> str:
+    """All tables as LaTeX with booktabs rules; names in Chinese need XeLaTeX or LuaLaTeX with a CJK font."""
+    parts = [r"% needs \usepackage{booktabs} and \usepackage[T1]{fontenc} with \usepackage{textcomp}"]
+    for table in tables(page):
+        columns = "l" + "r" * (len(table.head) - 1)
+        lines = [" & ".join(map(latex_text, line)) + r" \\" for line in (table.head, *table.lines)]
+        note = f"\n\\smallskip\n{latex_text(table.note)}\n" if table.note else ""
+        body = "\n".join([r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"])
+        parts.append(
+            f"\\begin{{table}}\n\\centering\n\\caption{{{latex_text(table.title)}}}\n\\label{{tab:{table.label}}}\n"
+            f"\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}\n{note}\\end{{table}}\n"
+        )
+    parts += [f"% {_one_line(name)}: {_one_line(value)}" for name, value in page.recipe]
+    return "\n".join([*parts, ""])
+
+
+def latex_text(text: str) -> str:
+    """`text` as LaTeX that prints it: no command, no cell's end, no comment."""
+    return _guard("".join(_LATEX.get(character, character) for character in _one_line(text)), "{}")
+
+
+def _guard(text: str, escape: str) -> str:
+    """With an escape before what a spreadsheet would compute; plain numbers stay."""
+    is_number = re.fullmatch(r"[+-]?[\d.]+", text) is not None
+    return escape + text if text.startswith(FORMULA) and not is_number else text
+
+
+def _one_line(text: str) -> str:
+    """Line breaks and tabs as spaces; controls and bidi overrides as visible escapes."""
+    return " ".join(printable(text).split())

@@ -1,0 +1,285 @@
+"""Runs for the tests of report.py, written in moments, and texts that try to be more than text."""
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import config
+from evaluation import evaluate, means
+from report_page.leaderboard import read_published
+from report_page.page import Comparison, ComparisonLine, Intervals, Page, page_of, scored_rows
+
+LEVELS = ("16k", "32k", "64k", "128k", "256k")
+IDENTITY: dict[str, Any] = {
+    "backend": "hf",
+    "engine": {"version": "5.23.0", "model": "sha256:0123", "dtype": "bfloat16", "pure_greedy": False},
+    "model_name": "tested-model",
+    "model_max_len": 31500,
+    "prompts": {"name": "official", "sha256": "5c74d1516a2a0f5a", "official": True},
+    "chat_template": "published",
+    "budgets": {subset: 16 if subset.startswith("factrecall") else 64 for subset in config.DATASET_ROWS},
+    "data": {},
+}
+ENGLISH = [
+    "harbour",
+    "lamp",
+    "tide",
+    "keeper",
+    "tower",
+    "bell",
+    "north",
+    "signal",
+    "ledger",
+    "winter",
+    "crew",
+    "stone",
+    "granite",
+    "schooner",
+    "lantern",
+    "pilot",
+    "survey",
+    "channel",
+    "island",
+    "archive",
+    "founder",
+    "opened",
+    "built",
+    "repaired",
+    "described",
+    "between",
+    "several",
+    "narrow",
+    "former",
+    "district",
+]
+CHINESE = "灯塔港口潮汐守夜人钟声北方信号账簿冬天船员石头花岗岩帆船引水员测量航道岛屿档案创办修缮记载之间狭窄从前地区"
+STATUSES = ("ok", "ok", "ok", "ok", "ok", "length", "empty", "refused")
+CAUSES = ("gated", "distracted", "evidence cut", "refused", "empty", "wrong language", "loop", "verbose", "wrong")
+
+
+def words(source: random.Random, language: str, count: int) -> str:
+    """Made-up text of about `count` English words, or half as many Chinese words."""
+    if language == "en":
+        return " ".join(source.choices(ENGLISH, k=count))
+    return "".join(source.choices(CHINESE, k=count))
+
+
+def make_row(subset: str, level: str, index: int, source: random.Random) -> dict[str, Any]:
+    """A row as prediction.py records it; the question depends on subset and index alone."""
+    language, asked = config.DATASET_LANGUAGE[subset], random.Random(f"{subset}{index}")
+    truth = words(asked, language, 6)
+    pred = " ".join((truth, words(source, language, 30))) if source.random() < 0.5 else words(source, language, 36)
+    status, full = source.choice(STATUSES), 1400 * int(level[:-1])
+    return {
+        "pred": "" if status == "empty" else pred,
+        "answers": [truth],
+        "gold_ans": truth if config.DATASET_METRIC[subset].__name__.endswith("gold_ans") else None,
+        "input": f"{words(asked, language, 12).capitalize()} {index}?",
+        "all_classes": None,
+        "length": 1000 * int(level[:-1]),
+        "dataset": subset,
+        "level": level,
+        "index": index,
+        "language": language,
+        "status": status,
+        "prompt_tokens": min(full, 31500),
+        "prompt_tokens_full": full,
+        "evidence_kept": source.random() < min(1.0, 31500 / full),
+        "finish_reason": "stop",
+        "confusing_facts": [words(asked, language, 20), words(asked, language, 20)],
+    }
+
+
+def write_run(folder: Path, files: Mapping[str, list[dict[str, Any]]], **identity: object) -> Path:
+    """A finished run in `folder`, written as fast as the disk takes it."""
+    folder.mkdir(parents=True)
+    counts = {name: len(rows) for name, rows in files.items()}
+    manifest = {"format": 1, "identity": {**IDENTITY, **identity}, "selection": counts, "rows": counts, "log": []}
+    (folder / "run.json").write_text(json.dumps(manifest))
+    for name, rows in files.items():
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+def full_run(folder: Path, **identity: object) -> Path:
+    """All 8,645 rows of the published data."""
+    source = random.Random(7)
+    return write_run(
+        folder,
+        {
+            f"{subset}_{level}": [make_row(subset, level, index, source) for index in range(count)]
+            for subset, count in config.DATASET_ROWS.items()
+            for level in LEVELS
+        },
+        **identity,
+    )
+
+
+def small_run(folder: Path, rows: int = 12) -> Path:
+    """Three subsets at two levels."""
+    source = random.Random(3)
+    return write_run(
+        folder,
+        {
+            f"{subset}_{level}": [make_row(subset, level, index, source) for index in range(rows)]
+            for subset in ("hotpotwikiqa_mixup", "lic_mixup", "dureader_mixup")
+            for level in ("16k", "64k")
+        },
+    )
+
+
+def rich_page(folder: Path) -> Page:
+    """A page with everything that the analyses may add."""
+    evaluation = evaluate(folder)
+    rows = scored_rows(evaluation)
+    order = cycle(CAUSES)
+    scores = evaluation.scores("released")
+    spread = 2.5
+    return page_of(
+        evaluation,
+        rows,
+        published=read_published(),
+        rank=True,
+        intervals=Intervals(
+            {pair: (score - spread, score + spread) for pair, score in scores.items()},
+            {level: (score - spread, score + spread) for level, score in means(scores, 1).items()},
+            {subset: (score - spread, score + spread) for subset, score in means(scores, 0).items()},
+            "95 % intervals over questions",
+        ),
+        causes={(row.subset, row.level, row.index): "correct" if row.released == 1 else next(order) for row in rows},
+        cause_order=("correct", *CAUSES),
+        lengths=[("effective length", "64k")],
+        comparisons=[
+            Comparison(
+                "other-run",
+                [ComparisonLine("64k", 20.0, 18.5, -0.5, 3.5, 0.21, "no difference shown")],
+                ["The prompts differ."],
+                "Paired by question.",
+            )
+        ],
+    )
+
+
+# Each would do `mark` if a browser took it for more than text.
+MARK = "window.marked=1"
+PAYLOADS = [
+    f"<script>{MARK}</script>",
+    f"</script><script>{MARK}</script>",
+    f"<ScRiPt>{MARK}</sCrIpT>",
+    f"<script\n>{MARK}</script\n>",
+    f"<script/x>{MARK}</script>",
+    f"<script type=module>{MARK}</script>",
+    f"--></script><script>{MARK}</script>",
+    f"<!--<script>{MARK}//-->",
+    f"]]><script>{MARK}</script>",
+    f"</textarea><script>{MARK}</script>",
+    f"</title><script>{MARK}</script>",
+    f"</style><script>{MARK}</script>",
+    f"</noscript><script>{MARK}</script>",
+    f"</template><script>{MARK}</script>",
+    f"</svg><script>{MARK}</script>",
+    f"</td></table><script>{MARK}</script>",
+    f"<img src=x onerror={MARK}>",
+    f'<img src="x" onerror="{MARK}">',
+    f"<img/src=x/onerror={MARK}>",
+    f"<img src=x:x onerror\n=\n{MARK}>",
+    f'"><img src=x onerror={MARK}>',
+    f"'><img src=x onerror={MARK}>",
+    f"`><img src=x onerror={MARK}>",
+    f'" onmouseover="{MARK}" x="',
+    f"' onfocus='{MARK}' autofocus tabindex=1 x='",
+    f'" autofocus onfocus={MARK} "',
+    f"<svg onload={MARK}>",
+    f"<svg><script>{MARK}</script></svg>",
+    f"<svg><animate onbegin={MARK} attributeName=x dur=1s>",
+    f"<svg><a xlink:href=javascript:{MARK}><text y=20>x</text></a></svg>",
+    f"<svg><use href=\"data:image/svg+xml,<svg id='x' onload='{MARK}'/>#x\">",
+    f"<svg><foreignObject><iframe onload={MARK}></iframe></foreignObject></svg>",
+    f"<math><mtext></form><form><mglyph><style></math><img src onerror={MARK}>",
+    f'<math href="javascript:{MARK}">x</math>',
+    f"<iframe src=javascript:{MARK}></iframe>",
+    f'<iframe srcdoc="<script>parent.{MARK}</script>"></iframe>',
+    f"<object data=javascript:{MARK}></object>",
+    f"<embed src=javascript:{MARK}>",
+    f"<a href=javascript:{MARK}>x</a>",
+    f'<a href="java\tscript:{MARK}">x</a>',
+    f"<form action=javascript:{MARK}><button>x</button></form>",
+    f"<button formaction=javascript:{MARK} form=filters>x</button>",
+    f"<input onfocus={MARK} autofocus>",
+    f"<select onfocus={MARK} autofocus></select>",
+    f"<body onload={MARK}>",
+    f"<body onpageshow={MARK}>",
+    f"<details open ontoggle={MARK}>x</details>",
+    f"<video src=x onerror={MARK}></video>",
+    f"<audio src=x onerror={MARK}></audio>",
+    f"<video><source onerror={MARK}></video>",
+    f"<marquee onstart={MARK}>x</marquee>",
+    "<style>@import 'http://127.0.0.1:9/x.css';</style>",
+    "<style>*{background:url(http://127.0.0.1:9/x)}</style>",
+    "<link rel=stylesheet href=http://127.0.0.1:9/x.css>",
+    "<link rel=prefetch href=http://127.0.0.1:9/x>",
+    "<img src=http://127.0.0.1:9/x.png>",
+    "<base href=http://127.0.0.1:9/>",
+    "<meta http-equiv=refresh content='0;url=http://127.0.0.1:9/'>",
+    f"<template><script>{MARK}</script></template>",
+    f"<dialog open><form method=dialog><button onclick={MARK}>x</button></form></dialog>",
+    f"<x onclick={MARK} id=list>x</x>",
+    f"<x style=animation-name:x onanimationstart={MARK}>",
+    f"&lt;script&gt;{MARK}&lt;/script&gt;",
+    f"&#60;script&#62;{MARK}&#60;/script&#62;",
+    f"\\u003cscript\\u003e{MARK}\\u003c/script\\u003e",
+    f"{{{{constructor.constructor('{MARK}')()}}}}",
+    "{{ self.__init__.__globals__ }}{% for x in y %}",
+    f"${{{MARK}}}",
+    f"';{MARK};//",
+    f'";{MARK};//',
+    f"\u2028{MARK}\u2029//",
+    f"\u202e>tpircs<{MARK}\u2066",
+    f"\x00<script>{MARK}</script>\x08\x1b[31m",
+    f"\ud800<script>{MARK}</script>",
+    "\U000e0001<b>bold</b>\ufeff\u200b",
+    f'<noscript><p title="</noscript><img src=x onerror={MARK}>">',
+    f"a | b || <script>{MARK}</script> | c",
+    f"=HYPERLINK(1) & \\input{{x}} % $x$ # ~ ^ | <i>{MARK}</i>",
+    "__proto__",
+    "constructor",
+]
+
+
+def hostile_page(folder: Path) -> Page:
+    """A page with a payload in every field that can carry one."""
+    page = rich_page(folder)
+    payload = cycle(PAYLOADS)
+    text = PAYLOADS[0]
+    for number, row in enumerate(page.rows):
+        text = PAYLOADS[number % len(PAYLOADS)]
+        row["question"], row["pred"], row["raw_pred"] = f"q{text}", f"p{text}", f"r{text}"
+        row["truths"], row["facts"], row["keywords_text"] = [f"t{text}", f"u{text}"], [f"f{text}"], f"k{text}"
+        row["status"], row["cause"], row["finish_reason"] = f"s{text}", f"c{text}", f"e{text}"
+        if row["working"] is not None:
+            row["working"] = replace(
+                row["working"], keywords=tuple(f"w{word}{text}" for word in row["working"].keywords)
+            )
+    page.name = "".join(PAYLOADS)
+    page.recipe = [(next(payload), next(payload)) for _ in PAYLOADS]
+    page.notes, page.lengths = list(PAYLOADS), [(text, text) for text in PAYLOADS]
+    page.interval_note = next(payload)
+    page.causes = list(PAYLOADS)
+    page.lost = {pair: dict.fromkeys(PAYLOADS, 0.5) for pair in page.lost}
+    page.published = [replace(model, name=next(payload)) for model in page.published]
+    assert page.standing is not None and page.standing.apart is not None
+    page.standing = replace(
+        page.standing,
+        table=[replace(line, name=next(payload)) for line in page.standing.table],
+        apart=replace(page.standing.apart, name=next(payload)),
+        reasons=list(PAYLOADS),
+    )
+    page.comparisons = [
+        Comparison(text, [ComparisonLine(text, 1, 2, -1, 1, 0.5, text)], [text], text) for text in PAYLOADS
+    ]
+    return page
