@@ -421,6 +421,7 @@ def hosted_answers(job: Job, tasks: Iterable[Task], take: Callable[[Task, int], 
     stay open. The first result has no row: it tells what the engine decided. A try that is repeated is a result with an
     attempt. Raises HarnessError where the service ends the run.
     """
+    retries.ENDING.clear()  # of an earlier run in this process; loading may wait for the service too
     backend = cast(HostedBackend, _backend(job))
     yield Result(Task("", "", ()), (), (), backend.effective())
     asked: dict[int, tuple[Task, data.Row, utils.Prepared]] = {}
@@ -436,7 +437,6 @@ def hosted_answers(job: Job, tasks: Iterable[Task], take: Callable[[Task, int], 
             yield prepared.prompt
 
     given = prompts()
-    retries.ENDING.clear()
     try:
         for position, answer in backend.generate(given):
             task, row, prepared = asked[position]
