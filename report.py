@@ -3,30 +3,32 @@
     python report.py --input-dir outputs/chatglm3
 
 Writes report.html into the run's folder: recipe, scores, curves against the published models, what truncation did,
-and every row, to be searched and opened. It reads the rows that are there; a run with rows missing says so on its page.
-The page asks no network. --plots, --markdown and --latex write their files beside it.
+where points went, comparisons, and every row, to be searched and opened. It reads the rows that are there; a run with
+rows missing says so on its page. The page asks no network. --plots, --markdown and --latex write their files beside it.
 """
 
 import argparse
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import store
 from errors import ExitCode, HarnessError, printable, run
-from evaluation import evaluate
 from files import storage, write_atomic
-from report_page import html, plots, tables
-from report_page.leaderboard import read_published
-from report_page.page import Page, page_of
+from scoring import evaluate
+
+if TYPE_CHECKING:  # what draws and analyses is loaded once there is something to draw
+    from report_page.page import Page
 
 
 def parse_arguments() -> argparse.Namespace:
     """The options; the folder is named in exactly one of two ways."""
     parser = argparse.ArgumentParser(
         description="Show a run as one HTML page that opens from disk; plots and tables on demand.",
-        epilog="exit codes: 0 written, 2 a wrong option or bad data, 6 a file cannot be written",
+        epilog="exit codes: 0 written, 2 a wrong option or bad data, 4 runs that cannot be compared, "
+        "6 a file cannot be written",
         allow_abbrev=False,
     )
     parser.add_argument("--input-dir", type=Path, help="the run's folder: the last line that prediction.py printed")
@@ -38,6 +40,14 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="rank the run among the published models; one that cannot be ranked is shown apart and says why",
     )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="other runs, compared question by question",
+    )
     parser.add_argument("--plots", action="store_true", help="heat map, curves and causes as PNG and SVG files, too")
     parser.add_argument("--markdown", action="store_true", help="the tables as Markdown, too")
     parser.add_argument("--latex", action="store_true", help="the tables as LaTeX, too")
@@ -47,15 +57,22 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def page_of_folder(folder: Path, *, leaderboard: bool) -> Page:
-    """Everything known of the run in `folder`; HarnessError where it cannot be read or has no row.
+def page_of_folder(folder: Path, others: Sequence[Path] = (), *, leaderboard: bool = False) -> "Page":
+    """Everything known of the run in `folder`; HarnessError where it cannot be read, has no row, or is incomparable."""
+    from analysis import comparison, findings
+    from report_page.leaderboard import read_published
+    from report_page.page import page_of
 
-    Intervals, causes, lengths and comparisons are arguments of page_of: their analyses are called here.
-    """
     evaluation = evaluate(folder)
-    if not any(file.rows for file in evaluation.files):
+    if not evaluation.rows:
         raise HarnessError(f"{folder}: no row has an answer yet; run prediction.py with this folder's options first")
-    return page_of(evaluation, published=read_published(), rank=leaderboard)
+    return page_of(
+        evaluation,
+        findings.of(evaluation.rows, evaluation.causes),
+        published=read_published(),
+        rank=leaderboard,
+        compared=comparison.against(evaluation, {str(other): evaluate(other) for other in others}),
+    )
 
 
 def main() -> ExitCode:
@@ -66,7 +83,9 @@ def main() -> ExitCode:
     output: Path = arguments.output or folder / "report.html"
     if output.suffix not in (".html", ".htm"):
         raise HarnessError(f"--output {output}: expected the name of a page, ending in .html")
-    page = page_of_folder(folder, leaderboard=arguments.leaderboard)
+    from report_page import html, plots, tables
+
+    page = page_of_folder(folder, arguments.compare, leaderboard=arguments.leaderboard)
     with storage("making the folder", output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
     written = []

@@ -1,7 +1,7 @@
-"""What scores mean: intervals, comparisons, length curves, causes. Called by evaluation.py and report.py.
+"""What scores mean: intervals, comparisons, length curves, evidence, causes. Called by evaluation.py and report.py.
 
     rows = [analysis.ScoredRow(...), ...]          # one a scored answer, all files of a run
-    intervals.of(rows)["lic_mixup", "16k"]
+    intervals.of(rows).files["lic_mixup", "16k"]
 
 Nothing here reads or writes a file.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 # Subsets whose rows all ask the same question: there the contexts are what is sampled, not the questions.
 ONE_QUESTION = ("factrecall_en", "factrecall_zh")
+Pair = tuple[str, str]  # (subset, level): a file
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class ScoredRow:
     released: float  # 0 to 1, by the published scorer's protocol
     described: float  # 0 to 1, by the paper's description
     record: Mapping[str, object] = field(default_factory=dict, compare=False)  # the row as prediction.py recorded it
+
+    def score(self, protocol: str) -> float:
+        """0 to 1, by "released" or "described"."""
+        return self.described if protocol == "described" else self.released
 
     @property
     def question(self) -> str:

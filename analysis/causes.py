@@ -2,14 +2,13 @@
 
     causes.cause(row)                      # "distracted"
     causes.lost(rows).levels["64k"]        # cause -> points that it cost the level's mean
-    causes.evidence(rows)["lic_mixup", "64k"].kept_percent
 
 docs/causes.md states the definitions with an example each. The first that holds, in the order of CAUSES, is the cause;
 the last always holds. Texts are compared as metrics.py compares them, and "gated" is the released metric's own gate.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import fsum
@@ -17,7 +16,7 @@ from typing import Literal, get_args
 
 import config
 import metrics
-from analysis import ScoredRow
+from analysis import Pair, ScoredRow, level_length
 from analysis.wording import FILLERS, guesses, loops, numbers, opens_reasoning, unrefused, words, wrong_script
 
 Cause = Literal[
@@ -34,7 +33,6 @@ Cause = Literal[
     "wrong",
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)  # in the order in which they are tried
-Pair = tuple[str, str]  # (subset, level)
 
 # Right by more than half; at just half it depends on which: "312 °C" has what counts in "312 degrees", "Lou Beethoven"
 # of "Ludwig Beethoven" has not.
@@ -212,8 +210,20 @@ class Lost:
 
     rows: dict[Pair, dict[Cause, int]]  # of each file: how many rows have the cause
     files: dict[Pair, dict[Cause, float]]
-    levels: dict[str, dict[Cause, float]]  # means over the subsets
+    levels: dict[str, dict[Cause, float]]  # means over the subsets; by length
     subsets: dict[str, dict[Cause, float]]  # means over the levels
+
+    @property
+    def present(self) -> list[Cause]:
+        """The causes that a row has."""
+        return [reason for reason in CAUSES if any(counts[reason] for counts in self.rows.values())]
+
+    def table(self, part: Mapping[str, Mapping[Cause, float]]) -> list[list[str]]:
+        """Cells of text for `levels` or `subsets`: a name, the points of each cause of `present`, their sum."""
+        return [
+            [name, *(f"{points[reason]:.1f}" for reason in self.present), f"{fsum(points.values()):.1f}"]
+            for name, points in part.items()
+        ]
 
 
 def lost(rows: Sequence[ScoredRow], found: Sequence[Cause] | None = None) -> Lost:
@@ -230,7 +240,7 @@ def lost(rows: Sequence[ScoredRow], found: Sequence[Cause] | None = None) -> Los
     return Lost(
         rows={pair: {reason: counts[pair][reason] for reason in CAUSES} for pair in counts},
         files=files,
-        levels=_means(files, 1),
+        levels=dict(sorted(_means(files, 1).items(), key=lambda item: level_length(item[0]))),
         subsets=_means(files, 0),
     )
 
@@ -244,39 +254,3 @@ def _means(files: dict[Pair, dict[Cause, float]], part: int) -> dict[str, dict[C
         name: {reason: fsum(points[reason] for points in group) / len(group) for reason in CAUSES}
         for name, group in groups.items()
     }
-
-
-# --- evidence -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What the truncation of the prompts did to one file, and the scores with and without the evidence."""
-
-    kept: int  # rows
-    cut: int
-    unknown: int  # the row does not tell
-    kept_percent: float | None  # of the rows that tell; None if none does
-    kept_score: float | None  # mean released score of those rows, 0 to 100; None if there are none
-    cut_score: float | None
-
-
-def evidence(rows: Iterable[ScoredRow]) -> dict[Pair, Evidence]:
-    """For every file, in the order of the rows, whether the prompts still had the evidence."""
-    groups: defaultdict[Pair, dict[bool | None, list[float]]] = defaultdict(lambda: {True: [], False: [], None: []})
-    for row in rows:
-        state = row.record.get("evidence_kept")
-        groups[row.subset, row.level][state if isinstance(state, bool) else None].append(100 * row.released)
-    return {pair: _evidence(group[True], group[False], len(group[None])) for pair, group in groups.items()}
-
-
-def _evidence(kept: list[float], cut: list[float], unknown: int) -> Evidence:
-    known = len(kept) + len(cut)
-    return Evidence(
-        kept=len(kept),
-        cut=len(cut),
-        unknown=unknown,
-        kept_percent=100 * len(kept) / known if known else None,
-        kept_score=fsum(kept) / len(kept) if kept else None,
-        cut_score=fsum(cut) / len(cut) if cut else None,
-    )

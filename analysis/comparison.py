@@ -3,20 +3,21 @@
     found = comparison.of(rows_a, rows_b, "released")     # rows: analysis.ScoredRow of the two runs
     found.parts.levels["16k"].verdict                     # "A better", "B better" or "no difference shown"
     comparison.mismatches(identity_a, identity_b)         # what makes the two runs unlike, from their run.json
+    comparison.against(a, {"other": b})                   # both of these, for whole runs
 
 Only (subset, level, question) that both runs answered count. The interval is that of intervals.py, on the differences.
 The p-value is that of a sign-flip permutation test (Davison & Hinkley 1997, section 4.3): were the runs alike, each
 question's differences could as well have come out with the other sign, at all levels together; questions of all
 subsets flip independently. (That tests whether the runs are alike. Where two have the same mean and very different
 spreads, it can take the spreads for a lead a little more often than 5 % over few questions; read the interval too.)
-p-values are adjusted within each family, the levels, the subsets and the files, after Holm
-(1979, Scandinavian Journal of Statistics 6), and the adjusted ones decide the verdicts.
+p-values are adjusted within each family, the levels, the subsets and the files of all runs that A is compared with at
+once, after Holm (1979, Scandinavian Journal of Statistics 6), and the adjusted ones decide the verdicts.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import fsum
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -36,7 +37,7 @@ from analysis.intervals import (
     samples,
     tabulate,
 )
-from errors import HarnessError
+from errors import ExitCode, HarnessError
 
 FLIPS = 10_000
 SIGNIFICANT = 0.05  # the adjusted p-value below which a difference counts as shown
@@ -67,6 +68,19 @@ class Comparison:
     paired: int  # (subset, level, question) that both have
     only_a: int  # that B lacks
     only_b: int
+    flags: tuple[str, ...] = ()  # in what the runs are unlike beyond the model, a sentence each
+
+
+class Run(Protocol):
+    """What is asked of a run; scoring.Evaluation has it."""
+
+    @property
+    def rows(self) -> Sequence[ScoredRow]:
+        """Its scored rows."""
+
+    @property
+    def identity(self) -> Mapping[str, object]:
+        """That of its run.json; empty where there is none."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +129,8 @@ def of(
         p = p_value(found.value, np.sum([flipped[subset] @ weight for subset, weight in weights.items()], axis=0))
         return Difference(a, b, found, p, p, "")
 
-    parts = each_part(list(differences.values()), measure)
     return Comparison(
-        Parts(judged(parts.files), judged(parts.levels), judged(parts.subsets), judged({"": parts.overall})[""]),
+        judged([each_part(list(differences.values()), measure)])[0],
         paired,
         sum(map(len, cells_a.values())) - paired,
         sum(map(len, cells_b.values())) - paired,
@@ -164,14 +177,27 @@ def p_value(value: float, flipped: Floats) -> float:
     return float((np.sum(np.abs(flipped) >= abs(value) - _SAME) + 1) / (len(flipped) + 1))
 
 
-def judged(family: Mapping[Key, Difference]) -> dict[Key, Difference]:
-    """The family with its p-values adjusted and the verdicts that follow."""
-    adjusted = holm([difference.p for difference in family.values()])
-    found = {}
-    for (key, difference), p in zip(family.items(), adjusted, strict=True):
-        shown = "A better" if difference.interval.value > 0 else "B better"
-        found[key] = replace(difference, adjusted=p, verdict=shown if p < SIGNIFICANT else "no difference shown")
-    return found
+def judged(runs: Sequence[Parts[Difference]]) -> list[Parts[Difference]]:
+    """The same with the p-values adjusted and the verdicts that follow; each family spans all the runs."""
+
+    def family(pick: Callable[[Parts[Difference]], Mapping[Key, Difference]]) -> list[dict[Key, Difference]]:
+        together = {(at, key): difference for at, parts in enumerate(runs) for key, difference in pick(parts).items()}
+        adjusted = holm([difference.p for difference in together.values()])
+        found: list[dict[Key, Difference]] = [{} for _ in runs]
+        for ((at, key), difference), p in zip(together.items(), adjusted, strict=True):
+            shown = "A better" if difference.interval.value > 0 else "B better"
+            found[at][key] = replace(
+                difference, adjusted=p, verdict=shown if p < SIGNIFICANT else "no difference shown"
+            )
+        return found
+
+    families = (
+        family(lambda parts: parts.files),
+        family(lambda parts: parts.levels),
+        family(lambda parts: parts.subsets),
+        [only[""] for only in family(lambda parts: {"": parts.overall})],
+    )
+    return [Parts(*parts) for parts in zip(*families, strict=True)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -182,6 +208,63 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[at]))
         adjusted[at] = highest
     return adjusted
+
+
+def against(a: Run, others: Mapping[str, Run]) -> dict[str, Comparison]:
+    """Compare a run with each of the others, by name; HarnessError (IDENTITY) where that would say nothing."""
+    unlike = {name: mismatches(a.identity, other.identity) for name, other in others.items()}
+    for name, found in unlike.items():
+        if refused := [mismatch.text for mismatch in found if mismatch.refuses]:
+            more = f" (and {len(refused) - 3} more)" if len(refused) > 3 else ""
+            raise HarnessError(
+                f"{name}: cannot be compared: {'; '.join(refused[:3])}{more}; expected runs over the same data",
+                ExitCode.IDENTITY,
+            )
+    compared = {name: of(a.rows, other.rows) for name, other in others.items()}
+    parts = judged([comparison.parts for comparison in compared.values()])
+    return {
+        name: replace(comparison, parts=of_run, flags=tuple(mismatch.text for mismatch in unlike[name]))
+        for (name, comparison), of_run in zip(compared.items(), parts, strict=True)
+    }
+
+
+HEAD = ("compared", "A", "B", "A - B", "95 % interval", "p (Holm)", "shown")
+
+
+def table(found: Comparison) -> list[list[str]]:
+    """Cells of text under HEAD: all, the levels, the subsets."""
+    parts = {"all": found.parts.overall, **found.parts.levels, **found.parts.subsets}
+    return [
+        [
+            name,
+            f"{part.a:.2f}",
+            f"{part.b:.2f}",
+            f"{part.interval.value:+.2f}",
+            part.interval.between("+"),
+            f"{part.adjusted:.4f}",
+            part.verdict,
+        ]
+        for name, part in parts.items()
+    ]
+
+
+def as_data(found: Comparison) -> dict[str, object]:
+    """Everything as JSON holds it; files as <subset>_<level>."""
+
+    def part(of: Difference) -> dict[str, object]:
+        scores = {"a": round(of.a, 2), "b": round(of.b, 2), "difference": of.interval.as_data()}
+        return {**scores, "p": round(of.p, 6), "p_holm": round(of.adjusted, 6), "shown": of.verdict}
+
+    return {
+        "unlike": list(found.flags),
+        "paired": found.paired,
+        "only_a": found.only_a,
+        "only_b": found.only_b,
+        "overall": part(found.parts.overall),
+        "levels": {level: part(of) for level, of in found.parts.levels.items()},
+        "subsets": {subset: part(of) for subset, of in found.parts.subsets.items()},
+        "files": {"_".join(pair): part(of) for pair, of in found.parts.files.items()},
+    }
 
 
 # --- whether the two runs can be compared at all ----------------------------------------------------------------------

@@ -61,6 +61,15 @@ class Interval:
         """Such as "over 200 contexts"."""
         return f"over {self.clusters} {self.over if self.clusters != 1 else self.over.removesuffix('s')}"
 
+    def between(self, sign: str = "") -> str:
+        """The bounds in words, such as "10.2 to 14.0", with `sign` "+" as "-1.0 to +2.5"; blank without interval."""
+        return "" if self.low is None or self.high is None else f"{self.low:{sign}.1f} to {self.high:{sign}.1f}"
+
+    def as_data(self) -> dict[str, object]:
+        """As JSON holds it, rounded to two places."""
+        bounds = {"value": round(self.value, 2), "low": rounded(self.low), "high": rounded(self.high)}
+        return {**bounds, "label": self.label, "note": self.note}
+
 
 @dataclass(frozen=True)
 class Parts(Generic[T]):
@@ -101,6 +110,11 @@ class Resampled:
     influence: Floats  # [questions, columns] first-order change of the value for one more of the question
 
 
+def rounded(value: float | None) -> float | None:
+    """To two places, None as it is."""
+    return None if value is None else round(value, 2)
+
+
 def of(
     rows: Sequence[ScoredRow], protocol: str = "released", *, draws: int = DRAWS, seed: int = SEED
 ) -> Parts[Interval]:
@@ -131,7 +145,7 @@ def samples(rows: Sequence[ScoredRow], protocol: str) -> list[Sample]:
     cells: defaultdict[str, list[tuple[str, str, float]]] = defaultdict(list)
     before = None
     for row in sorted(rows, key=lambda row: (row.subset, row.level, row.index)):
-        where, score = (row.subset, row.level, row.index), score_of(row, protocol)
+        where, score = (row.subset, row.level, row.index), row.score(protocol)
         if where == before:
             raise HarnessError(
                 f"{row.subset}_{row.level}, row {row.index}: found twice; expected each row once; remove one of them"
@@ -144,11 +158,6 @@ def samples(rows: Sequence[ScoredRow], protocol: str) -> list[Sample]:
         before = where
         cells[row.subset].append((row.question, row.level, score))
     return [tabulate(subset, cells[subset]) for subset in sorted(cells)]
-
-
-def score_of(row: ScoredRow, protocol: str) -> float:
-    """The row's score under a protocol, 0 to 1."""
-    return row.described if protocol == "described" else row.released
 
 
 def tabulate(subset: str, cells: Sequence[tuple[str, str, float]]) -> Sample:

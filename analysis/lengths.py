@@ -32,6 +32,8 @@ from analysis.intervals import (
 
 FRACTION = 0.9  # of the shortest level's score that a level must keep to count as within the effective length
 
+HEAD = ("length", "drop, shortest to longest", "slope per doubling", "effective length")
+
 _SAME = 1e-9  # points
 
 
@@ -200,3 +202,26 @@ def last_kept(curves: Floats, fraction: float) -> NDArray[np.int64]:
     kept = curves >= fraction * curves[:, :1] - _SAME
     found: NDArray[np.int64] = np.logical_and.accumulate(kept, axis=1).sum(axis=1) - 1
     return found
+
+
+def table(found: Lengths) -> list[list[str]]:
+    """Cells of text under HEAD, a line a subset and one for their mean; blank where there is nothing to tell."""
+    return [
+        [name, _points(curve.drop), _points(curve.slope), effective_text(curve.effective)]
+        for name, curve in {**found.subsets, "mean": found.overall}.items()
+    ]
+
+
+def _points(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    between = interval.between("+")
+    return f"{interval.value:+.2f}" + (f" ({between})" if between else "")
+
+
+def effective_text(effective: Effective | None) -> str:
+    """Such as "32k (16k to 64k)": the level, and the range of the likely ones; blank where there is none."""
+    if effective is None or effective.level is None:
+        return ""
+    likely = effective.likely or (effective.level,)
+    return effective.level + (f" ({likely[0]} to {likely[-1]})" if likely != (effective.level,) else "")

@@ -14,8 +14,8 @@ from math import ceil, log2
 
 from analysis import level_length
 from errors import printable
-from evaluation import PUBLISHED_LEVELS
 from report_page.page import Page
+from scoring import PUBLISHED_LEVELS
 
 WIDE, NARROW = 960, 328  # units of the viewBox, CSS pixels where the screen is as wide
 LABEL_GAP = 15.0  # between the baselines of two labels
@@ -207,28 +207,6 @@ def bars(title: str, lines: Sequence[tuple[str, Sequence[Part]]], width: int) ->
     return _figure(width, len(lines) * row + 8, title, body)
 
 
-def cause_class(page: Page, cause: str) -> str:
-    """The class, and so the colour, of a cause: known ones have their own, others take what is free."""
-    if cause in KNOWN_CAUSES:
-        return f"c{KNOWN_CAUSES.index(cause)}"
-    return f"c{len(KNOWN_CAUSES) + [name for name in page.causes if name not in KNOWN_CAUSES].index(cause) % 3}"
-
-
-KNOWN_CAUSES = (
-    "correct",
-    "gated",
-    "distracted",
-    "evidence cut",
-    "refused",
-    "empty",
-    "wrong language",
-    "loop",
-    "stopped by length",
-    "verbose",
-    "wrong",
-)
-
-
 def cause_lines(page: Page, part: int) -> list[tuple[str, list[Part]]]:
     """What became of the 100 points of each subset (part 0) or level (part 1): the score, then each cause."""
     means = page.level_means if part else page.subset_means
@@ -237,17 +215,17 @@ def cause_lines(page: Page, part: int) -> list[tuple[str, list[Part]]]:
             name,
             [
                 Part("score", "scored", means[name].value),
-                *(Part(cause, cause_class(page, cause), points) for cause, points in lost.items()),
+                *(Part(cause, f"c-{cause}", points[cause]) for cause in page.lost.present),
             ],
         )
-        for name, lost in page.lost_by(part).items()
+        for name, points in (page.lost.levels if part else page.lost.subsets).items()
     ]
 
 
 def evidence_lines(page: Page) -> list[tuple[str, list[Part]]]:
     """For each level the share of rows, in percent, whose evidence truncation kept, cut, or that do not tell."""
     lines = []
-    for level, evidence in page.evidence_by_level().items():
+    for level, evidence in page.evidence_by_level.items():
         all_rows = evidence.kept + evidence.cut + evidence.unknown
         parts = (("kept", evidence.kept), ("cut", evidence.cut), ("unknown", evidence.unknown))
         lines.append((level, [Part(name, f"e-{name}", 100 * count / all_rows) for name, count in parts]))

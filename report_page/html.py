@@ -14,11 +14,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from analysis import comparison, lengths
 from errors import printable
-from evaluation import PUBLISHED_LEVELS
 from metrics import Working
 from report_page import charts
 from report_page.page import BrowserRow, Page, Score
+from scoring import PUBLISHED_LEVELS
 
 FOLDER = Path(__file__).resolve().parent
 STEPS = 11  # colours of the heat map, h0 to h10 in page.css
@@ -57,11 +58,14 @@ def render(page: Page) -> str:
         steps=range(STEPS),
         published_levels=PUBLISHED_LEVELS,
         heat=lambda score: heat(score, highest),
-        lost=[("level", page.lost_by(1)), ("subset", page.lost_by(0))] if page.lost else [],
-        cause_class=lambda cause: charts.cause_class(page, cause),
+        lost=[("level", page.lost.levels), ("subset", page.lost.subsets)],
+        lengths=[lengths.HEAD, *lengths.table(page.lengths)],
+        compared={
+            other: (found, [comparison.HEAD, *comparison.table(found)]) for other, found in page.compared.items()
+        },
         curves=[Markup(charts.curves(page, width)) for width in (charts.WIDE, charts.NARROW)],  # noqa: S704
         evidence_bars=both("Evidence kept by level", charts.evidence_lines(page)),
-        cause_bars=both("Points by cause and level", charts.cause_lines(page, 1)) if page.lost else [],
+        cause_bars=both("Points by cause and level", charts.cause_lines(page, 1)),
     )
 
 
@@ -173,7 +177,7 @@ def pack(rows: list[BrowserRow], cap: int) -> Mapping[str, object]:
             text(row["pred"]),
             text(row["raw_pred"]),
             words.of(row["status"]),
-            -1 if row["cause"] is None else words.of(row["cause"]),
+            words.of(row["cause"]),
             round(row["released"], 4),
             round(row["described"], 4),
             None if (work := row["working"]) is None else [work.found, work.overlap, work.prediction_tokens],

@@ -16,8 +16,8 @@ from typing import cast
 
 import config
 from errors import HarnessError
-from evaluation import PUBLISHED, PUBLISHED_LEVELS, Evaluation
 from files import storage
+from scoring import PUBLISHED, PUBLISHED_LEVELS, Evaluation
 
 FOLDER = Path(__file__).resolve().parent.parent / "leaderboard"
 SHORT_ANSWER = ("factrecall_en", "factrecall_zh")  # 16 new tokens; the others 64

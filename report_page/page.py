@@ -1,84 +1,40 @@
-"""What a report says, whatever form it takes: one `Page`, built from an evaluation.
+"""What a report says, whatever form it takes: one `Page`, built from an evaluation and what the analyses found.
 
-    page = page_of(evaluation.evaluate(folder), published=leaderboard.read_published())
+    page = page_of(evaluation, findings.of(evaluation.rows, evaluation.causes), published=leaderboard.read_published())
 
-Scores, intervals and points lost are on the scale of 0 to 100. What an analysis adds (intervals, causes, a
-comparison, lengths) is an argument that may be left out; the page then goes without.
+Scores, intervals and points lost are on the scale of 0 to 100, of the released protocol but for the described means.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from math import fsum
-from statistics import median
+from dataclasses import dataclass
 from typing import TypedDict, cast
 
 import config
 import metrics
-import store
-from analysis import ScoredRow
-from evaluation import PROTOCOLS, SUBSETS, Evaluation, means
+from analysis import Pair, ScoredRow
+from analysis.causes import Cause, Lost
+from analysis.comparison import Comparison
+from analysis.evidence import Evidence
+from analysis.findings import Findings
+from analysis.intervals import Interval
+from analysis.lengths import Curve, Lengths, effective_text
 from report_page.leaderboard import PublishedModel, Standing, standing
+from scoring import PROTOCOLS, SUBSETS, Evaluation, means
 
-Pair = tuple[str, str]  # (subset, level)
-RowKey = tuple[str, str, int]  # (subset, level, index)
-Interval = tuple[float, float]  # low, high; 0 to 100
-PROTOCOL = "released"  # of every score on the page but the described means
+PROTOCOL = "released"
+INTERVAL_NOTE = (
+    "95 % intervals by a bootstrap over questions, each with its rows at all lengths; in factrecall, which has one "
+    "question, over contexts"
+)
 
 
 @dataclass(frozen=True)
 class Score:
-    """A score and, where known, its interval."""
+    """A score and, where there is one, its interval."""
 
     value: float
     low: float | None = None
     high: float | None = None
-
-
-@dataclass(frozen=True)
-class Intervals:
-    """What analysis/intervals.py found; any of them may be missing."""
-
-    files: Mapping[Pair, Interval] = field(default_factory=dict)
-    levels: Mapping[str, Interval] = field(default_factory=dict)
-    subsets: Mapping[str, Interval] = field(default_factory=dict)
-    note: str = "95 % intervals"  # how they were made, in a sentence
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What truncation did to one file."""
-
-    kept: int = 0
-    cut: int = 0
-    unknown: int = 0  # rows that do not tell
-    score_kept: float | None = None  # of the rows whose evidence was kept
-    score_cut: float | None = None
-    tokens: float | None = None  # median tokens of the prompts
-    tokens_full: float | None = None  # the same before the cut
-
-
-@dataclass(frozen=True)
-class ComparisonLine:
-    """One thing compared between this run and another."""
-
-    what: str  # a level, a subset, all
-    this: float
-    other: float
-    low: float | None = None  # of this - other
-    high: float | None = None
-    p: float | None = None  # adjusted
-    verdict: str = ""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """This run against one other."""
-
-    other: str
-    lines: Sequence[ComparisonLine]
-    warnings: Sequence[str] = ()  # where data, prompts or protocol differ
-    note: str = ""
 
 
 class BrowserRow(TypedDict):
@@ -95,7 +51,7 @@ class BrowserRow(TypedDict):
     pred: str
     raw_pred: str | None
     status: str
-    cause: str | None
+    cause: str
     released: float  # 0 to 1, as `described` is
     described: float
     working: metrics.Working | None
@@ -113,130 +69,82 @@ class Page:
     name: str
     levels: list[str]
     subsets: list[str]
-    recipe: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # what keeps the numbers from being the whole truth
-    scores: dict[Pair, Score] = field(default_factory=dict)
-    level_means: dict[str, Score] = field(default_factory=dict)
-    subset_means: dict[str, Score] = field(default_factory=dict)
-    described_means: dict[str, float] = field(default_factory=dict)  # by level
-    interval_note: str = ""
-    comparable: list[str] = field(default_factory=list)  # levels whose mean is the leaderboard's overall score
-    published: list[PublishedModel] = field(default_factory=list)
-    standing: Standing | None = None
-    evidence: dict[Pair, Evidence] = field(default_factory=dict)
-    causes: list[str] = field(default_factory=list)  # in the order of the tables
-    lost: dict[Pair, dict[str, float]] = field(default_factory=dict)  # (subset, level) -> cause -> points of the file
-    lengths: list[tuple[str, str]] = field(default_factory=list)  # effective length and the like, in words
-    comparisons: list[Comparison] = field(default_factory=list)
-    rows: list[BrowserRow] = field(default_factory=list)
-
-    def lost_by(self, part: int) -> dict[str, dict[str, float]]:
-        """Points lost by subset (part 0) or level (part 1), by cause: means over the files, as the score's mean is."""
-        groups: defaultdict[str, list[dict[str, float]]] = defaultdict(list)
-        for pair, lost in self.lost.items():
-            groups[pair[part]].append(lost)
-        order = self.levels if part else self.subsets
-        return {
-            name: {
-                cause: fsum(lost.get(cause, 0.0) for lost in groups[name]) / len(groups[name]) for cause in self.causes
-            }
-            for name in order
-            if name in groups
-        }
-
-    def evidence_by_level(self) -> dict[str, Evidence]:
-        """The files of each level together; scores are means over rows, tokens medians of the files' medians."""
-        groups: defaultdict[str, list[Evidence]] = defaultdict(list)
-        for (_, level), evidence in self.evidence.items():
-            groups[level].append(evidence)
-        return {level: together(groups[level]) for level in self.levels if level in groups}
-
-
-def together(parts: Sequence[Evidence]) -> Evidence:
-    """Several files' evidence as one."""
-
-    def mean(pairs: Sequence[tuple[float | None, int]]) -> float | None:
-        weights = sum(count for score, count in pairs if score is not None)
-        return fsum(score * count for score, count in pairs if score is not None) / weights if weights else None
-
-    def middle(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return median(known) if known else None
-
-    return Evidence(
-        kept=sum(part.kept for part in parts),
-        cut=sum(part.cut for part in parts),
-        unknown=sum(part.unknown for part in parts),
-        score_kept=mean([(part.score_kept, part.kept) for part in parts]),
-        score_cut=mean([(part.score_cut, part.cut) for part in parts]),
-        tokens=middle([part.tokens for part in parts]),
-        tokens_full=middle([part.tokens_full for part in parts]),
-    )
-
-
-# --- building -------------------------------------------------------------------------------------------------------
-
-
-def scored_rows(evaluation: Evaluation) -> list[ScoredRow]:
-    """Every scored answer of a run with its record, file by file in the order of the tables."""
-    rows = []
-    for file in evaluation.files:
-        records = store.read_records(evaluation.folder, file.subset, file.level)
-        for place, ((record, _), released, described) in enumerate(
-            zip(records, file.scores["released"], file.scores["described"], strict=True)
-        ):
-            index = cast(int, record.get("index", place))
-            rows.append(ScoredRow(file.subset, file.level, index, released, described, record))
-    return rows
+    recipe: list[tuple[str, str]]
+    notes: list[str]  # what keeps the numbers from being the whole truth
+    scores: dict[Pair, Score]
+    level_means: dict[str, Score]
+    subset_means: dict[str, Score]
+    described_means: dict[str, float]  # by level
+    comparable: list[str]  # levels whose mean is the leaderboard's overall score
+    published: list[PublishedModel]
+    standing: Standing | None
+    evidence_by_file: Mapping[Pair, Evidence]
+    evidence_by_level: Mapping[str, Evidence]
+    lost: Lost
+    lengths: Lengths
+    facts: list[tuple[str, str]]  # what length costs the mean of the subsets, as names and values
+    compared: Mapping[str, Comparison]  # by the other run's folder; this run is A
+    rows: list[BrowserRow]
+    interval_note: str = INTERVAL_NOTE
 
 
 def page_of(
     evaluation: Evaluation,
-    rows: Sequence[ScoredRow] | None = None,
+    found: Findings,
     *,
     published: Sequence[PublishedModel] = (),
     rank: bool = False,
-    intervals: Intervals | None = None,
-    causes: Mapping[RowKey, str] | None = None,
-    cause_order: Sequence[str] = (),
-    lengths: Sequence[tuple[str, str]] = (),
-    comparisons: Sequence[Comparison] = (),
+    compared: Mapping[str, Comparison] | None = None,
 ) -> Page:
-    """Everything that is known of a run as a Page; `rows` are read from its folder where they are not given.
+    """Everything that is known of a run as a Page.
 
     `published` are drawn beside the run's curve; with `rank` the run is placed among them, or apart with the reasons.
-    `causes`: a cause a row; `cause_order`: how the tables list them. `lengths`: names and values, in words.
     """
-    rows = scored_rows(evaluation) if rows is None else rows
-    found, intervals = evaluation.scores(PROTOCOL), intervals or Intervals()
-    by_level, by_subset = means(found, 1), means(found, 0)
-    page = Page(
+    scores = evaluation.scores(PROTOCOL)
+    by_level, by_subset, intervals = means(scores, 1), means(scores, 0), found.intervals[PROTOCOL]
+    return Page(
         name=evaluation.folder.resolve().name,
         levels=[level for level in evaluation.levels if level in by_level],
         subsets=[subset for subset in SUBSETS if subset in by_subset],
         recipe=recipe(evaluation),
         notes=notes(evaluation),
-        scores={pair: Score(value, *intervals.files.get(pair, ())) for pair, value in found.items()},
-        level_means={level: Score(value, *intervals.levels.get(level, ())) for level, value in by_level.items()},
-        subset_means={subset: Score(value, *intervals.subsets.get(subset, ())) for subset, value in by_subset.items()},
+        scores={pair: score_of(value, intervals.files[pair]) for pair, value in scores.items()},
+        level_means={level: score_of(value, intervals.levels[level]) for level, value in by_level.items()},
+        subset_means={subset: score_of(value, intervals.subsets[subset]) for subset, value in by_subset.items()},
         described_means=means(evaluation.scores("described"), 1),
-        interval_note=intervals.note if intervals.files or intervals.levels or intervals.subsets else "",
         comparable=evaluation.comparable_levels,
         published=list(published),
         standing=standing(evaluation, by_level, published) if rank else None,
-        lengths=list(lengths),
-        comparisons=list(comparisons),
-        rows=[browser_row(row, (causes or {}).get((row.subset, row.level, row.index))) for row in rows],
+        evidence_by_file=found.evidence_by_file,
+        evidence_by_level=found.evidence_by_level,
+        lost=found.lost,
+        lengths=found.lengths,
+        facts=facts(found.lengths.overall),
+        compared=compared or {},
+        rows=[browser_row(row, cause) for row, cause in zip(evaluation.rows, evaluation.causes, strict=True)],
     )
-    files: defaultdict[Pair, list[BrowserRow]] = defaultdict(list)
-    for row in page.rows:
-        files[row["subset"], row["level"]].append(row)
-    page.evidence = {pair: evidence_of(file) for pair, file in files.items()}
-    if causes is not None:
-        page.lost = {pair: points_lost(file) for pair, file in files.items()}
-        named = {cause for lost in page.lost.values() for cause in lost}
-        page.causes = [*(cause for cause in cause_order if cause in named), *sorted(named - set(cause_order))]
-    return page
+
+
+def score_of(value: float, interval: Interval) -> Score:
+    """A score of the tables, which are rounded, with its interval."""
+    return Score(value, interval.low, interval.high)
+
+
+def facts(curve: Curve) -> list[tuple[str, str]]:
+    """What length costs, in words."""
+    shortest, longest = [*curve.scores][:1], [*curve.scores][-1:]
+    found = [
+        (name, f"{measure.value:+.2f} points ({measure.between('+')})" if measure.between() else "")
+        for name, measure in (
+            (f"drop, {''.join(shortest)} to {''.join(longest)}", curve.drop),
+            ("slope per doubling of the length", curve.slope),
+        )
+        if measure is not None
+    ]
+    if curve.effective is not None:
+        name = f"effective length ({100 * curve.effective.fraction:.0f} % of the score at {''.join(shortest)} kept)"
+        found.append((name, effective_text(curve.effective)))
+    return [(name, value) for name, value in found if value]
 
 
 def recipe(evaluation: Evaluation) -> list[tuple[str, str]]:
@@ -278,7 +186,7 @@ def notes(evaluation: Evaluation) -> list[str]:
     return found
 
 
-def browser_row(row: ScoredRow, cause: str | None) -> BrowserRow:
+def browser_row(row: ScoredRow, cause: Cause) -> BrowserRow:
     """A recorded row as the browser shows it; values of a wrong type, which other programs may write, are left out."""
     record = row.record
 
@@ -321,29 +229,3 @@ def browser_row(row: ScoredRow, cause: str | None) -> BrowserRow:
         finish_reason=text("finish_reason"),
         length=number("length"),
     )
-
-
-def evidence_of(rows: Sequence[BrowserRow]) -> Evidence:
-    """What truncation did to the rows of one file."""
-    kept = [row["released"] for row in rows if row["evidence_kept"] is True]
-    cut = [row["released"] for row in rows if row["evidence_kept"] is False]
-    tokens = [row["prompt_tokens"] for row in rows if row["prompt_tokens"] is not None]
-    full = [row["prompt_tokens_full"] for row in rows if row["prompt_tokens_full"] is not None]
-    return Evidence(
-        kept=len(kept),
-        cut=len(cut),
-        unknown=len(rows) - len(kept) - len(cut),
-        score_kept=100 * fsum(kept) / len(kept) if kept else None,
-        score_cut=100 * fsum(cut) / len(cut) if cut else None,
-        tokens=median(tokens) if tokens else None,
-        tokens_full=median(full) if full else None,
-    )
-
-
-def points_lost(rows: Sequence[BrowserRow]) -> dict[str, float]:
-    """cause -> points that one file lost by it; together with the file's score they make 100."""
-    lost: defaultdict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        if row["released"] < 1:
-            lost[row["cause"] or "unknown"].append(1 - row["released"])
-    return {cause: 100 * fsum(parts) / len(rows) for cause, parts in lost.items()}

@@ -34,20 +34,17 @@ HAN = (
 )
 COLOURS = {  # as in page.css
     "scored": "#0072b2",
-    "c0": "#b8d8ba",
-    "c1": "#e69f00",
-    "c2": "#d48fb3",
-    "c3": "#e07b39",
-    "c4": "#5b5f66",
-    "c5": "#9aa0a8",
-    "c6": "#009e73",
-    "c7": "#f0e442",
-    "c8": "#56b4e9",
-    "c9": "#7e57c2",
-    "c10": "#8c2d04",
-    "c11": "#b8bec6",
-    "c12": "#c7b299",
-    "c13": "#d9d9f3",
+    "c-correct": "#b8d8ba",
+    "c-verbose": "#7e57c2",
+    "c-evidence_cut": "#e07b39",
+    "c-refused": "#5b5f66",
+    "c-empty": "#9aa0a8",
+    "c-loop": "#f0e442",
+    "c-wrong_language": "#009e73",
+    "c-distracted": "#d48fb3",
+    "c-length": "#56b4e9",
+    "c-gated": "#e69f00",
+    "c-wrong": "#8c2d04",
 }
 
 
@@ -68,9 +65,7 @@ def write(page: Page, stem: Path) -> list[Path]:
         "svg.hashsalt": "lveval",  # ids in the file do not change from run to run
         "svg.fonttype": "path",
     }
-    drawn: dict[str, Callable[[Page, Axes], None]] = {"heatmap": _heatmap, "curves": _curves}
-    if page.lost:
-        drawn["causes"] = _causes
+    drawn: dict[str, Callable[[Page, Axes], None]] = {"heatmap": _heatmap, "curves": _curves, "causes": _causes}
     written = []
     for name, draw in drawn.items():
         with matplotlib.rc_context(settings), warnings.catch_warnings():
@@ -169,7 +164,7 @@ def _causes(page: Page, axes: "Axes") -> None:
             seen |= {part.name} if name else set()
             axes.barh(row, part.value, left=left, color=COLOURS[part.css], edgecolor="white", label=name)
             if part.value > 4:
-                dark = part.css in ("scored", "c4", "c9", "c10")
+                dark = part.css in ("scored", "c-refused", "c-verbose", "c-wrong")
                 text = f"{part.value:.1f}"
                 axes.text(
                     left + part.value / 2,

@@ -10,9 +10,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from analysis import comparison, evidence, lengths
 from errors import printable
-from evaluation import PUBLISHED_LEVELS
 from report_page.page import Page, Score
+from scoring import PUBLISHED_LEVELS
 
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]()<>#|~&!$]")
 _LATEX = {
@@ -46,32 +47,17 @@ def tables(page: Page) -> list[Table]:
     found = [_scores(page)]
     if page.standing:
         found.append(_leaderboard(page))
-    found.append(_evidence(page))
-    if page.lost:
-        for part, name in ((1, "length"), (0, "subset")):
-            lines = [
-                [key, *(f"{lost[cause]:.1f}" for cause in page.causes), f"{sum(lost.values()):.1f}"]
-                for key, lost in page.lost_by(part).items()
-            ]
-            found.append(
-                Table(f"Points lost by cause and {name}", [name, *page.causes, "lost"], lines, f"causes-{name}")
-            )
-    for number, comparison in enumerate(page.comparisons, 1):
-        head = ["compared", "this run", "other", "difference", "interval", "p", "shown"]
-        lines = [
-            [
-                line.what,
-                f"{line.this:.2f}",
-                f"{line.other:.2f}",
-                f"{line.this - line.other:.2f}",
-                "" if line.low is None or line.high is None else f"{line.low:.2f} to {line.high:.2f}",
-                _number(line.p, 4),
-                line.verdict,
-            ]
-            for line in comparison.lines
-        ]
-        note = " ".join((*comparison.warnings, comparison.note))
-        found.append(Table(f"{page.name} and {comparison.other}", head, lines, f"comparison-{number}", note))
+    found.append(
+        Table("Evidence kept by the truncation", evidence.HEAD, evidence.table(page.evidence_by_level), "evidence")
+    )
+    found.append(Table("What length costs", lengths.HEAD, lengths.table(page.lengths), "lengths"))
+    for part, name in ((page.lost.levels, "length"), (page.lost.subsets, "subset")):
+        head = [name, *page.lost.present, "all"]
+        found.append(Table(f"Points lost by cause and {name}", head, page.lost.table(part), f"causes-{name}"))
+    for number, (other, compared) in enumerate(page.compared.items(), 1):
+        lines, note = comparison.table(compared), " ".join(f"{flag}." for flag in compared.flags)
+        title = f"A: {page.name}, B: {other}"
+        found.append(Table(title, comparison.HEAD, lines, f"comparison-{number}", note))
     return found
 
 
@@ -99,17 +85,6 @@ def _leaderboard(page: Page) -> Table:
     return Table("Leaderboard", ["model", "rank", *PUBLISHED_LEVELS, "mean"], lines, "leaderboard", note)
 
 
-def _evidence(page: Page) -> Table:
-    lines = []
-    for level, evidence in page.evidence_by_level().items():
-        told = evidence.kept + evidence.cut
-        kept = f"{100 * evidence.kept / told:.1f}" if told else ""
-        rows = f"{told}/{told + evidence.unknown}"
-        lines.append([level, kept, rows, _number(evidence.score_kept), _number(evidence.score_cut)])
-    head = ["length", "evidence kept (%)", "rows that tell", "score, kept", "score, cut"]
-    return Table("Evidence kept by the truncation", head, lines, "evidence")
-
-
 def _score(score: Score | None) -> str:
     if score is None:
         return ""
@@ -118,8 +93,8 @@ def _score(score: Score | None) -> str:
     return f"{score.value:.2f} ({score.low:.1f}–{score.high:.1f})"
 
 
-def _number(value: float | None, places: int = 2) -> str:
-    return "" if value is None else f"{value:.{places}f}"
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def markdown(page: Page) -> str:

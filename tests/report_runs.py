@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import config
-from evaluation import evaluate, means
+from analysis import comparison, findings
 from report_page.leaderboard import read_published
-from report_page.page import Comparison, ComparisonLine, Intervals, Page, page_of, scored_rows
+from report_page.page import Page, page_of
+from scoring import evaluate
 
 LEVELS = ("16k", "32k", "64k", "128k", "256k")
 IDENTITY: dict[str, Any] = {
@@ -58,7 +59,6 @@ ENGLISH = [
 ]
 CHINESE = "灯塔港口潮汐守夜人钟声北方信号账簿冬天船员石头花岗岩帆船引水员测量航道岛屿档案创办修缮记载之间狭窄从前地区"
 STATUSES = ("ok", "ok", "ok", "ok", "ok", "length", "empty", "refused")
-CAUSES = ("gated", "distracted", "evidence cut", "refused", "empty", "wrong language", "loop", "verbose", "wrong")
 
 
 def words(source: random.Random, language: str, count: int) -> str:
@@ -133,35 +133,22 @@ def small_run(folder: Path, rows: int = 12) -> Path:
     )
 
 
-def rich_page(folder: Path) -> Page:
-    """A page with everything that the analyses may add."""
+def bare_page(folder: Path) -> Page:
+    """A page with what every run has."""
     evaluation = evaluate(folder)
-    rows = scored_rows(evaluation)
-    order = cycle(CAUSES)
-    scores = evaluation.scores("released")
-    spread = 2.5
+    return page_of(evaluation, findings.of(evaluation.rows, evaluation.causes))
+
+
+def rich_page(folder: Path) -> Page:
+    """A page with everything that may be added."""
+    evaluation = evaluate(folder)
+    other = comparison.of(evaluation.rows, [replace(row, released=row.released / 2) for row in evaluation.rows])
     return page_of(
         evaluation,
-        rows,
+        findings.of(evaluation.rows, evaluation.causes),
         published=read_published(),
         rank=True,
-        intervals=Intervals(
-            {pair: (score - spread, score + spread) for pair, score in scores.items()},
-            {level: (score - spread, score + spread) for level, score in means(scores, 1).items()},
-            {subset: (score - spread, score + spread) for subset, score in means(scores, 0).items()},
-            "95 % intervals over questions",
-        ),
-        causes={(row.subset, row.level, row.index): "correct" if row.released == 1 else next(order) for row in rows},
-        cause_order=("correct", *CAUSES),
-        lengths=[("effective length", "64k")],
-        comparisons=[
-            Comparison(
-                "other-run",
-                [ComparisonLine("64k", 20.0, 18.5, -0.5, 3.5, 0.21, "no difference shown")],
-                ["The prompts differ."],
-                "Paired by question.",
-            )
-        ],
+        compared={"outputs/other-run": replace(other, flags=("different prompts: a in A, b in B",))},
     )
 
 
@@ -267,10 +254,9 @@ def hostile_page(folder: Path) -> Page:
             )
     page.name = "".join(PAYLOADS)
     page.recipe = [(next(payload), next(payload)) for _ in PAYLOADS]
-    page.notes, page.lengths = list(PAYLOADS), [(text, text) for text in PAYLOADS]
+    page.notes, page.facts = list(PAYLOADS), [(text, text) for text in PAYLOADS]
     page.interval_note = next(payload)
-    page.causes = list(PAYLOADS)
-    page.lost = {pair: dict.fromkeys(PAYLOADS, 0.5) for pair in page.lost}
+    page.lengths = replace(page.lengths, overall=replace(page.lengths.overall, note=next(payload)))
     page.published = [replace(model, name=next(payload)) for model in page.published]
     assert page.standing is not None and page.standing.apart is not None
     page.standing = replace(
@@ -279,7 +265,6 @@ def hostile_page(folder: Path) -> Page:
         apart=replace(page.standing.apart, name=next(payload)),
         reasons=list(PAYLOADS),
     )
-    page.comparisons = [
-        Comparison(text, [ComparisonLine(text, 1, 2, -1, 1, 0.5, text)], [text], text) for text in PAYLOADS
-    ]
+    (compared,) = page.compared.values()
+    page.compared = {text: replace(compared, flags=(text,)) for text in PAYLOADS}
     return page

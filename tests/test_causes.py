@@ -374,16 +374,6 @@ def test_points_lost_by_hand() -> None:
         causes.lost(rows, ["correct"])
 
 
-def test_evidence_of_a_file() -> None:
-    kept = [(True, 1.0), (True, 0.5), (True, 0.0), (False, 0.25), (None, 1.0), ("yes", 1.0)]
-    rows = [ScoredRow("lic_mixup", "64k", 0, score, 0.0, {"evidence_kept": state}) for state, score in kept]
-    rows.append(ScoredRow("lic_mixup", "128k", 0, 0.5, 0.0, {}))
-    assert causes.evidence(rows) == {
-        ("lic_mixup", "64k"): causes.Evidence(3, 1, 2, 75.0, 50.0, 25.0),
-        ("lic_mixup", "128k"): causes.Evidence(0, 0, 1, None, None, None),
-    }
-
-
 # --- wording --------------------------------------------------------------------------------------------------------
 
 

@@ -1,8 +1,6 @@
 """report.py: what a page says, who is ranked, the command line and the plots."""
 
-import csv
 import json
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -11,19 +9,16 @@ from typing import Any, cast
 import pytest
 import report_runs
 from conftest import ROOT, script
-from report_runs import full_run, make_row, rich_page, small_run, write_run
+from report_runs import bare_page, full_run, make_row, rich_page, small_run, write_run
 from test_report_page import Elements
 
 import config
 import metrics
 import report
 from errors import HarnessError
-from evaluation import evaluate, means
 from report_page import html
-from report_page.leaderboard import FOLDER, read_published, reasons_apart
-from report_page.page import page_of
-
-OUTLIER = ("ChatGLM3-6B-32k", "multifieldqa_zh_mixup")  # published 0.014 off the mean of its own five scores
+from report_page.leaderboard import read_published, reasons_apart
+from scoring import evaluate, means
 
 
 @pytest.fixture(scope="module")
@@ -54,24 +49,23 @@ def test_the_page_says_what_the_evaluation_says(small: Path) -> None:
 
 def test_score_and_points_lost_make_100(small: Path) -> None:
     page = rich_page(small)
-    for pair, lost in page.lost.items():
+    for pair, lost in page.lost.files.items():
         assert page.scores[pair].value + sum(lost.values()) == pytest.approx(100, abs=0.006)
-    for part, found in ((0, page.subset_means), (1, page.level_means)):
-        for name, lost in page.lost_by(part).items():
-            assert found[name].value + sum(lost.values()) == pytest.approx(100, abs=0.02)
-    assert page.causes == [cause for cause in report_runs.CAUSES if cause in page.causes]
+    for parts, found in ((page.lost.subsets, page.subset_means), (page.lost.levels, page.level_means)):
+        for name, points in parts.items():
+            assert found[name].value + sum(points.values()) == pytest.approx(100, abs=0.02)
 
 
 def test_evidence_is_counted_and_splits_the_score(tmp_path: Path) -> None:
     rows = [make_row("lic_mixup", "64k", index, Random(1)) for index in range(5)]
     for row, (kept, right) in zip(rows, ((True, 1), (True, 0), (False, 1), (False, 0), (None, 0)), strict=True):
         row |= {"evidence_kept": kept, "status": "ok", "pred": row["answers"][0] if right else "no"}
-    page = page_of(evaluate(write_run(tmp_path / "run", {"lic_mixup_64k": rows})))
-    found = page.evidence["lic_mixup", "64k"]
+    page = bare_page(write_run(tmp_path / "run", {"lic_mixup_64k": rows}))
+    found = page.evidence_by_file["lic_mixup", "64k"]
     assert (found.kept, found.cut, found.unknown) == (2, 2, 1)
-    assert (found.score_kept, found.score_cut) == (50, 50)
+    assert (found.kept_score, found.cut_score) == (50, 50)
     assert (found.tokens, found.tokens_full) == (31500, 89600)
-    assert page.evidence_by_level() == {"64k": found}
+    assert page.evidence_by_level == {"64k": found}
 
 
 def test_a_row_keeps_what_a_reader_needs(small: Path) -> None:
@@ -97,7 +91,7 @@ def test_rows_of_the_published_harness_are_shown(tmp_path: Path) -> None:
     folder = tmp_path / "old"
     folder.mkdir()
     (folder / "factrecall_en_16k.jsonl").write_text(json.dumps(six) + "\n")
-    page = page_of(evaluate(folder), published=read_published(), rank=True)
+    page = report.page_of_folder(folder, leaderboard=True)
     assert page.rows[0]["status"] == "unrecorded" and page.rows[0]["evidence_kept"] is None
     assert page.standing is not None
     assert "no run.json" in " ".join(page.standing.reasons)
@@ -123,28 +117,8 @@ def test_the_working_gives_the_golden_scores() -> None:
 # --- the leaderboard ------------------------------------------------------------------------------------------------
 
 
-def test_the_published_means_follow_from_the_published_scores() -> None:
-    models = {model.name: model for model in read_published()}
-    with (FOLDER / "published_overall.csv").open(encoding="utf-8", newline="") as file:
-        lines = list(csv.DictReader(file))
-    counts = Counter(line["dataset"] == "mean over subsets" for line in lines)
-    assert counts == {True: 50, False: 110}
-    off = []
-    for line in lines:
-        model, published = models[line["model"]], float(line["score"])
-        if line["dataset"] == "mean over subsets":
-            mean = model.level_mean(line["length"])
-        else:
-            mean = model.subset_mean(config.DATASET_ALIAS.get(line["dataset"], line["dataset"]))
-        assert mean is not None
-        if abs(mean - published) > 0.01:
-            off.append((line["model"], line["dataset"]))
-            assert abs(mean - published) == pytest.approx(0.014, abs=0.001)
-    assert off == [OUTLIER]
-
-
 def test_a_complete_published_run_is_ranked(full: Path) -> None:
-    page = page_of(evaluate(full), published=read_published(), rank=True)
+    page = report.page_of_folder(full, leaderboard=True)
     assert page.standing is not None
     assert (page.standing.reasons, page.standing.apart) == ([], None)
     assert [line.rank for line in page.standing.table] == list(range(1, 12))
@@ -191,7 +165,7 @@ def test_incomplete_limited_and_constructed_runs_stand_apart(small: Path, tmp_pa
     (built / "run.json").write_text(json.dumps({**manifest, "selection": {"lic_mixup_16k": 5}}))
     evaluation = evaluate(built)
     assert "2 selected rows have no answer yet" in reasons_apart(evaluation)
-    assert any(note.startswith("Incomplete: 2 rows of 1 files") for note in page_of(evaluation).notes)
+    assert any(note.startswith("Incomplete: 2 rows of 1 files") for note in bare_page(built).notes)
 
 
 def test_a_damaged_leaderboard_names_file_and_line(tmp_path: Path) -> None:

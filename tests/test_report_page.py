@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import re
-import time
 from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -13,11 +12,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from report_runs import LEVELS, PAYLOADS, full_run, hostile_page, rich_page, small_run
+from report_runs import LEVELS, PAYLOADS, bare_page, full_run, hostile_page, rich_page, small_run
 
-from evaluation import evaluate
 from report_page import charts, html, tables
-from report_page.page import page_of
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +54,9 @@ class Elements(HTMLParser):
         return cast(dict[str, Any], json.loads(self.scripts[0]))
 
 
-def test_a_full_run_is_a_page_of_less_than_5_mb_in_time(full: Path) -> None:
-    started = time.monotonic()
+def test_a_full_run_is_a_page_of_less_than_5_mb(full: Path) -> None:
     text = html.render(rich_page(full))
-    took = time.monotonic() - started
-    size = len(text.encode())
-    print(f"{size:,} bytes in {took:.1f} s")
-    assert size < 5_000_000
-    assert took < 20
+    assert len(text.encode()) < 5_000_000
     assert len(Elements(text).data()["rows"]) == 8645
     assert "characters are cut here" not in text  # answers of 64 tokens have room
 
@@ -114,11 +106,11 @@ def test_equal_runs_give_equal_pages(small: Path) -> None:
 
 
 def test_what_is_not_known_is_not_on_the_page(small: Path) -> None:
-    bare, rich = html.render(page_of(evaluate(small))), html.render(rich_page(small))
-    for part in ('id="leaderboard"', 'id="causes"', 'id="comparison"', "effective length", "95 % intervals"):
+    bare, rich = html.render(bare_page(small)), html.render(rich_page(small))
+    for part in ('id="leaderboard"', 'id="comparison"'):
         assert part in rich and part not in bare, part
-    for part in ('id="scores"', 'id="curves"', 'id="evidence"', 'id="recipe"', 'id="rows"'):
-        assert part in bare, part
+    for part in ("scores", "curves", "evidence", "lengths", "causes", "recipe", "rows"):
+        assert f'id="{part}"' in bare, part
 
 
 def test_ids_are_unique_and_references_lead_somewhere(small: Path) -> None:
@@ -252,7 +244,7 @@ def test_numbers_in_bars_stand_out() -> None:
     style = html.read("page.css")
     white = re.search(r"((?:\.chart text\.in\.[\w-]+,? ?)+)\{ fill: #ffffff", style)
     assert white is not None
-    for name, fill in re.findall(r"\.(scored|e-\w+|c\d+)(?:, \.[\w-]+)* \{ fill: (#[0-9a-f]{6}); background", style):
+    for name, fill in re.findall(r"\.(scored|e-\w+|c-\w+)(?:, \.[\w-]+)* \{ fill: (#[0-9a-f]{6}); background", style):
         ink = "#ffffff" if re.search(rf"text\.in\.{name}\b", white[1]) else "#000000"
         assert contrast(fill, ink) >= 4.5, name
 

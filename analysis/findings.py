@@ -1,0 +1,96 @@
+"""All that the analyses tell of one run, together, and as data for results_meta.json.
+
+    found = findings.of(evaluation.rows, evaluation.causes)
+    found.intervals["released"].levels["16k"], found.lost.levels["64k"], found.evidence_by_level["64k"]
+
+Imports numpy at once: import this module where it is used.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from analysis import Pair, ScoredRow, causes, evidence, intervals, lengths
+from analysis.causes import Cause, Lost
+from analysis.evidence import Evidence
+from analysis.intervals import Interval, Parts, rounded
+from analysis.lengths import Curve, Lengths
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the rows of one run tell; of the released protocol but for the intervals."""
+
+    intervals: Mapping[str, Parts[Interval]]  # protocol -> of its scores
+    lengths: Lengths
+    lost: Lost
+    evidence_by_file: Mapping[Pair, Evidence]
+    evidence_by_level: Mapping[str, Evidence]
+
+
+def of(rows: Sequence[ScoredRow], found: Sequence[Cause]) -> Findings:
+    """Analyse rows, of which there must be one at least, with their causes; HarnessError as intervals.of."""
+    return Findings(
+        intervals={protocol: intervals.of(rows, protocol) for protocol in intervals.PROTOCOLS},
+        lengths=lengths.of(rows),
+        lost=causes.lost(rows, found),
+        evidence_by_file=evidence.by_file(rows),
+        evidence_by_level=evidence.by_level(rows),
+    )
+
+
+def as_data(found: Findings) -> dict[str, object]:
+    """Everything as JSON holds it, rounded to two places (shares to four); files as <subset>_<level>."""
+    return {
+        "intervals": {protocol: _parts(parts) for protocol, parts in found.intervals.items()},
+        "lengths": {
+            "subsets": {subset: _curve(curve) for subset, curve in found.lengths.subsets.items()},
+            "mean": _curve(found.lengths.overall),
+        },
+        "evidence": {
+            "files": {_name(pair): _evidence(part) for pair, part in found.evidence_by_file.items()},
+            "levels": {level: _evidence(part) for level, part in found.evidence_by_level.items()},
+        },
+        "causes": {_name(pair): counts for pair, counts in found.lost.rows.items()},
+        "points_lost": {
+            name: {key: {cause: round(value, 2) for cause, value in points.items()} for key, points in part.items()}
+            for name, part in (("levels", found.lost.levels), ("subsets", found.lost.subsets))
+        },
+    }
+
+
+def _name(pair: Pair) -> str:
+    return "_".join(pair)
+
+
+def _parts(parts: Parts[Interval]) -> dict[str, object]:
+    return {
+        "files": {_name(pair): interval.as_data() for pair, interval in parts.files.items()},
+        "levels": {level: interval.as_data() for level, interval in parts.levels.items()},
+        "subsets": {subset: interval.as_data() for subset, interval in parts.subsets.items()},
+        "overall": parts.overall.as_data(),
+    }
+
+
+def _curve(curve: Curve) -> dict[str, object]:
+    effective = curve.effective and {
+        "level": curve.effective.level,
+        "fraction": curve.effective.fraction,
+        "probabilities": {level: round(share, 4) for level, share in curve.effective.probabilities.items()},
+        "likely": list(curve.effective.likely),
+    }
+    scores = {level: round(score, 2) for level, score in curve.scores.items()}
+    drop, slope = (measure and measure.as_data() for measure in (curve.drop, curve.slope))
+    return {"scores": scores, "drop": drop, "slope": slope, "effective_length": effective, "note": curve.note}
+
+
+def _evidence(part: Evidence) -> dict[str, object]:
+    return {
+        "kept": part.kept,
+        "cut": part.cut,
+        "unknown": part.unknown,
+        "kept_percent": rounded(part.kept_percent),
+        "score_kept": rounded(part.kept_score),
+        "score_cut": rounded(part.cut_score),
+        "median_prompt_tokens": part.tokens,
+        "median_prompt_tokens_full": part.tokens_full,
+    }
