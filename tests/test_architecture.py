@@ -11,17 +11,21 @@ import pytest
 from conftest import ROOT, script
 
 MODULES = sorted(
-    path for path in (*ROOT.glob("*.py"), *(ROOT / "backends").glob("*.py"), *(ROOT / "samples").glob("*.py"))
+    path for folder in (".", "analysis", "backends", "report_page", "samples") for path in (ROOT / folder).glob("*.py")
 )
-SCRIPTS = ("prediction.py", "evaluation.py", "construct.py")
-HEAVY = ("torch", "transformers", "datasets", "vllm", "openai", "distributed", "pandas", "jieba", "pyarrow")
+SCRIPTS = ("prediction.py", "evaluation.py", "report.py", "construct.py")
+HEAVY = (
+    "torch", "transformers", "datasets", "vllm", "openai", "distributed", "pandas", "numpy", "jieba", "pyarrow",
+    "jinja2", "matplotlib",
+)  # fmt: skip
 README = ROOT / "README.md"
 README_ZH = ROOT / "README_ZH.md"
 
 
 def test_importing_what_users_edit_loads_nothing_heavy() -> None:
     imports = (
-        "import config, counts, data, errors, files, metrics, preflight, spending, store, utils, backends, workers, sys"
+        "import config, counts, data, errors, files, metrics, preflight, scoring, spending, store, utils, backends, "
+        "workers, sys"
     )
     code = f"{imports}; print([name for name in {HEAVY} if name in sys.modules])"
     assert script("-c", code).stdout.strip() == "[]"
@@ -101,7 +105,9 @@ def test_the_readmes_marked_blocks_run(tmp_path: Path) -> None:
     blocks = re.findall(r"<!-- run -->\n```bash\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
     assert blocks
     for name in (
+        "analysis",
         "backends",
+        "report_page",
         "samples",
         "leaderboard",
         *(path.name for path in (*ROOT.glob("*.py"), *ROOT.glob("*.sh"))),

@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from test_intervals import clustered, run_of, scored
 from analysis import ScoredRow, comparison
 from analysis.comparison import Mismatch, holm, mismatches
 from analysis.intervals import Floats
-from errors import HarnessError
+from errors import ExitCode, HarnessError
 
 # --- closed forms -----------------------------------------------------------------------------------------------------
 
@@ -91,6 +92,37 @@ def test_each_family_is_adjusted_by_its_size_and_the_verdict_goes_by_that() -> N
 
 
 # --- pairing ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What comparison.against asks of a run."""
+
+    rows: list[ScoredRow]
+    identity: dict[str, object] = field(default_factory=dict)
+
+
+def test_a_family_spans_all_runs_that_are_compared_at_once() -> None:
+    scores = clustered(np.random.default_rng(5), (60, 3), (0.4,))
+    ours = Answered(run_of("lic_mixup", np.clip(scores + 0.05, 0, 1)))
+    others = {name: Answered(run_of("lic_mixup", scores)) for name in ("one", "two", "three")}
+    alone = comparison.of(ours.rows, others["one"].rows)
+    found = comparison.against(ours, others)
+    for run in found.values():
+        assert run.parts.overall.p == alone.parts.overall.p
+        assert run.parts.overall.adjusted == pytest.approx(3 * alone.parts.overall.p)
+        assert len(run.flags) == 5  # nothing is recorded of these
+    smallest = min(found["one"].parts.files.values(), key=lambda part: part.p)
+    assert smallest.adjusted == pytest.approx(min(1, 9 * smallest.p))  # three files of three runs
+
+
+def test_runs_over_other_data_are_refused_by_name() -> None:
+    ours, other = (
+        Answered(run_of("lic_mixup", np.full((5, 3), 0.5)), {"data": {"lic_mixup_16k": mark}}) for mark in "ab"
+    )
+    with pytest.raises(HarnessError, match="other: cannot be compared: the data of lic_mixup_16k differ") as raised:
+        comparison.against(ours, {"same": ours, "other": other})
+    assert raised.value.code == ExitCode.IDENTITY
 
 
 def test_only_what_both_have_counts() -> None:

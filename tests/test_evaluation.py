@@ -13,12 +13,15 @@ from typing import Any, cast
 import pytest
 
 import config
+from analysis.causes import CAUSES
 from store import Record, Store
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ["results.csv", "results.json", "results_described.csv", "results_described.json", "results_meta.json"]
 PROMPTS = {"name": "builtin", "sha256": "0123456789abcdef", "official": False}
 IDENTITY: dict[str, object] = {"backend": "echo", "prompts": PROMPTS, "model_max_len": 15500, "data": {}}
+
+MODEL_LIBRARIES = ("torch", "transformers", "datasets", "distributed", "matplotlib", "jinja2")
 
 Row = dict[str, Any]
 Evaluate = Callable[..., subprocess.CompletedProcess[str]]
@@ -146,7 +149,10 @@ def test_a_refusal_is_scored_as_the_empty_answer_and_counted(tmp_path: Path, eva
 def test_evidence_kept_is_told_by_level_where_it_is_known(tmp_path: Path, evaluate: Evaluate) -> None:
     rows = [row(evidence_kept=True), row(evidence_kept=False), row(evidence_kept=None), row(evidence_kept=True)]
     folder = write_run(tmp_path / "run", {"factrecall_en_64k": rows}, {"factrecall_en_64k": 4})
-    assert "at 64k: 66.7 % of 3 rows" in evaluate("--input-dir", folder).stdout
+    done = evaluate("--input-dir", folder)
+    assert re.search(r"^64k +66\.7 +3/4 +66\.67 +66\.67 +9 +9$", done.stdout, re.M)
+    assert re.search(r"^factrecall_en_64k +4/4 +ok 4 +66\.7 +3/4 ", done.stdout, re.M)
+    assert results(folder, "results_meta.json")["evidence"]["files"]["factrecall_en_64k"]["kept_percent"] == 66.67
 
 
 def test_evaluating_twice_writes_the_same_bytes_anywhere(tmp_path: Path, evaluate: Evaluate) -> None:
@@ -229,7 +235,7 @@ def test_an_incomplete_run_is_not_scored(unfinished: Path, evaluate: Evaluate) -
     done = evaluate("--input-dir", unfinished, code=3)
     assert result_files(unfinished) == []
     assert re.search(r"factrecall_en_16k +1/2 +ok 1$", done.stdout, re.M)
-    assert re.search(r"factrecall_en_32k +0/2 +$", done.stdout, re.M)
+    assert re.search(r"factrecall_en_32k +0/2$", done.stdout, re.M)
     assert "3 rows of 2 files" in done.stderr
     assert "run prediction.py again as it was started" in done.stderr
 
@@ -278,6 +284,79 @@ def test_results_from_before_a_run_grew_are_set_aside(tmp_path: Path, evaluate: 
     done = evaluate("--input-dir", folder, *option, code=0 if option else 3)
     assert "results.json is from before the run grew: renamed to results.stale.json" in done.stderr
     assert not set(RESULTS) & set(result_files(folder))
+
+
+# --- what the scores mean -------------------------------------------------------------------------------------------
+
+
+def questions(right: int, of: int = 30) -> list[Row]:
+    """Rows of as many questions, of which the first `right` ones are answered."""
+    return [row("amber reef" if number < right else "no idea", input=f"question {number}?") for number in range(of)]
+
+
+def compared(folder: Path, right: dict[str, int]) -> Path:
+    """A finished run with so many right answers in each file."""
+    rows = {name: questions(number) for name, number in right.items()}
+    return write_run(folder, rows, {name: len(answered) for name, answered in rows.items()})
+
+
+def test_a_run_is_explained(tmp_path: Path, evaluate: Evaluate) -> None:
+    folder = compared(tmp_path / "run", {"loogle_SD_mixup_16k": 24, "loogle_SD_mixup_64k": 6})
+    done = evaluate("--input-dir", folder)
+    meta = results(folder, "results_meta.json")
+    found = meta["intervals"]["released"]["levels"]["16k"]
+    assert found["value"] == 80.0 and found["low"] < 70 < 90 < found["high"] and found["label"] == "over 30 questions"
+    assert meta["intervals"]["described"]["files"]["loogle_SD_mixup_64k"]["value"] == 20.0
+    assert meta["lengths"]["subsets"]["loogle_SD_mixup"]["drop"]["value"] == 60.0
+    assert meta["lengths"]["mean"]["effective_length"]["level"] == "16k"
+    assert meta["causes"]["loogle_SD_mixup_64k"] == {**dict.fromkeys(CAUSES, 0), "correct": 6, "refused": 24}
+    assert meta["points_lost"]["levels"]["64k"]["refused"] == 80.0
+    assert re.search(r"^loogle_SD_mixup +80\.00 +20\.00 +50\.00 +\d\d\.\d to \d\d\.\d$", done.stdout, re.M)
+    assert re.search(r"^  95 % interval +\d\d\.\d to \d\d\.\d +\d+\.\d to \d\d\.\d$", done.stdout, re.M)
+    assert re.search(r"^mean +\+60\.00 \(\+.*\) +-30\.00 \(-.*\) +16k$", done.stdout, re.M)
+    assert re.search(r"^64k +0\.0 +80\.0 +80\.0$", done.stdout, re.M)
+
+
+def test_runs_are_compared_question_by_question(tmp_path: Path, evaluate: Evaluate) -> None:
+    files = {"loogle_SD_mixup_16k": 25, "loogle_SD_mixup_64k": 15}
+    ours = compared(tmp_path / "ours", files)
+    worse, same = compared(tmp_path / "worse", dict.fromkeys(files, 5)), compared(tmp_path / "same", files)
+    done = evaluate("--input-dir", ours, "--compare", worse, same)
+    assert re.search(r"^16k +83\.33 +16\.67 +\+66\.67 +\+\d.* to \+\d.* +0\.\d+ +A better$", done.stdout, re.M)
+    assert re.search(r"^64k +50\.00 +50\.00 +\+0\.00 .* 1\.0000 +no difference shown$", done.stdout, re.M)
+    assert "60 questions of both; left out: 0 of A alone, 0 of B alone" in done.stdout
+    told = results(ours, "comparison.json")
+    assert list(told) == [str(worse), str(same)]
+    assert told[str(worse)]["files"]["loogle_SD_mixup_16k"]["shown"] == "A better"
+    assert told[str(worse)]["unlike"] == told[str(same)]["unlike"]
+    write_run(ours, {}, dict.fromkeys(files, 31))  # it grows
+    evaluate("--input-dir", ours, code=3)
+    assert not (ours / "comparison.json").exists() and (ours / "comparison.stale.json").exists()
+
+
+def test_what_is_unlike_is_flagged_or_refused(tmp_path: Path, evaluate: Evaluate) -> None:
+    ours, other = (compared(tmp_path / name, {"loogle_SD_mixup_16k": 9}) for name in ("ours", "other"))
+    manifest = results(other, "run.json")
+    manifest["identity"]["prompts"]["sha256"] = "f" * 16
+    (other / "run.json").write_text(json.dumps(manifest))
+    done = evaluate("--input-dir", ours, "--compare", other)
+    assert "unlike beyond the model: different prompts: builtin-01234567 in A, builtin-ffffffff in B" in done.stdout
+    (ours / "comparison.json").unlink()
+    manifest["identity"]["data"] = {"loogle_SD_mixup_16k": "sha256:1"}
+    (other / "run.json").write_text(json.dumps(manifest))
+    done = evaluate("--input-dir", ours, "--compare", other, code=4)
+    assert f"{other}: cannot be compared: the data of loogle_SD_mixup_16k differ" in done.stderr
+    assert not (ours / "comparison.json").exists()
+
+
+def test_an_unfinished_run_is_compared_on_request_only(tmp_path: Path, evaluate: Evaluate) -> None:
+    ours = compared(tmp_path / "ours", {"loogle_SD_mixup_16k": 9})
+    other = write_run(tmp_path / "other", {"loogle_SD_mixup_16k": questions(9, 20)}, {"loogle_SD_mixup_16k": 30})
+    assert f"{other}: incomplete" in evaluate("--input-dir", ours, "--compare", other, code=3).stderr
+    assert result_files(ours) == []
+    done = evaluate("--input-dir", ours, "--compare", other, "--allow-partial")
+    assert "20 questions of both; left out: 10 of A alone, 0 of B alone" in done.stdout
+    assert (ours / "comparison.partial.json").exists() and result_files(ours) == RESULTS
 
 
 # --- what cannot be scored ------------------------------------------------------------------------------------------
@@ -380,7 +459,7 @@ def test_evaluation_needs_no_model_library(tmp_path: Path, cache: Path) -> None:
         "import sys, runpy\n"
         f"sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['evaluation.py', '--input-dir', {str(tmp_path)!r}]\n"
         f"try: runpy.run_path({str(ROOT / 'evaluation.py')!r}, run_name='__main__')\n"
-        "finally: print([m for m in ('torch', 'transformers', 'datasets', 'distributed') if m in sys.modules])\n"
+        f"finally: print([m for m in {MODEL_LIBRARIES} if m in sys.modules])\n"
     )
     environment = {**os.environ, "LVEVAL_CACHE": str(cache)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -232,17 +232,6 @@ def test_a_run_without_answers_is_told(tmp_path: Path) -> None:
         report.page_of_folder(run, leaderboard=False)
 
 
-def test_help_loads_no_drawing_and_no_templates() -> None:
-    heavy = "('matplotlib', 'numpy', 'jinja2', 'torch', 'pandas', 'jieba')"
-    code = (
-        "import sys, runpy; sys.argv = ['report.py', '--help']\n"
-        "try: runpy.run_path('report.py', run_name='__main__')\n"
-        f"except SystemExit: print([n for n in {heavy} if n in sys.modules], file=sys.stderr)"
-    )
-    done = script("-c", code)
-    assert done.stderr.strip() == "[]" and "--leaderboard" in done.stdout
-
-
 # --- plots ----------------------------------------------------------------------------------------------------------
 
 
