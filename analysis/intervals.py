@@ -22,6 +22,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Generic, TypeVar
 
@@ -37,7 +38,7 @@ CONFIDENCE = 0.95
 FEW = 20  # questions, below which intervals turn out too narrow
 PROTOCOLS = ("released", "described")
 
-_CELLS = 4_000_000  # counts held at a time: 32 MB in each of about three arrays
+_CELLS = 4_000_000  # numbers of 8 bytes held at a time: 32 MB in each of about three arrays
 _ALIKE = 1e-9  # points; below this a difference is rounding of the sums
 _NORMAL = NormalDist()
 
@@ -221,22 +222,31 @@ def chunks(draws: int, questions: int) -> Iterator[slice]:
         yield slice(start, min(start + step, draws))
 
 
+@lru_cache(maxsize=16)  # the subsets of a run: both protocols and the length curves draw the same
+def drawn(subset: str, questions: int, draws: int, seed: int) -> NDArray[np.uint16]:
+    """[draws, questions] how often each question is drawn when as many as there are get drawn with replacement."""
+    random = generator(subset, "bootstrap", seed)
+    found = np.empty((draws, questions), np.uint16)
+    for chunk in chunks(draws, questions):
+        size = chunk.stop - chunk.start
+        picks = random.integers(questions, size=(size, questions)) + questions * np.arange(size)[:, None]
+        found[chunk] = np.bincount(picks.ravel(), minlength=size * questions).reshape(size, questions)
+    return found
+
+
 def resample(sample: Sample, *, draws: int = DRAWS, seed: int = SEED) -> Resampled:
-    """Draw as many questions as there are, with replacement, `draws` times; one draw serves all columns."""
+    """The means of the columns in each draw; one draw serves all columns."""
     number, width = sample.totals.shape
-    random = generator(sample.subset, "bootstrap", seed)
+    times = drawn(sample.subset, number, draws, seed)
     both = np.hstack([sample.totals, sample.counts])
     sums = np.empty((draws, 2 * width))
     for chunk in chunks(draws, number):
-        size = chunk.stop - chunk.start
-        picks = random.integers(number, size=(size, number)) + number * np.arange(size)[:, None]
-        times = np.bincount(picks.ravel(), minlength=size * number).reshape(size, number)
-        sums[chunk] = times.astype(np.float64) @ both
+        sums[chunk] = times[chunk].astype(np.float64) @ both
     counts = sample.counts.sum(axis=0)
     means = sample.totals.sum(axis=0) / counts
     with np.errstate(invalid="ignore"):
-        drawn = 100 * sums[:, :width] / sums[:, width:]
-    return Resampled(sample, 100 * means, drawn, 100 * (sample.totals - means * sample.counts) / counts)
+        drawn_means = 100 * sums[:, :width] / sums[:, width:]
+    return Resampled(sample, 100 * means, drawn_means, 100 * (sample.totals - means * sample.counts) / counts)
 
 
 def interval(parts: Sequence[tuple[Resampled, Floats]], *, paired: bool = False, bound: float = 100) -> Interval:

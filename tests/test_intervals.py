@@ -268,9 +268,11 @@ def test_a_subset_has_the_same_interval_in_any_company_and_in_pieces(monkeypatch
     alone, together = intervals.of(lic, draws=500), intervals.of(cmrc + lic, draws=500)
     assert alone.subsets["lic_mixup"] == together.subsets["lic_mixup"]
     monkeypatch.setattr(intervals, "_CELLS", 40 * 33)  # 33 draws at a time
+    intervals.drawn.cache_clear()
     assert intervals.of(lic, draws=500).overall.value == alone.overall.value
     pieces = intervals.of(lic, draws=4000).overall
     monkeypatch.undo()
+    intervals.drawn.cache_clear()
     whole = intervals.of(lic, draws=4000).overall
     assert pieces.low == pytest.approx(whole.low, abs=0.5) and pieces.high == pytest.approx(whole.high, abs=0.5)
 
