@@ -4,6 +4,8 @@ PYTHON3 ?= python3
 VENV := .venv
 PYTHON := $(CURDIR)/$(VENV)/bin/python
 MODEL := models/SmolLM2-135M-Instruct
+# Two tests beside each other: they wait a lot, and a real model takes its gigabytes.
+PYTEST := $(PYTHON) -m pytest -n 2 --dist worksteal
 DEMO_LEVELS := 1k 16k 32k 64k 128k 256k
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -31,13 +33,13 @@ demo: model  ## a real model answers one question of every subset and level, sco
 	    --data-path demo/data --lengths $(DEMO_LEVELS) --limit 1
 
 test: model  ## the whole test suite
-	$(PYTHON) -m pytest
+	$(PYTEST)
 
 check: model  ## ruff, mypy and the tests
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy .
-	$(PYTHON) -m pytest
+	$(PYTEST)
 
 bench: model  ## the benchmarks, as ratios inside one run
 	@for script in benchmarks/bench_*.py; do $(PYTHON) $$script || exit; done

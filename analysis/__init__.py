@@ -6,8 +6,10 @@
 Nothing here reads or writes a file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+import config
 
 # Subsets whose rows all ask the same question: there the contexts are what is sampled, not the questions.
 ONE_QUESTION = ("factrecall_en", "factrecall_zh")
@@ -35,6 +37,12 @@ class ScoredRow:
         if self.subset in ONE_QUESTION:
             return f"context {self.index}"
         return str(self.record.get("question_id") or self.record.get("input", self.index))
+
+
+def table_order(subsets: Iterable[str]) -> list[str]:
+    """Subsets in the order of every table: that of config.py."""
+    order = list(config.DATASET_METRIC)
+    return sorted(subsets, key=lambda subset: order.index(subset) if subset in order else len(order))
 
 
 def level_length(level: str) -> int:

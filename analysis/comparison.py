@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from analysis import ScoredRow
+from analysis import ScoredRow, table_order
 from analysis.intervals import (
     DRAWS,
     SEED,
@@ -233,7 +233,8 @@ HEAD = ("compared", "A", "B", "A - B", "95 % interval", "p (Holm)", "shown")
 
 def table(found: Comparison) -> list[list[str]]:
     """Cells of text under HEAD: all, the levels, the subsets."""
-    parts = {"all": found.parts.overall, **found.parts.levels, **found.parts.subsets}
+    subsets = {subset: found.parts.subsets[subset] for subset in table_order(found.parts.subsets)}
+    parts = {"all": found.parts.overall, **found.parts.levels, **subsets}
     return [
         [
             name,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis import ScoredRow, level_length
+from analysis import ScoredRow, level_length, table_order
 from analysis.intervals import (
     CONFIDENCE,
     DRAWS,
@@ -32,7 +32,7 @@ from analysis.intervals import (
 
 FRACTION = 0.9  # of the shortest level's score that a level must keep to count as within the effective length
 
-HEAD = ("length", "drop, shortest to longest", "slope per doubling", "effective length")
+HEAD = ("subset", "drop, shortest to longest", "slope per doubling", "effective length")
 
 _SAME = 1e-9  # points
 
@@ -206,9 +206,10 @@ def last_kept(curves: Floats, fraction: float) -> NDArray[np.int64]:
 
 def table(found: Lengths) -> list[list[str]]:
     """Cells of text under HEAD, a line a subset and one for their mean; blank where there is nothing to tell."""
+    mean = "mean", found.overall
     return [
         [name, _points(curve.drop), _points(curve.slope), effective_text(curve.effective)]
-        for name, curve in {**found.subsets, "mean": found.overall}.items()
+        for name, curve in (*((subset, found.subsets[subset]) for subset in table_order(found.subsets)), mean)
     ]
 
 

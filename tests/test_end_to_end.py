@@ -131,23 +131,23 @@ def test_thirty_kills_later_the_files_are_those_of_a_calm_run(tmp_path: Path) ->
     folder = tmp_path / "killed/dry"
     generator = random.Random(30)
     progress = [0]
-    startup = 0.0  # seconds until the first row is recorded, on this machine
+    startup = 0.0  # seconds until a row is recorded, at this time on this machine
     while len(progress) <= 30:
         begin = time.monotonic()
         with running(*killed) as process:
-            if startup:
-                time.sleep(generator.uniform(0.1, 1.6) * startup)
-            else:
-                wait_for_rows(folder, 1)
+            if len(progress) % 2:  # while it answers; else while it starts, mostly
+                wait_for_rows(folder, progress[-1] + 1)
                 startup = time.monotonic() - begin
+                time.sleep(generator.uniform(0, 0.6) * startup)
+            else:
+                time.sleep(generator.uniform(0.1, 1.1) * startup)
             assert process.poll() is None, "it ended before it was killed"
             process.send_signal(signal.SIGKILL)
             process.wait(10)
         rows = (folder / "rows").glob("*.jsonl")
         progress.append(sum(path.read_bytes().count(b"\n") for path in rows))
     assert progress == sorted(progress), "a recorded row was lost"
-    assert progress[-1] > 20, "the kills came before any work was done"
-    assert len(set(progress)) > 5, "nearly all kills came before any work was done"
+    assert len(set(progress)) > 15, "half of the kills come after a row is recorded"
     final = script(*killed[:-2], "--num-workers", "1")
     assert final.returncode == 0, final.stderr
     assert not (folder / "attempts.jsonl").exists()
