@@ -136,7 +136,7 @@
 
   function chips(row) {
     const box = make("span", "chips");
-    for (const name of [row.cause, row.status === "ok" ? null : row.status, row.kept === 0 ? "evidence cut" : null]) {
+    for (const name of [row.cause, row.status === "ok" ? null : row.status, row.kept === 0 ? "evidence_cut" : null]) {
       if (name && ![...box.children].some((chip) => chip.textContent === name)) box.append(make("span", "chip", name));
     }
     return box;

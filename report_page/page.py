@@ -182,7 +182,7 @@ def notes(evaluation: Evaluation) -> list[str]:
         found.append(f"{built} files hold constructed data, not the published questions.")
     refused = sum(file.statuses["refused"] for file in evaluation.files)
     if refused:
-        found.append(f"{refused} answers are refusals; they are scored as the empty answer.")
+        found.append(f"{refused:,} answers are refusals; they are scored as the empty answer.")
     return found
 
 

@@ -45,6 +45,7 @@ def three_ways(model: str, name: str, limit: str, tmp_path: Path, common: list[s
     outputs = [tmp_path / way for way in ("single", "multiple", "steps")]
     single = bash("batch_eval_single.sh", model, name, limit, *common, OUTPUT_DIR=str(outputs[0]))
     assert single.returncode == 0, single.stderr
+    assert single.stdout.splitlines()[-1] == str(outputs[0] / name / "report.html")
     multiple = bash(
         "batch_eval_multiple.sh", model, name, limit, *common, "--num-workers", "2", OUTPUT_DIR=str(outputs[1])
     )
@@ -99,6 +100,16 @@ def test_a_script_passes_odd_arguments_through_untouched(built: Path, tmp_path: 
     assert found.returncode == 0, found.stderr
     assert (tmp_path / "a b" / name.replace("/", "__") / "results.json").is_file()
     assert not (ROOT / "owned").exists()
+
+
+@pytest.mark.parametrize("option", ["--plan", "--check"])
+def test_a_script_that_only_looks_ahead_scores_nothing(built: Path, tmp_path: Path, option: str) -> None:
+    found = bash(
+        "batch_eval_single.sh", "x", "dry", "700", "--backend", "echo", "--data-path", built, "--lengths", "1k", option,
+        OUTPUT_DIR=str(tmp_path),
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert not list(tmp_path.glob("*/*"))
 
 
 def test_a_script_ends_with_the_first_code_that_is_not_zero(built: Path, tmp_path: Path) -> None:
