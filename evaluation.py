@@ -71,6 +71,8 @@ def print_scores(evaluation: Evaluation, found: "Findings") -> None:
         lines.append([f"mean, {protocol}", *(show(of_level[level]) for level in levels), "", ""])
         lines.append(["  95 % interval", *(intervals.levels[level].between() for level in levels), "", ""])
     print(f"\nscores of the released protocol\n{table(lines)}\n")
+    if note := found.intervals["released"].overall.note:
+        print(f"intervals: {note}")
 
     comparable = [level for level in levels if level in evaluation.comparable_levels]
     if comparable:

@@ -2,8 +2,8 @@
 
     python benchmarks/bench_scoring.py
 
-Writes a full-size folder of made-up answers (55 files, 8,645 rows, as long as the budgets allow, no two alike between
-the levels) and prints one line a figure. Both sides of a ratio are timed in turn in this one process, each as a
+Writes a full-size folder of made-up answers (55 files, 8,645 rows, as long as the budgets allow, no two alike, to the
+same questions at each level) and prints one line a figure. Both sides of a ratio are timed in turn in this one process, each as a
 subprocess from start to end, and the best repetition counts, so that a busy machine disturbs the ratio little.
 """
 
@@ -76,15 +76,15 @@ def write_run(folder: Path, seed: int = 20240206) -> int:
         language, budget = config.DATASET_LANGUAGE[subset], config.DATASET_MAXGEN[subset]
         # dureader's true answers are whole paragraphs, the others a phrase.
         least, most = (30, 120) if subset == "dureader_mixup" else (2, 14)
-        truths = [phrase(chance, language, least, most) for _ in range(rows)]
+        asked = [(phrase(chance, language, 8, 20), phrase(chance, language, least, most)) for _ in range(rows)]
         for level in config.DATASET_LENGTH_LEVEL:
             with (folder / f"{subset}_{level}.jsonl").open("w", encoding="utf-8") as lines:
-                for truth in truths:
+                for question, truth in asked:
                     row = {
                         "pred": answer(chance, language, truth, budget),
                         "answers": [truth],
                         "gold_ans": None if "factrecall" in subset else truth[: len(truth) // 2],
-                        "input": phrase(chance, language, 8, 20),
+                        "input": question,
                         "all_classes": None,
                         "length": int(level[:-1]) * 1000,
                     }

@@ -85,7 +85,7 @@ class Page:
     facts: list[tuple[str, str]]  # what length costs the mean of the subsets, as names and values
     compared: Mapping[str, Comparison]  # by the other run's folder; this run is A
     rows: list[BrowserRow]
-    interval_note: str = INTERVAL_NOTE
+    interval_note: str
 
 
 def page_of(
@@ -121,6 +121,7 @@ def page_of(
         lengths=found.lengths,
         facts=facts(found.lengths.overall),
         compared=compared or {},
+        interval_note="; ".join(filter(None, (INTERVAL_NOTE, intervals.overall.note))),
         rows=[browser_row(row, cause) for row, cause in zip(evaluation.rows, evaluation.causes, strict=True)],
     )
 
