@@ -48,6 +48,11 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(text: str) -> str:
+    """`text` as `printable` has it, on one line."""
+    return " ".join(printable(text).split())
+
+
 def choices(found: str, kind: str, known: list[str]) -> HarnessError:
     """The error for a name that is none of `known`, listing them all."""
     return HarnessError(f'unknown {kind} "{found}"; expected one of: {", ".join(known)}')

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, cast
 
 import store
 from analysis import evidence
-from errors import ExitCode, HarnessError, printable, run
+from errors import ExitCode, HarnessError, one_line, printable, run
 from files import write_atomic
 from scoring import PROTOCOLS, PUBLISHED, Evaluation, Scores, evaluate, means
 
@@ -71,7 +71,7 @@ def print_scores(evaluation: Evaluation, found: "Findings") -> None:
         lines.append([f"mean, {protocol}", *(show(of_level[level]) for level in levels), "", ""])
         lines.append(["  95 % interval", *(intervals.levels[level].between() for level in levels), "", ""])
     print(f"\nscores of the released protocol\n{table(lines)}\n")
-    if note := found.intervals["released"].overall.note:
+    for note in found.interval_notes:
         print(f"intervals: {note}")
 
     comparable = [level for level in levels if level in evaluation.comparable_levels]
@@ -92,7 +92,7 @@ def print_scores(evaluation: Evaluation, found: "Findings") -> None:
     for file in evaluation.files:
         if file.rows and not file.whole:
             print(f"{file.name}: scored on {file.rows} of the {file.available or file.selected} rows of the data file.")
-    print(printable(evaluation.signature("released")))
+    print(one_line(evaluation.signature("released")))
 
 
 def print_findings(found: "Findings") -> None:
@@ -102,8 +102,8 @@ def print_findings(found: "Findings") -> None:
     if any(part.told for part in found.evidence_by_level.values()):
         print("\nevidence kept by the truncation, and the scores of the rows where it was kept and cut")
         print(table([evidence.HEAD, *evidence.table(found.evidence_by_level)]))
-    if found.lengths.overall.effective:
-        kept = f"{100 * found.lengths.overall.effective.fraction:.0f} %"
+    if len(found.evidence_by_level) > 1:
+        kept = f"{100 * lengths.FRACTION:.0f} %"
         print(f"\nwhat length costs, in points (95 % intervals); effective length: up to where {kept} is kept")
         print(table([lengths.HEAD, *lengths.table(found.lengths)]))
         if found.lengths.overall.note:
@@ -120,8 +120,9 @@ def print_comparisons(a: Evaluation, compared: "Mapping[str, Comparison]") -> No
     for name, found in compared.items():
         print(f"\nA: {printable(str(a.folder))}\nB: {printable(name)}")
         for flag in found.flags:
-            print(f"unlike beyond the model: {printable(flag)}")
-        print(f"{found.paired} questions of both; left out: {found.only_a} of A alone, {found.only_b} of B alone")
+            print(f"unlike beyond the model: {one_line(flag)}")
+        left_out = f"{found.only_a} of A alone, {found.only_b} of B alone"
+        print(f"{found.paired} pairs of a question at a length; left out: {left_out}")
         print(table([comparison.HEAD, *comparison.table(found)]))
 
 
@@ -133,10 +134,9 @@ def show(score: float | None) -> str:
 def print_unfinished(evaluation: Evaluation) -> None:
     """Why there are no results and how to get them."""
     name = printable(str(evaluation.folder))
-    unfinished = evaluation.unfinished
-    missing = sum(file.selected - file.rows for file in unfinished)
     print(
-        f"{name}: incomplete: {missing} rows of {len(unfinished)} files have no answer yet, so nothing is written.\n"
+        f"{name}: incomplete: {evaluation.missing} rows of {len(evaluation.unfinished)} files have no answer yet, "
+        "so nothing is written.\n"
         f"To finish: {printable(finishing_commands(evaluation))}\n"
         "To score the rows that are there: add --allow-partial",
         file=sys.stderr,
@@ -213,21 +213,39 @@ def write_comparisons(a: Evaluation, others: Sequence[Evaluation], compared: "Ma
     from analysis import comparison
 
     part = ".partial" if any(evaluation.unfinished for evaluation in (a, *others)) else ""
-    found = {name: comparison.as_data(of) for name, of in compared.items()}
-    write_atomic(a.folder / f"comparison{part}.json", as_json(found))
+    found = {printable(name): comparison.as_data(of) for name, of in compared.items()}
+    write_atomic(a.folder / f"comparison{part}.json", as_json({"a": a.signature("released"), "compared": found}))
+
+
+def retire_comparison(a: Evaluation) -> None:
+    """Rename comparison.json if it is not of the run as it is now."""
+    path = a.folder / "comparison.json"
+    try:
+        of_now = json.loads(path.read_text(encoding="utf-8"))["a"] == a.signature("released")
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, TypeError, KeyError):
+        of_now = False
+    if not of_now:
+        retire(path)
 
 
 def retire_results(folder: Path) -> None:
     """Rename results.* to results.stale.*: the run has grown since, and they must not pass for its scores."""
-    for stem in ("results", "results_described", "results_meta", "comparison"):
-        for suffix in (".json", ".csv"):
-            old = folder / f"{stem}{suffix}"
-            try:
-                if old.exists():
-                    old.rename(folder / f"{stem}.stale{suffix}")
-                    print(f"{old.name} is from before the run grew: renamed to {stem}.stale{suffix}", file=sys.stderr)
-            except OSError as error:
-                raise HarnessError(f"{old}: cannot be renamed: {error.strerror}", ExitCode.STORAGE) from error
+    for name in (*(f"{stem}{suffix}" for stem in STEMS.values() for suffix in (".json", ".csv")), "results_meta.json"):
+        retire(folder / name)
+    retire(folder / "comparison.json")
+
+
+def retire(path: Path) -> None:
+    """Rename a file that is not of the run as it is now, if it is there."""
+    stale = path.with_suffix(f".stale{path.suffix}")
+    try:
+        if path.exists():
+            path.rename(stale)
+            print(f"{path.name} is from before the run grew: renamed to {stale.name}", file=sys.stderr)
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be renamed: {error.strerror}", ExitCode.STORAGE) from error
 
 
 def finishing_commands(evaluation: Evaluation) -> str:
@@ -299,6 +317,8 @@ def main() -> ExitCode:
     write_results(evaluation, found)
     if compared:
         write_comparisons(evaluation, others, compared)
+    else:
+        retire_comparison(evaluation)
     return ExitCode.COMPLETE
 
 

@@ -37,14 +37,13 @@ def set_aside(path: Path) -> Path:
     return target
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Replace `path` by `text` whole or not at all: temporary file, fsync, rename, fsync of the folder."""
-    content = text.encode()
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content` whole or not at all: temporary file, fsync, rename, fsync of the folder."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storage("writing", path):
         try:
             with beside.open("wb") as file:
-                file.write(content)
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             beside.rename(path)

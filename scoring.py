@@ -87,6 +87,11 @@ class Evaluation:
         return [file for file in self.files if file.rows < file.selected]
 
     @property
+    def missing(self) -> int:
+        """How many selected rows have no answer."""
+        return sum(file.selected - file.rows for file in self.unfinished)
+
+    @property
     def rows(self) -> list[ScoredRow]:
         """Every scored row, file by file."""
         return [row for file in self.files for row in file.scored]
@@ -158,6 +163,9 @@ def evaluate(folder: Path) -> Evaluation:
     for subset, level in pairs:
         if subset not in SUBSETS:
             raise HarnessError(f"{folder / f'{subset}_{level}.jsonl'}: {choices(subset, 'subset', SUBSETS)}")
+        for name in ("DATASET_METRIC_DESCRIBED", "DATASET_LANGUAGE"):
+            if subset not in getattr(config, name):
+                raise HarnessError(f"config.py: {name} has no line for {subset}; expected one, as DATASET_METRIC has")
     pairs.sort(key=lambda pair: (SUBSETS.index(pair[0]), level_length(pair[1])))
     manifest = store.read_manifest(folder) or {}
     return Evaluation(folder, manifest, [evaluate_file(folder, manifest, *pair) for pair in pairs])

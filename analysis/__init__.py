@@ -35,7 +35,7 @@ class ScoredRow:
     def question(self) -> str:
         """What recurs at every level: the question, by its id where the data have one; in ONE_QUESTION the context."""
         if self.subset in ONE_QUESTION:
-            return f"context {self.index}"
+            return f"{self.record.get('input', '')} context {self.index}"
         return str(self.record.get("question_id") or self.record.get("input", self.index))
 
 

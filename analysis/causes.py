@@ -132,7 +132,9 @@ class _Case:
     def _holds_truth(self, text: str) -> bool:
         truth, whole = (metrics.normal_text(part, self.language) for part in (self.truth, text))
         if truth in YES_OR_NO:
-            return whole.startswith(truth) if self.language == "zh" else words(text)[:1] == [truth]
+            said = unrefused(text)
+            starts = metrics.normal_text(said, "zh").startswith(truth)
+            return starts if self.language == "zh" else words(said)[:1] == [truth]
         if self.language == "zh" and len(truth) > 1 and truth in whole:
             return True
         wanted = self._informative(self.truth) or list(metrics.informative_tokens(self.truth, self.language))
@@ -147,8 +149,10 @@ class _Case:
     @property
     def correct(self) -> bool:
         """Whether it scores as a right answer does, names no other number than the truth, and nothing confusing."""
-        if self.metric is metrics.rouge_zh_score_blacklist:
+        if self.metric in (metrics.rouge_zh_score, metrics.rouge_zh_score_blacklist):
             return self.score > CORRECT_ROUGE
+        if metrics.normal_text(self.truth, self.language) in YES_OR_NO and not self.holds_truth:
+            return False
         true, given = numbers(self.truth), numbers(self.answer)
         other_number = bool(true - given) and bool(given - true - numbers(self.question))
         enough = self.score > CORRECT_F1 or (self.score == CORRECT_F1 and self.holds_truth)

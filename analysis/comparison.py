@@ -40,6 +40,7 @@ from analysis.intervals import (
 from errors import ExitCode, HarnessError
 
 FLIPS = 10_000
+FLIPS_PER_RUN = 2_000  # of several at once, so that the least p-value stays below 0.05 after Holm: 55 files / 2,000
 SIGNIFICANT = 0.05  # the adjusted p-value below which a difference counts as shown
 
 _SAME = 1e-9  # points; a flipped difference this much smaller counts as no smaller, for the sums are rounded
@@ -65,7 +66,7 @@ class Comparison:
     """All parts of two runs, and how much of them could be paired."""
 
     parts: Parts[Difference]
-    paired: int  # (subset, level, question) that both have
+    paired: int  # questions at a level, (subset, level, question), that both have
     only_a: int  # that B lacks
     only_b: int
     flags: tuple[str, ...] = ()  # in what the runs are unlike beyond the model, a sentence each
@@ -82,12 +83,15 @@ class Run(Protocol):
     def identity(self) -> Mapping[str, object]:
         """That of its run.json; empty where there is none."""
 
+    @property
+    def missing(self) -> int:
+        """How many rows that it is to answer have no answer."""
+
 
 @dataclass(frozen=True)
 class Mismatch:
     """Something in which two runs are unlike beyond the model."""
 
-    field: str  # as in the identity of run.json, such as "prompts"
     text: str  # one sentence
     refuses: bool  # whether a comparison would say nothing; else it is only to be read with care
 
@@ -112,7 +116,8 @@ def of(
     if not paired:
         raise HarnessError(
             "the two runs have no question in common at the same level; expected runs over the same data; check that "
-            "both folders hold the same subsets and levels"
+            "both folders hold the same subsets and levels",
+            ExitCode.IDENTITY,
         )
     tables: dict[str, tuple[Sample, Sample]] = {}
     for subset in sorted(subset for subset, both in common.items() if both):
@@ -213,6 +218,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def against(a: Run, others: Mapping[str, Run]) -> dict[str, Comparison]:
     """Compare a run with each of the others, by name; HarnessError (IDENTITY) where that would say nothing."""
     unlike = {name: mismatches(a.identity, other.identity) for name, other in others.items()}
+    other_rows = {name: other.rows for name, other in others.items()}
     for name, found in unlike.items():
         if refused := [mismatch.text for mismatch in found if mismatch.refuses]:
             more = f" (and {len(refused) - 3} more)" if len(refused) > 3 else ""
@@ -220,12 +226,32 @@ def against(a: Run, others: Mapping[str, Run]) -> dict[str, Comparison]:
                 f"{name}: cannot be compared: {'; '.join(refused[:3])}{more}; expected runs over the same data",
                 ExitCode.IDENTITY,
             )
-    compared = {name: of(a.rows, other.rows) for name, other in others.items()}
+        if not other_rows[name]:
+            raise HarnessError(f"{name}: no row has an answer; expected a run to compare with", ExitCode.IDENTITY)
+    flips = max(FLIPS, FLIPS_PER_RUN * len(others))
+    compared = {}
+    for name, rows in other_rows.items():
+        try:
+            compared[name] = of(a.rows, rows, flips=flips)
+        except HarnessError as error:
+            raise HarnessError(f"{name}: {error.message}", error.code) from error
     parts = judged([comparison.parts for comparison in compared.values()])
     return {
-        name: replace(comparison, parts=of_run, flags=tuple(mismatch.text for mismatch in unlike[name]))
+        name: replace(
+            comparison,
+            parts=of_run,
+            flags=(
+                *(mismatch.text for mismatch in unlike[name]),
+                *lacking({"A": a, "B": others[name]}),
+            ),
+        )
         for (name, comparison), of_run in zip(compared.items(), parts, strict=True)
     }
+
+
+def lacking(runs: Mapping[str, Run]) -> list[str]:
+    """A flag for each run that is not finished."""
+    return [f"{run.missing} rows of {name} have no answer" for name, run in runs.items() if run.missing]
 
 
 HEAD = ("compared", "A", "B", "A - B", "95 % interval", "p (Holm)", "shown")
@@ -274,52 +300,55 @@ def as_data(found: Comparison) -> dict[str, object]:
 def mismatches(identity_a: Mapping[str, object], identity_b: Mapping[str, object]) -> list[Mismatch]:
     """In what two runs differ beyond the model, from the `identity` of their run.json; those that refuse come first.
 
-    Refused: data of a common file that differ, no file in common, another "protocol" where both name one. Flagged:
-    other prompts, chat format, limit of tokens or budgets, and what a run did not record (folders of the published
-    harness have no run.json: pass an empty mapping).
+    Refused: data of a common file that differ, no file in common. Flagged: other prompts, chat format, limit of tokens,
+    budgets or decoding, and what a run did not record (folders of the published harness have no run.json: pass an empty
+    mapping).
     """
     found = data_mismatches(entries(identity_a, "data"), entries(identity_b, "data"))
-    protocols = identity_a.get("protocol"), identity_b.get("protocol")
-    if None not in protocols and protocols[0] != protocols[1]:
-        text = f"the scores are of the {protocols[0]} protocol in A and of the {protocols[1]} one in B: not comparable"
-        found.append(Mismatch("protocol", text, True))
     prompts = entries(identity_a, "prompts"), entries(identity_b, "prompts")
     hashes = [each.get("sha256") for each in prompts]
     names = [f"{each.get('name', 'unnamed')}-{str(each.get('sha256'))[:8]}" for each in prompts]
-    found += flagged("prompts", "prompts", hashes, names)
+    found += flagged("prompts", hashes, names)
     for field, words in (("chat_template", "chat format"), ("model_max_len", "limit of tokens")):
-        found += flagged(field, words, [identity_a.get(field), identity_b.get(field)])
+        found += flagged(words, [identity_a.get(field), identity_b.get(field)])
+    engines = entries(identity_a, "engine"), entries(identity_b, "engine")
+    for field, words in (
+        ("request_args", "--request-args"),
+        ("system_message", "system message"),
+        ("pure_greedy", "--pure-greedy"),
+    ):
+        found += flagged(words, [engine.get(field) or "none" for engine in engines])
     budgets = entries(identity_a, "budgets"), entries(identity_b, "budgets")
     if not all(budgets):
-        found += flagged("budgets", "budgets of answers", [each or None for each in budgets])
+        found += flagged("budgets of answers", [each or None for each in budgets])
     for subset in sorted(budgets[0].keys() & budgets[1].keys()):
-        found += flagged("budgets", f"budget of {subset} answers", [each[subset] for each in budgets])
+        found += flagged(f"budget of {subset} answers", [each[subset] for each in budgets])
     return sorted(found, key=lambda mismatch: not mismatch.refuses)
 
 
 def data_mismatches(a: Mapping[str, object], b: Mapping[str, object]) -> list[Mismatch]:
     """Of two "data" parts, <subset>_<level> -> fingerprint of the file."""
     if not a or not b:
-        return flagged("data", "fingerprints of the data", [a or None, b or None])
+        return flagged("fingerprints of the data", [a or None, b or None])
     common = sorted(a.keys() & b.keys())
     if not common:
-        return [Mismatch("data", "the runs have no data file in common", True)]
+        return [Mismatch("the runs have no data file in common", True)]
     return [
-        Mismatch("data", f"the data of {name} differ: not the same questions, or not the same contexts", True)
+        Mismatch(f"the data of {name} differ: not the same questions, or not the same contexts", True)
         for name in common
         if a[name] != b[name]
     ]
 
 
-def flagged(field: str, words: str, values: Sequence[object], names: Sequence[object] = ()) -> list[Mismatch]:
+def flagged(words: str, values: Sequence[object], names: Sequence[object] = ()) -> list[Mismatch]:
     """A flag where the values of A and B differ, or one has none (None); `names`: how to show them, if not as such."""
     missing = [run for run, value in zip("AB", values, strict=True) if value is None]
     if missing:
-        return [Mismatch(field, f"{words}: cannot be compared, not recorded in {' and '.join(missing)}", False)]
+        return [Mismatch(f"{words}: cannot be compared, not recorded in {' and '.join(missing)}", False)]
     if values[0] == values[1]:
         return []
     a, b = names or values
-    return [Mismatch(field, f"different {words}: {a} in A, {b} in B", False)]
+    return [Mismatch(f"different {words}: {a} in A, {b} in B", False)]
 
 
 def entries(identity: Mapping[str, object], field: str) -> Mapping[str, object]:

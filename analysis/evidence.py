@@ -14,7 +14,7 @@ from statistics import median
 
 from analysis import Pair, ScoredRow, level_length
 
-HEAD = ("", "evidence kept (%)", "rows that tell", "score, kept", "score, cut", "prompt tokens", "before the cut")
+HEAD = ("", "evidence kept (%)", "rows that tell", "score, kept", "score, cut", "median tokens", "before the cut")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _median(rows: Sequence[ScoredRow], name: str) -> float | None:
-    values = [value for row in rows if type(value := row.record.get(name)) is int]
+    values = [value for row in rows if type(value := row.record.get(name)) is int and 0 <= value < 2**53]
     return median(values) if values else None
 
 

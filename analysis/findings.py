@@ -26,6 +26,15 @@ class Findings:
     evidence_by_file: Mapping[Pair, Evidence]
     evidence_by_level: Mapping[str, Evidence]
 
+    @property
+    def interval_notes(self) -> list[str]:
+        """What is to be known of the released means' intervals, each once, with the means it is about."""
+        about: dict[str, list[str]] = {}
+        for name, part in (*self.intervals["released"].levels.items(), *self.intervals["released"].subsets.items()):
+            if part.note:
+                about.setdefault(part.note, []).append(name)
+        return [f"{', '.join(names)}: {note}" for note, names in about.items()]
+
 
 def of(rows: Sequence[ScoredRow], found: Sequence[Cause]) -> Findings:
     """Analyse rows, of which there must be one at least, with their causes; HarnessError as intervals.of."""
@@ -53,7 +62,11 @@ def as_data(found: Findings) -> dict[str, object]:
         "causes": {_name(pair): counts for pair, counts in found.lost.rows.items()},
         "points_lost": {
             name: {key: {cause: round(value, 2) for cause, value in points.items()} for key, points in part.items()}
-            for name, part in (("levels", found.lost.levels), ("subsets", found.lost.subsets))
+            for name, part in (
+                ("levels", found.lost.levels),
+                ("subsets", found.lost.subsets),
+                ("files", {_name(pair): points for pair, points in found.lost.files.items()}),
+            )
         },
     }
 

@@ -216,7 +216,7 @@ def generator(subset: str, purpose: str, seed: int) -> np.random.Generator:
 
 
 def chunks(draws: int, questions: int) -> Iterator[slice]:
-    """Slices of the draws, each small enough for memory whatever the number of questions."""
+    """Slices of the draws, so that the numbers behind them stay small whatever the number of questions."""
     step = max(1, _CELLS // questions)
     for start in range(0, draws, step):
         yield slice(start, min(start + step, draws))
@@ -252,13 +252,15 @@ def resample(sample: Sample, *, draws: int = DRAWS, seed: int = SEED) -> Resampl
 def interval(parts: Sequence[tuple[Resampled, Floats]], *, paired: bool = False, bound: float = 100) -> Interval:
     """The interval of a weighted sum of columns, over subsets that vary independently.
 
-    `parts`: the subsets, each with the weights of its columns; no interval where one has a single question. `paired`:
-    the columns are differences within questions, so the interval is Student's and not BCa; it ends at -bound and bound.
+    `parts`: the subsets, each with the weights of its columns; no interval where a column has a single question.
+    `paired`: the columns are differences within questions, so the interval is Student's and not BCa; it ends at -bound
+    and bound.
     """
     value = sum(float(part.values @ weights) for part, weights in parts)
-    used = [int(part.sample.counts[:, weights != 0].any(axis=1).sum()) for part, weights in parts]
+    asked = [part.sample.counts[:, weights != 0] > 0 for part, weights in parts]
     kinds = sorted({part.sample.over for part, _ in parts}, reverse=True)
-    clusters, over = sum(used), " and ".join(kinds)
+    clusters, over = sum(int(there.any(axis=1).sum()) for there in asked), " and ".join(kinds)
+    used = [int(there.sum(axis=0).min()) for there in asked]  # where a column has fewer, it is the least sure
     alone = [part.sample.subset for (part, _), number in zip(parts, used, strict=True) if number < 2]
     if alone:
         return Interval(value, None, None, clusters, over, f"no interval: only one question in {', '.join(alone)}")
@@ -299,7 +301,15 @@ def widened(variances: Sequence[float], numbers: Sequence[int]) -> float:
 
 
 def student_quantile(probability: float, freedom: float) -> float:
-    """Student's t quantile, by the expansion of Abramowitz & Stegun 26.7.5; to 0.01 from 4 degrees of freedom on."""
+    """Student's t quantile for a probability above 0.5 and 1 or more degrees of freedom, to 0.01.
+
+    Few degrees: the density integrated over the angle whose tangent t is; more: Abramowitz & Stegun 26.7.5.
+    """
+    if freedom < 10:
+        angles = np.linspace(0, math.pi / 2, 100_001)
+        area = np.cos(angles) ** (freedom - 1)
+        below = np.concatenate([[0], np.cumsum(area[1:] + area[:-1])])
+        return math.sqrt(freedom) * math.tan(np.interp((2 * probability - 1) * below[-1], below, angles))
     z = _NORMAL.inv_cdf(probability)
     return (
         z

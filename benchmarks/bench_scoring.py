@@ -3,8 +3,8 @@
     python benchmarks/bench_scoring.py
 
 Writes a full-size folder of made-up answers (55 files, 8,645 rows, as long as the budgets allow, no two alike, to the
-same questions at each level) and prints one line a figure. Both sides of a ratio are timed in turn in this one process, each as a
-subprocess from start to end, and the best repetition counts, so that a busy machine disturbs the ratio little.
+same questions at each level) and prints one line a figure. Both sides of a ratio are timed in turn in this one process,
+each as a subprocess from start to end; the best repetition counts, so that a busy machine disturbs the ratio little.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from figures import ROOT, report
 
 import config
 
-SCORING_GOAL = 2.5  # times importing pandas and rouge and loading jieba's dictionary
+EVALUATING_GOAL = 7  # times importing pandas and rouge and loading jieba's dictionary
 HELP_GOAL = 0.25  # times importing torch
 
 # What a scoring process cannot do without, in the published harness as here.
@@ -127,10 +127,10 @@ def main() -> int:
         helping = ratio([script, "--help"], ["-c", "import torch"], repetitions, cache)
     met = [
         report(
-            f"scoring {rows:,} rows / importing pandas, rouge and jieba's dictionary",
+            f"scoring and explaining {rows:,} rows / importing pandas, rouge and jieba's dictionary",
             "{2:.2f} ({0:.2f} s / {1:.2f} s)".format(*scoring),
-            f"<= {SCORING_GOAL}",
-            scoring[2] <= SCORING_GOAL,
+            f"<= {EVALUATING_GOAL}",
+            scoring[2] <= EVALUATING_GOAL,
         ),
         report(
             "evaluation.py --help / import torch",

@@ -15,7 +15,7 @@ from math import ceil, log2
 from analysis import level_length
 from errors import printable
 from report_page.page import Page
-from scoring import PUBLISHED_LEVELS
+from scoring import PUBLISHED, PUBLISHED_LEVELS
 
 WIDE, NARROW = 960, 328  # units of the viewBox, CSS pixels where the screen is as wide
 LABEL_GAP = 15.0  # between the baselines of two labels
@@ -113,7 +113,7 @@ def curves(page: Page, width: int) -> str:
 
 
 def published_curves(page: Page) -> list[tuple[str, dict[str, float]]]:
-    """Each published model's mean at each published level, over the subsets that the run has at that level.
+    """Each published model's mean at each published level, over the published subsets that the run has at that level.
 
     At levels that the run lacks: over all subsets that it has anywhere.
     """
@@ -121,7 +121,8 @@ def published_curves(page: Page) -> list[tuple[str, dict[str, float]]]:
     for model in page.published:
         line = {}
         for level in PUBLISHED_LEVELS:
-            subsets = [subset for subset, of in page.scores if of == level] or page.subsets
+            subsets = [subset for subset, of in page.scores if of == level and subset in PUBLISHED]
+            subsets = subsets or [subset for subset in page.subsets if subset in PUBLISHED]
             if (mean := model.level_mean(level, subsets)) is not None:
                 line[level] = mean
         if line:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from analysis import comparison, lengths
+from analysis import comparison, evidence, lengths
 from errors import printable
 from metrics import Working
 from report_page import charts
@@ -46,7 +46,7 @@ def render(page: Page) -> str:
         # Controls and bidi overrides are shown, not obeyed.
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    data, cap = row_data(page.rows)
+    data, cap = row_data(page.rows, page.limit)
     return environment.get_template("page.html").render(
         page=page,
         policy=policy(style, script),
@@ -59,6 +59,12 @@ def render(page: Page) -> str:
         published_levels=PUBLISHED_LEVELS,
         heat=lambda score: heat(score, highest),
         lost=[("level", page.lost.levels), ("subset", page.lost.subsets)],
+        fraction=lengths.FRACTION,
+        evidence_by_level=[evidence.HEAD, *evidence.table(page.evidence_by_level)],
+        evidence_by_file=[
+            evidence.HEAD,
+            *evidence.table({"_".join(pair): part for pair, part in page.evidence_by_file.items()}),
+        ],
         lengths=[lengths.HEAD, *lengths.table(page.lengths)],
         compared={
             other: (found, [comparison.HEAD, *comparison.table(found)]) for other, found in page.compared.items()
@@ -101,10 +107,13 @@ def heat(score: Score | None, highest: float) -> str:
 # --- the row browser's data -----------------------------------------------------------------------------------------
 
 
-def row_data(rows: list[BrowserRow]) -> tuple[str, int | None]:
-    """The rows as JSON that may stand in a page, and the number of characters to which texts had to be cut, if any."""
+def row_data(rows: list[BrowserRow], limit: int | None) -> tuple[str, int | None]:
+    """The rows as JSON that may stand in a page, and the number of characters to which texts had to be cut, if any.
+
+    `limit`: the longest prompt of the run, in tokens.
+    """
     for cap in CAPS:
-        data = as_data(pack(rows, cap))
+        data = as_data({**pack(rows, cap), "limit": limit})
         if len(data.encode()) <= MOST_BYTES:
             break
     longest = max((len(text) for row in rows for text in texts(row)), default=0)

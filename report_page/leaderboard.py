@@ -37,11 +37,6 @@ class PublishedModel:
         known = [value for value in values if value is not None]
         return fsum(known) / len(known) if known and len(known) == len(values) else None
 
-    def subset_mean(self, subset: str) -> float | None:
-        """The plain mean of a subset over the five levels."""
-        known = [self.scores[subset, level] for level in PUBLISHED_LEVELS if (subset, level) in self.scores]
-        return fsum(known) / len(known) if known else None
-
 
 @dataclass(frozen=True)
 class RankLine:
@@ -100,7 +95,7 @@ def standing(evaluation: Evaluation, level_means: Mapping[str, float], published
     """Rank by the mean of the five levels' overall scores; equal means share a rank."""
     lines = []
     for model in published:
-        levels = tuple(model.level_mean(level) for level in PUBLISHED_LEVELS)
+        levels = tuple(_rounded(model.level_mean(level)) for level in PUBLISHED_LEVELS)
         lines.append(RankLine(None, model.name, model.context_tokens, levels, _mean(levels)))
     name = evaluation.folder.resolve().name
     limit = evaluation.identity.get("model_max_len")
@@ -116,6 +111,11 @@ def standing(evaluation: Evaluation, level_means: Mapping[str, float], published
     return Standing(ranked, own if reasons else None, reasons)
 
 
+def _rounded(mean: float | None) -> float | None:
+    """To two places, as the run's own means are."""
+    return None if mean is None else round(mean, 2)
+
+
 def _rest(line: RankLine) -> tuple[str, int | None, tuple[float | None, ...], float | None, bool]:
     return line.name, line.context_tokens, line.levels, line.mean, line.this_run
 
@@ -128,17 +128,18 @@ def _mean(levels: Sequence[float | None]) -> float | None:
 def reasons_apart(evaluation: Evaluation) -> list[str]:
     """Why a run cannot be ranked among the published models, reason by reason; empty where it can."""
     reasons = []
-    if unfinished := evaluation.unfinished:
-        missing = sum(file.selected - file.rows for file in unfinished)
-        reasons.append(f"{missing} selected rows have no answer yet")
+    if evaluation.missing:
+        reasons.append(f"{evaluation.missing} selected rows have no answer yet")
     built = [file.name for file in evaluation.files if file.constructed]
     if built:
         reasons.append(f"{len(built)} files hold constructed data ({built[0]} …)")
+    if own := sorted({file.subset for file in evaluation.files} - set(PUBLISHED)):
+        reasons.append(f"subsets that are not published: {', '.join(own)}")
     incomplete = [level for level in PUBLISHED_LEVELS if level not in evaluation.comparable_levels]
     if incomplete:
         reasons.append(
-            f"not all {len(PUBLISHED)} subsets with all rows of the published data at {', '.join(incomplete)} "
-            f"(of {sum(config.DATASET_ROWS.values()) * len(PUBLISHED_LEVELS):,} rows)"
+            f"not just the {len(PUBLISHED)} published subsets with all rows of the published data at "
+            f"{', '.join(incomplete)} (of {sum(config.DATASET_ROWS.values()) * len(PUBLISHED_LEVELS):,} rows)"
         )
     if not evaluation.manifest:
         return [*reasons, "no run.json, which would tell the prompts and the decoding"]

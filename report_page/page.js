@@ -229,7 +229,7 @@
   function sums(row) {
     const lines = [];
     if (row.status === "refused") lines.push("A refusal is scored as the empty answer.");
-    if (!row.work) lines.push("ROUGE-L F of the words that are not blacklisted.");
+    if (!row.work) lines.push("This subset’s metric has no stages to show (dureader_mixup: ROUGE-L F of the words that are not blacklisted).");
     else {
       const [hits, overlap, ours] = row.work, theirs = row.truthTokens;
       let passes = true;
@@ -254,17 +254,19 @@
   function prompt(row) {
     const parts = [];
     if (row.promptTokens !== null && row.fullTokens !== null) {
-      const lost = row.fullTokens - row.promptTokens;
+      // The cut leaves as many tokens as the limit; promptTokens has the chat format, too, which is never cut.
+      const kept = data.limit ?? row.promptTokens, lost = row.fullTokens - kept;
       if (lost > 0) {
         const bar = make("div", "cut");
         bar.setAttribute("aria-hidden", "true");
-        for (const [css, tokens] of [["kept", row.promptTokens / 2], ["lost", lost], ["kept", row.promptTokens / 2]]) {
+        for (const [css, tokens] of [["kept", kept / 2], ["lost", lost], ["kept", kept / 2]]) {
           const part = make("span", css);
           part.style.flexGrow = tokens;
           bar.append(part);
         }
-        const share = (100 * row.promptTokens / row.fullTokens).toFixed(1);
-        parts.push(bar, `${count(row.promptTokens)} of ${count(row.fullTokens)} tokens (${share} %): the middle ${count(lost)} were cut. `);
+        const share = (100 * kept / row.fullTokens).toFixed(1);
+        parts.push(bar, `${count(kept)} of ${count(row.fullTokens)} tokens (${share} %): the middle ${count(lost)} were cut. `);
+        if (kept !== row.promptTokens) parts.push(`${count(row.promptTokens)} in the chat format. `);
       } else parts.push(`${count(row.promptTokens)} tokens, nothing cut. `);
     }
     parts.push({ 1: "Evidence kept.", 0: "Evidence cut." }[row.kept] || "The row does not tell whether the evidence was kept.");

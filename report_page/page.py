@@ -86,6 +86,7 @@ class Page:
     compared: Mapping[str, Comparison]  # by the other run's folder; this run is A
     rows: list[BrowserRow]
     interval_note: str
+    limit: int | None  # the longest prompt, in tokens without the chat format
 
 
 def page_of(
@@ -101,6 +102,7 @@ def page_of(
     `published` are drawn beside the run's curve; with `rank` the run is placed among them, or apart with the reasons.
     """
     scores = evaluation.scores(PROTOCOL)
+    limit = evaluation.identity.get("model_max_len")
     by_level, by_subset, intervals = means(scores, 1), means(scores, 0), found.intervals[PROTOCOL]
     return Page(
         name=evaluation.folder.resolve().name,
@@ -121,7 +123,8 @@ def page_of(
         lengths=found.lengths,
         facts=facts(found.lengths.overall),
         compared=compared or {},
-        interval_note="; ".join(filter(None, (INTERVAL_NOTE, intervals.overall.note))),
+        limit=limit if type(limit) is int else None,
+        interval_note="; ".join((INTERVAL_NOTE, *found.interval_notes)),
         rows=[browser_row(row, cause) for row, cause in zip(evaluation.rows, evaluation.causes, strict=True)],
     )
 
@@ -174,8 +177,8 @@ def notes(evaluation: Evaluation) -> list[str]:
     """What a reader must know before quoting a number."""
     found = []
     if unfinished := evaluation.unfinished:
-        missing = sum(file.selected - file.rows for file in unfinished)
-        found.append(f"Incomplete: {missing} rows of {len(unfinished)} files have no answer; scores are of the others.")
+        missing = f"{evaluation.missing} rows of {len(unfinished)} files"
+        found.append(f"Incomplete: {missing} have no answer; scores are of the others.")
     limited = [file for file in evaluation.files if file.rows and not file.whole and file not in unfinished]
     if limited:
         found.append(f"Limited: {len(limited)} files are scored on a part of their data file's rows.")
@@ -193,7 +196,7 @@ def browser_row(row: ScoredRow, cause: Cause) -> BrowserRow:
 
     def number(key: str) -> int | None:
         value = record.get(key)
-        return value if type(value) is int else None
+        return value if type(value) is int and 0 <= value < 2**53 else None  # as far as a script counts
 
     def text(key: str) -> str | None:
         value = record.get(key)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from analysis import level_length
 from errors import printable
-from files import storage
+from files import write_atomic
 from report_page import charts
 from report_page.page import Page
 
@@ -81,8 +81,7 @@ def _save(figure: "Figure", path: Path) -> Path:
     content = BytesIO()
     no_clock = {"Date": None} if path.suffix == ".svg" else {}
     figure.savefig(content, format=path.suffix[1:], dpi=200, metadata=no_clock)
-    with storage("writing", path):
-        path.write_bytes(content.getvalue())
+    write_atomic(path, content.getvalue())
     return path
 
 
@@ -109,7 +108,8 @@ def _heatmap(page: Page, axes: "Axes") -> None:
     axes.spines[:].set_visible(False)
     axes.set_xticks(range(len(page.levels)), page.levels)
     axes.set_yticks(range(len(page.subsets)), page.subsets)
-    axes.set_title(printable(charts.shortened(page.name, 60)))
+    incomplete = " (incomplete)" * any(note.startswith("Incomplete") for note in page.notes)
+    axes.set_title(printable(charts.shortened(page.name, 60)) + incomplete)
 
 
 def _curves(page: Page, axes: "Axes") -> None:

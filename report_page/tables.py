@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis import comparison, evidence, lengths
-from errors import printable
+from errors import one_line
 from report_page.page import Page, Score
 from scoring import PUBLISHED_LEVELS
 
-_MARKDOWN = re.compile(r"[\\`*_{}\[\]()<>#|~&!$]")
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]()<>#|~&!$@]|:(?=//)|(?<=www)\.")  # marks, and what GitHub makes links of
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -26,6 +26,8 @@ _LATEX = {
     '"': r"\textquotedbl{}",
     "`": r"\textasciigrave{}",
     "'": r"\textquotesingle{}",
+    "[": "{[}",  # after a line's end it would begin an option
+    "]": "{]}",
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
 }
 FORMULA = ("=", "+", "-", "@")  # how a spreadsheet's formula starts
@@ -55,7 +57,8 @@ def tables(page: Page) -> list[Table]:
         head = [name, *page.lost.present, "all"]
         found.append(Table(f"Points lost by cause and {name}", head, page.lost.table(part), f"causes-{name}"))
     for number, (other, compared) in enumerate(page.compared.items(), 1):
-        lines, note = comparison.table(compared), " ".join(f"{flag}." for flag in compared.flags)
+        counts = f"Pairs of a question at a length: {compared.paired}"
+        lines, note = comparison.table(compared), " ".join(f"{text}." for text in (counts, *compared.flags))
         title = f"A: {page.name}, B: {other}"
         found.append(Table(title, comparison.HEAD, lines, f"comparison-{number}", note))
     return found
@@ -72,7 +75,8 @@ def _scores(page: Page) -> Table:
     ]
     lines.append(["mean, released", *(_score(page.level_means[level]) for level in page.levels), ""])
     lines.append(["mean, described", *(_number(page.described_means.get(level)) for level in page.levels), ""])
-    return Table(f"Scores of {page.name}", ["subset", *page.levels, "mean"], lines, "scores")
+    note = " ".join((*page.notes, f"Protocol released, in brackets {page.interval_note}."))
+    return Table(f"Scores of {page.name}", ["subset", *page.levels, "mean"], lines, "scores", note)
 
 
 def _leaderboard(page: Page) -> Table:
@@ -111,7 +115,7 @@ def markdown(page: Page) -> str:
 
 def markdown_text(text: str) -> str:
     """`text` as Markdown that shows it: on one line, no markup, no HTML, no formula."""
-    return _guard(_MARKDOWN.sub(r"\\\g<0>", _one_line(text)), "\\")
+    return _guard(_MARKDOWN.sub(r"\\\g<0>", one_line(text)), "\\")
 
 
 def latex(page: Page) -> str:
@@ -126,21 +130,17 @@ def latex(page: Page) -> str:
             f"\\begin{{table}}\n\\centering\n\\caption{{{latex_text(table.title)}}}\n\\label{{tab:{table.label}}}\n"
             f"\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}\n{note}\\end{{table}}\n"
         )
-    parts += [f"% {_one_line(name)}: {_one_line(value)}" for name, value in page.recipe]
+    parts += [f"% {one_line(name)}: {one_line(value)}" for name, value in page.recipe]
     return "\n".join([*parts, ""])
 
 
 def latex_text(text: str) -> str:
     """`text` as LaTeX that prints it: no command, no cell's end, no comment."""
-    return _guard("".join(_LATEX.get(character, character) for character in _one_line(text)), "{}")
+    escaped = "".join(_LATEX.get(character, character) for character in one_line(text))
+    return _guard(escaped.replace("--", "-{}-"), "{}")
 
 
 def _guard(text: str, escape: str) -> str:
     """With an escape before what a spreadsheet would compute; plain numbers stay."""
     is_number = re.fullmatch(r"[+-]?[\d.]+", text) is not None
     return escape + text if text.startswith(FORMULA) and not is_number else text
-
-
-def _one_line(text: str) -> str:
-    """Line breaks and tabs as spaces; controls and bidi overrides as visible escapes."""
-    return " ".join(printable(text).split())

@@ -74,9 +74,11 @@ CASES: dict[causes.Cause, tuple[list[ScoredRow], list[ScoredRow]]] = {
             chinese("梧津师范学堂"),
             scored("dureader_mixup", {"pred": "先登记再领牌，退潮之前上岛", "answers": ["先登记，再领牌，退潮前上岛"]}),
             english("312 °C", answers=["312 degrees"], gold_ans="312"),
+            english("No.", answers=["no"], gold_ans=None, input="Is it so?"),
         ],
         [
             english("the Dunvarrow valley", gold_ans=None),  # scores 0.5
+            chinese("不能确定", answers=["不能"], gold_ans=None),  # scores 0.67
             english("in May 1913", answers=["in May 1912"], gold_ans=None, confusing_facts=None),
             english(
                 "Lena Marsh Quint", answers=["Lena Marsh Hollis"], gold_ans=None, confusing_facts="Lena Marsh Quint"
@@ -89,6 +91,10 @@ CASES: dict[causes.Cause, tuple[list[ScoredRow], list[ScoredRow]]] = {
         [
             english(f"{LONG} Ostrenne"),
             english("Iskelder " * 12),
+            english("No information is given in the article.", answers=["no"], gold_ans=None),
+            chinese("对不起，文章没有提到", answers=["对"], gold_ans=None),
+            chinese("没有提到相关信息", answers=["没有"], gold_ans=None),
+            chinese("是否如此文章没有说明", answers=["是"], gold_ans=None),
             english("There is no valley in it at all, as far as one can see", answers=["no"], gold_ans=None),
             chinese(
                 "费松龄是第一个骑骆驼穿越砾原的人，他是商人", answers=["费松年"], gold_ans=None, confusing_facts=None

@@ -4,7 +4,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -100,6 +100,7 @@ class Answered:
 
     rows: list[ScoredRow]
     identity: dict[str, object] = field(default_factory=dict)
+    missing: int = 0
 
 
 def test_a_family_spans_all_runs_that_are_compared_at_once() -> None:
@@ -114,6 +115,36 @@ def test_a_family_spans_all_runs_that_are_compared_at_once() -> None:
         assert len(run.flags) == 5  # nothing is recorded of these
     smallest = min(found["one"].parts.files.values(), key=lambda part: part.p)
     assert smallest.adjusted == pytest.approx(min(1, 9 * smallest.p))  # three files of three runs
+
+
+def test_contexts_of_different_questions_are_no_pairs() -> None:
+    a, b = (
+        [ScoredRow("factrecall_en", "16k", index, 0.5, 0.5, {"input": asked}) for index in range(9)]
+        for asked in ("who?", "when?")
+    )
+    with pytest.raises(HarnessError, match="no question in common"):
+        comparison.of(a, b)
+    assert comparison.of(a, a).paired == 9
+
+
+def test_unfinished_and_empty_runs_are_named() -> None:
+    ours = Answered(run_of("lic_mixup", np.full((5, 3), 0.5)))
+    found = comparison.against(ours, {"other": Answered(ours.rows, missing=7)})
+    assert found["other"].flags[-1] == "7 rows of B have no answer"
+    for rows, message in (
+        ([], "other: no row has an answer"),
+        (run_of("cmrc_mixup", np.zeros((5, 3))), "other: the two"),
+    ):
+        with pytest.raises(HarnessError, match=message) as raised:
+            comparison.against(ours, {"other": Answered(rows)})
+        assert raised.value.code == ExitCode.IDENTITY
+
+
+def test_many_runs_at_once_can_still_differ_by_file() -> None:
+    ours = Answered([row for at in range(5) for row in run_of(f"s{at}_mixup", np.full((20, 3), 0.9))])
+    others = {str(at): Answered([replace(row, released=0.1) for row in ours.rows]) for at in range(45)}
+    found = comparison.against(ours, others)  # a family of 675 files
+    assert {part.verdict for run in found.values() for part in run.parts.files.values()} == {"A better"}
 
 
 def test_runs_over_other_data_are_refused_by_name() -> None:
@@ -273,34 +304,37 @@ def test_like_runs_have_no_mismatch_whatever_model_and_selection() -> None:
     [
         (
             {"data": {"lic_mixup_16k": "f1", "cmrc_mixup_16k": "other"}},
-            Mismatch(
-                "data", "the data of cmrc_mixup_16k differ: not the same questions, or not the same contexts", True
-            ),
+            Mismatch("the data of cmrc_mixup_16k differ: not the same questions, or not the same contexts", True),
         ),
-        ({"data": {"lic_mixup_32k": "f1"}}, Mismatch("data", "the runs have no data file in common", True)),
+        ({"data": {"lic_mixup_32k": "f1"}}, Mismatch("the runs have no data file in common", True)),
         (
             {"prompts": {"name": "official", "sha256": "5c74d151bb"}},
-            Mismatch("prompts", "different prompts: official-5c74d151 in A, official-5c74d151 in B", False),
+            Mismatch("different prompts: official-5c74d151 in A, official-5c74d151 in B", False),
         ),
         (
             {"prompts": {"name": "builtin", "sha256": "123456789"}},
-            Mismatch("prompts", "different prompts: official-5c74d151 in A, builtin-12345678 in B", False),
+            Mismatch("different prompts: official-5c74d151 in A, builtin-12345678 in B", False),
         ),
         (
             {"chat_template": "auto"},
-            Mismatch("chat_template", "different chat format: published in A, auto in B", False),
+            Mismatch("different chat format: published in A, auto in B", False),
         ),
         (
             {"model_max_len": 15500},
-            Mismatch("model_max_len", "different limit of tokens: 31500 in A, 15500 in B", False),
+            Mismatch("different limit of tokens: 31500 in A, 15500 in B", False),
         ),
         (
             {"budgets": {"lic_mixup": 64, "cmrc_mixup": 128}},
-            Mismatch("budgets", "different budget of cmrc_mixup answers: 64 in A, 128 in B", False),
+            Mismatch("different budget of cmrc_mixup answers: 64 in A, 128 in B", False),
         ),
         (
+            {"engine": {"request_args": {"max_completion_tokens": 4000}}},
+            Mismatch("different --request-args: none in A, {'max_completion_tokens': 4000} in B", False),
+        ),
+        ({"engine": {"pure_greedy": True}}, Mismatch("different --pure-greedy: none in A, True in B", False)),
+        (
             {"chat_template": None},
-            Mismatch("chat_template", "chat format: cannot be compared, not recorded in B", False),
+            Mismatch("chat format: cannot be compared, not recorded in B", False),
         ),
     ],
 )
@@ -308,18 +342,20 @@ def test_each_mismatch_is_told(change: dict[str, object], expected: Mismatch) ->
     assert mismatches(IDENTITY, IDENTITY | change) == [expected]
 
 
-def test_another_protocol_is_refused_and_refusals_come_first() -> None:
-    a, b = IDENTITY | {"protocol": "released"}, IDENTITY | {"protocol": "described", "chat_template": "auto"}
-    found = mismatches(a, b)
-    assert [(mismatch.field, mismatch.refuses) for mismatch in found] == [("protocol", True), ("chat_template", False)]
-    assert found[0].text == "the scores are of the released protocol in A and of the described one in B: not comparable"
-    both = mismatches(a, b | {"data": {"lic_mixup_16k": "f9"}, "model_max_len": 1})
-    assert [mismatch.refuses for mismatch in both] == [True, True, False, False]
+def test_refusals_come_first() -> None:
+    other = IDENTITY | {"chat_template": "auto", "data": {"lic_mixup_16k": "f9"}, "model_max_len": 1}
+    assert [mismatch.refuses for mismatch in mismatches(IDENTITY, other)] == [True, False, False]
 
 
 def test_a_published_folder_records_nothing_and_that_is_flagged() -> None:
     found = mismatches(IDENTITY, {})
-    assert [mismatch.field for mismatch in found] == ["data", "prompts", "chat_template", "model_max_len", "budgets"]
+    assert [mismatch.text.split(":")[0] for mismatch in found] == [
+        "fingerprints of the data",
+        "prompts",
+        "chat format",
+        "limit of tokens",
+        "budgets of answers",
+    ]
     assert not any(mismatch.refuses for mismatch in found)
     assert all(mismatch.text.endswith("cannot be compared, not recorded in B") for mismatch in found)
     assert mismatches({}, {})[0].text.endswith("not recorded in A and B")

@@ -324,13 +324,17 @@ def test_runs_are_compared_question_by_question(tmp_path: Path, evaluate: Evalua
     done = evaluate("--input-dir", ours, "--compare", worse, same)
     assert re.search(r"^16k +83\.33 +16\.67 +\+66\.67 +\+\d.* to \+\d.* +0\.\d+ +A better$", done.stdout, re.M)
     assert re.search(r"^64k +50\.00 +50\.00 +\+0\.00 .* 1\.0000 +no difference shown$", done.stdout, re.M)
-    assert "60 questions of both; left out: 0 of A alone, 0 of B alone" in done.stdout
-    told = results(ours, "comparison.json")
+    assert "60 pairs of a question at a length; left out: 0 of A alone, 0 of B alone" in done.stdout
+    told = results(ours, "comparison.json")["compared"]
     assert list(told) == [str(worse), str(same)]
     assert told[str(worse)]["files"]["loogle_SD_mixup_16k"]["shown"] == "A better"
     assert told[str(worse)]["unlike"] == told[str(same)]["unlike"]
-    write_run(ours, {}, dict.fromkeys(files, 31))  # it grows
-    evaluate("--input-dir", ours, code=3)
+    evaluate("--input-dir", ours)
+    assert (ours / "comparison.json").exists()  # nothing changed
+    grown = {**{name: questions(right) for name, right in files.items()}, "lic_mixup_16k": questions(9)}
+    write_run(ours, {"lic_mixup_16k": questions(9)}, {name: len(rows) for name, rows in grown.items()})
+    done = evaluate("--input-dir", ours)
+    assert "comparison.json is from before the run grew" in done.stderr
     assert not (ours / "comparison.json").exists() and (ours / "comparison.stale.json").exists()
 
 
@@ -355,8 +359,22 @@ def test_an_unfinished_run_is_compared_on_request_only(tmp_path: Path, evaluate:
     assert f"{other}: incomplete" in evaluate("--input-dir", ours, "--compare", other, code=3).stderr
     assert result_files(ours) == []
     done = evaluate("--input-dir", ours, "--compare", other, "--allow-partial")
-    assert "20 questions of both; left out: 10 of A alone, 0 of B alone" in done.stdout
+    assert "20 pairs of a question at a length; left out: 10 of A alone, 0 of B alone" in done.stdout
     assert (ours / "comparison.partial.json").exists() and result_files(ours) == RESULTS
+
+
+def test_length_is_told_where_no_subset_has_every_level(tmp_path: Path, evaluate: Evaluate) -> None:
+    files = {"loogle_SD_mixup_16k": 9, "loogle_SD_mixup_32k": 3, "lic_mixup_16k": 9, "lic_mixup_64k": 9}
+    done = evaluate("--input-dir", compared(tmp_path / "run", files))
+    assert re.search(r"^loogle_SD_mixup +\+20\.00 \(.*16k", done.stdout, re.M)
+    assert "mean: no subset has every level" in done.stdout
+
+
+def test_a_folder_with_a_name_that_is_no_text_can_be_compared(tmp_path: Path, evaluate: Evaluate) -> None:
+    ours = compared(tmp_path / "ours", {"loogle_SD_mixup_16k": 9})
+    other = compared(Path(os.fsdecode(os.fsencode(tmp_path) + b"/n\xffme")), {"loogle_SD_mixup_16k": 9})
+    evaluate("--input-dir", ours, "--compare", other)
+    assert [name.endswith("n\\udcffme") for name in results(ours, "comparison.json")["compared"]] == [True]
 
 
 # --- what cannot be scored ------------------------------------------------------------------------------------------

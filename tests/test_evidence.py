@@ -26,7 +26,14 @@ def test_rows_are_counted_and_their_scores_split() -> None:
 
 
 def test_tokens_are_medians_of_the_rows_that_tell_them() -> None:
-    counts: list[tuple[object, object]] = [(900, 1000), (900, 1500), (700, 700), (None, "many"), (True, None)]
+    counts: list[tuple[object, object]] = [
+        (900, 1000),
+        (900, 1500),
+        (700, 700),
+        (None, "many"),
+        (True, None),
+        (10**400, -1),
+    ]
     found = evidence.of([row("16k", 0, prompt_tokens=one, prompt_tokens_full=full) for one, full in counts])
     assert (found.tokens, found.tokens_full) == (900, 1000)
 

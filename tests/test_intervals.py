@@ -178,7 +178,18 @@ def test_bca_bounds_are_those_of_the_book() -> None:
 
 
 @pytest.mark.parametrize(
-    ("freedom", "quantile"), [(4, 2.7764), (9, 2.2622), (29, 2.0452), (99, 1.9842), (1e9, 1.959964)]
+    ("freedom", "quantile"),
+    [
+        (1, 12.7062),
+        (2, 4.3027),
+        (3, 3.1824),
+        (4, 2.7764),
+        (9, 2.2622),
+        (10, 2.2281),
+        (29, 2.0452),
+        (99, 1.9842),
+        (1e9, 1.959964),
+    ],
 )
 def test_students_quantile(freedom: float, quantile: float) -> None:
     assert intervals.student_quantile(0.975, freedom) == pytest.approx(quantile, abs=0.01)
@@ -192,6 +203,16 @@ def test_identical_scores_have_no_width() -> None:
 
 
 # --- what is resampled, and what cannot be --------------------------------------------------------------------------
+
+
+def test_a_level_with_one_question_is_not_taken_for_certain() -> None:
+    different = [scored("lic_mixup", level, 0, at / 4, f"q{at}") for at, level in enumerate(LEVELS)]
+    found = intervals.of(different, draws=200)
+    assert found.subsets["lic_mixup"].low is None and "only one question" in found.subsets["lic_mixup"].note
+    many = run_of("lic_mixup", clustered(np.random.default_rng(3), (50, 1), (0.4,)), ("32k",))
+    found = intervals.of([different[0], *many], draws=200)
+    assert found.levels["32k"].low is not None
+    assert found.subsets["lic_mixup"].low is None and found.overall.low is None
 
 
 def test_one_question_subsets_are_resampled_over_contexts_and_say_so() -> None:

@@ -15,9 +15,10 @@ from test_report_page import Elements
 import config
 import metrics
 import report
+import scoring
 from errors import HarnessError
-from report_page import html
-from report_page.leaderboard import read_published, reasons_apart
+from report_page import charts, html, tables
+from report_page.leaderboard import read_published, reasons_apart, standing
 from scoring import evaluate, means
 
 
@@ -132,6 +133,29 @@ def test_a_complete_published_run_is_ranked(full: Path) -> None:
     assert text.count("(this run)") == 1
 
 
+def test_a_run_with_a_published_models_scores_shares_its_rank(full: Path) -> None:
+    published, evaluation = read_published(), evaluate(full)
+    for model in published:
+        means_of = {level: round(model.level_mean(level) or 0, 2) for level in report_runs.LEVELS}
+        lines = standing(evaluation, means_of, published).table
+        assert len({line.rank for line in lines if line.this_run or line.name == model.name}) == 1
+
+
+def test_a_subset_of_ones_own_is_said_and_leaves_the_published_models(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for table in ("DATASET_METRIC", "DATASET_METRIC_DESCRIBED", "DATASET_LANGUAGE"):
+        monkeypatch.setitem(getattr(config, table), "mine", getattr(config, table)["hotpotwikiqa_mixup"])
+    monkeypatch.setattr(scoring, "SUBSETS", list(config.DATASET_METRIC))
+    rows = [make_row("hotpotwikiqa_mixup", "16k", index, Random(1)) | {"dataset": "mine"} for index in range(5)]
+    other = [make_row("lic_mixup", "16k", index, Random(1)) for index in range(5)]
+    page = report.page_of_folder(
+        write_run(tmp_path / "run", {"mine_16k": rows, "lic_mixup_16k": other}), leaderboard=True
+    )
+    assert len(charts.published_curves(page)) == 10
+    assert page.standing is not None and "subsets that are not published: mine" in page.standing.reasons
+
+
 DIFFERENT: list[tuple[dict[str, Any], str]] = [
     ({"prompts": {"name": "builtin", "sha256": "1", "official": False}}, "not the official prompts"),
     ({"chat_template": "auto"}, "not the published chat formats"),
@@ -157,7 +181,7 @@ def test_a_run_made_otherwise_is_shown_apart_and_says_why(small: Path, identity:
 
 
 def test_incomplete_limited_and_constructed_runs_stand_apart(small: Path, tmp_path: Path) -> None:
-    assert any("not all 11 subsets" in reason for reason in reasons_apart(evaluate(small)))
+    assert any("not just the 11 published subsets" in reason for reason in reasons_apart(evaluate(small)))
     rows = [make_row("lic_mixup", "16k", index, Random(1)) for index in range(3)]
     built = write_run(tmp_path / "built", {"lic_mixup_16k": [{**row, "question_id": "q"} for row in rows]})
     assert any("constructed data (lic_mixup_16k" in reason for reason in reasons_apart(evaluate(built)))
@@ -201,6 +225,30 @@ def test_a_dry_run_becomes_a_page(tmp_path: Path) -> None:
     again = script("report.py", "--output-dir", tmp_path / "outputs", "--model-name", "dry-run", "--leaderboard")
     assert again.returncode == 0
     assert (run / "report.html").read_text(encoding="utf-8") == text
+
+
+def test_runs_are_compared_on_the_page(small: Path, tmp_path: Path) -> None:
+    rows = [make_row("lic_mixup", "16k", index, Random(1)) for index in range(9)]
+    other = write_run(tmp_path / "other", {"lic_mixup_16k": rows}, model_max_len=15500)
+    manifest = json.loads((other / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps({**manifest, "selection": {"lic_mixup_16k": 12}}))
+    done = script("report.py", "--input-dir", small, "--compare", other, "--output", tmp_path / "page.html")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "page.html").read_text()
+    assert "9 pairs of a question at a length" in text
+    assert "different limit of tokens: 31500 in A, 15500 in B" in text and "3 rows of B have no answer" in text
+    nothing = write_run(tmp_path / "nothing", {"cmrc_mixup_16k": [make_row("cmrc_mixup", "16k", 0, Random(1))]})
+    done = script("report.py", "--input-dir", small, "--compare", nothing, "--output", tmp_path / "none.html")
+    assert done.returncode == 4 and f"{nothing}: the two runs have no question in common" in done.stderr
+    assert not (tmp_path / "none.html").exists()
+
+
+def test_tables_for_papers_carry_the_pages_warnings(small: Path) -> None:
+    page = rich_page(small)
+    page.notes = ["Incomplete: 3 rows of 1 files have no answer; scores are of the others."]
+    for text in (tables.markdown(page), tables.latex(page)):
+        shown = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+        assert "Incomplete: 3 rows" in shown and "95" in shown and "different prompts" in shown
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,8 @@ class Elements(HTMLParser):
 def test_a_full_run_is_a_page_of_less_than_5_mb(full: Path) -> None:
     text = html.render(rich_page(full))
     assert len(text.encode()) < 5_000_000
-    assert len(Elements(text).data()["rows"]) == 8645
+    data = Elements(text).data()
+    assert len(data["rows"]) == 8645 and data["limit"] == 31500
     assert "characters are cut here" not in text  # answers of 64 tokens have room
 
 
@@ -205,6 +206,13 @@ def test_no_cell_is_a_formula(start: str) -> None:
     assert tables.markdown_text(text)[0] not in "=+-@"
     assert tables.latex_text(text)[0] not in "=+-@"
     assert tables.markdown_text("-1.50") == tables.latex_text("-1.50") == "-1.50"
+
+
+def test_a_name_becomes_no_link_and_no_option() -> None:
+    assert tables.markdown_text("see https://x.example, www.x.example, @x") == (
+        r"see https\://x.example, www\.x.example, \@x"
+    )
+    assert tables.latex_text("[x] a--b") == "{[}x{]} a-{}-b"
 
 
 # --- readable -------------------------------------------------------------------------------------------------------
