@@ -31,6 +31,7 @@ demo: model  ## a real model answers one question of every subset and level, sco
 	@test -d demo/data || mv demo/data.tmp demo/data
 	PYTHON=$(PYTHON) OUTPUT_DIR=demo/outputs bash batch_eval_single.sh $(MODEL) smollm2 1520 \
 	    --data-path demo/data --lengths $(DEMO_LEVELS) --limit 1
+	$(PYTHON) report.py --input-dir demo/outputs/smollm2 --leaderboard
 
 test: model  ## the whole test suite
 	$(PYTEST)

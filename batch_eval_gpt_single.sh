@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A model behind OpenAI's API (key in OPENAI_API_KEY): predict, then evaluate and report. Run again, it resumes.
+# A model behind OpenAI's API (key in OPENAI_API_KEY): predict, then evaluate. Run again, it resumes.
 #   bash batch_eval_gpt_single.sh gpt-4-1106-preview 127500 [options of prediction.py]
 set -euo pipefail
 
@@ -18,4 +18,3 @@ for option in "$@"; do
     case $option in --plan | --plan=* | --check) exit 0 ;; esac # nothing was asked, so there is nothing to score
 done
 "${PYTHON:-python}" "$here/evaluation.py" --output-dir "$output_dir" --model-name "$model_name"
-"${PYTHON:-python}" "$here/report.py" --output-dir "$output_dir" --model-name "$model_name" --leaderboard

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One process, the model spread over all visible GPUs: predict over the selected subsets and levels, then evaluate and report. Run again, it resumes.
+# One process, the model spread over all visible GPUs: predict over the selected subsets and levels, then evaluate. Run again, it resumes.
 #   bash batch_eval_single.sh /models/Yi-6B-200K yi-200k 199500 [options of prediction.py]
 set -euo pipefail
 
@@ -18,4 +18,3 @@ for option in "$@"; do
     case $option in --plan | --plan=* | --check) exit 0 ;; esac # nothing was asked, so there is nothing to score
 done
 "${PYTHON:-python}" "$here/evaluation.py" --output-dir "$output_dir" --model-name "$model_name"
-"${PYTHON:-python}" "$here/report.py" --output-dir "$output_dir" --model-name "$model_name" --leaderboard

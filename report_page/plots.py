@@ -155,14 +155,13 @@ def _curves(page: Page, axes: "Axes") -> None:
 
 def _causes(page: Page, axes: "Axes") -> None:
     """What became of 100 points at each level."""
+    from matplotlib.patches import Patch
+
     lines = charts.cause_lines(page, 1)
-    seen: set[str] = set()
     for row, (_, parts) in enumerate(lines):
         left = 0.0
         for part in parts:
-            name = None if part.name in seen or part.value <= 0 else printable(part.name)
-            seen |= {part.name} if name else set()
-            axes.barh(row, part.value, left=left, color=COLOURS[part.css], edgecolor="white", label=name)
+            axes.barh(row, part.value, left=left, color=COLOURS[part.css], edgecolor="white")
             if part.value > 4:
                 dark = part.css in ("scored", "c-refused", "c-verbose", "c-wrong")
                 text = f"{part.value:.1f}"
@@ -181,4 +180,5 @@ def _causes(page: Page, axes: "Axes") -> None:
     axes.set_xlim(0, 100)
     axes.set_xlabel("points of 100")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=6, frameon=False, fontsize=8)
+    legend = [Patch(color=COLOURS[part.css], label=part.name) for part in lines[0][1]]
+    axes.legend(handles=legend, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=6, frameon=False, fontsize=8)

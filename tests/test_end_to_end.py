@@ -45,7 +45,6 @@ def three_ways(model: str, name: str, limit: str, tmp_path: Path, common: list[s
     outputs = [tmp_path / way for way in ("single", "multiple", "steps")]
     single = bash("batch_eval_single.sh", model, name, limit, *common, OUTPUT_DIR=str(outputs[0]))
     assert single.returncode == 0, single.stderr
-    assert single.stdout.splitlines()[-1] == str(outputs[0] / name / "report.html")
     multiple = bash(
         "batch_eval_multiple.sh", model, name, limit, *common, "--num-workers", "2", OUTPUT_DIR=str(outputs[1])
     )
