@@ -29,8 +29,7 @@ from store import Store, encode
 if TYPE_CHECKING:
     import openai
 
-# The service's limits on a file of requests.
-MOST_BYTES = 200_000_000
+# The service's limit on a file of requests; that on its bytes bounds openai_api's batch_mb.
 MOST_REQUESTS = 50_000
 TAG = "lveval_tag"  # of a batch's metadata
 OVER = ("completed", "expired", "cancelled", "failed")
@@ -64,7 +63,7 @@ class BatchBackend:
         self._folder = folder
         self._poll = poll  # seconds between two looks
         self._stop: HarnessError | None = None  # why no more is submitted
-        self._most_bytes = min(most_bytes, MOST_BYTES)
+        self._most_bytes = most_bytes
 
     def effective(self) -> dict[str, Json]:
         """As online: a batch gives the same answers."""
