@@ -97,7 +97,6 @@ def curves(page: Page, width: int) -> str:
         )
         body.append(drawn)
         ends.append((*points[-1], name, "published"))
-    body.append(_own_curve(page, [(x(level), y(page.level_means[level].value)) for level in levels], levels, y))
     last = x(levels[-1]), y(page.level_means[levels[-1]].value)
     if levels[-1] == shown[-1]:
         ends.append((*last, page.name, "own"))
@@ -109,6 +108,7 @@ def curves(page: Page, width: int) -> str:
             tag("polyline", points=_path([(from_x + 4, from_y), (start - 2, at), (start + 6, at)]), css=f"lead {css}")
         )
         body.append(label(start + 9, at + 4, shortened(name, 26 if wide else 16), f"name {css}"))
+    body.append(_own_curve(page, [(x(level), y(page.level_means[level].value)) for level in levels], levels, y))
     return _figure(width, height, "Mean score by length of the context, this run and the published models", body)
 
 
