@@ -22,6 +22,7 @@ import utils
 import workers
 from backends import Json
 from backends.openai_api import own_budget, unbounded
+from backends.openai_batch import submitted
 from counts import SAMPLE_ROWS, Counted, Figure, Line, T, count_row, counted, sample, summarise
 from errors import ExitCode, HarnessError, printable
 
@@ -110,7 +111,7 @@ def plan(
     module = backends.module(job.backend)
     own_chat = utils.uses_own_chat(module.own_chat(job.options), job.chat_template)
     names = [(selected.file.subset, selected.file.level) for selected in files]
-    done = {} if args.overwrite else _answered(folder, decides, names)
+    done = {} if args.overwrite else _answered(folder, decides, names, job.options.service)
     sizes = {}  # (subset, level) -> row -> bytes, of the rows to do
     of_files = executor.map(data.DataFile.sizes, [selected.file for selected in files])
     for name, selected, all_of_it in zip(names, files, of_files, strict=True):
@@ -148,14 +149,24 @@ def plan(
         print(_hours(f"as {args.calibrate} rows of each level took", seconds, count))
 
 
-def _answered(folder: Path, decides: Mapping[str, Json], names: Sequence[Name]) -> dict[Name, set[int]]:
+def _answered(
+    folder: Path, decides: Mapping[str, Json], names: Sequence[Name], service: backends.Service | None
+) -> dict[Name, set[int]]:
+    """The rows that are answered, and those that batches answer at this moment: they are paid for."""
     try:
-        return store.answered(folder, dict(decides), names)
+        done = store.answered(folder, dict(decides), names)
     except HarnessError as error:
         if error.code != ExitCode.IDENTITY:
             raise
         print(f"a run would be refused: {printable(error.message)}\nthe plan is for all rows", file=sys.stderr)
         return {}
+    found = submitted(service) if service else set()
+    out = [row for row in found if row[:2] in names and row[2] not in done.get(row[:2], ())]
+    for subset, level, index in out:
+        done.setdefault((subset, level), set()).add(index)
+    if out:
+        print(f"{len(out):,} rows are out in batches and count as answered")
+    return done
 
 
 def _count(

@@ -297,6 +297,17 @@ def tidy(folder: Path) -> None:
                 path.unlink()
 
 
+def submitted(service: Service) -> set[tuple[str, str, int]]:
+    """(subset, level, index) of the rows in parts that have reached the service and are not collected; only reads."""
+    return {row_of(key) for part in open_parts(Path(service.batch_folder)) if part.file_id for key in part.keys}
+
+
+def row_of(key: str) -> tuple[str, str, int]:
+    """(subset, level, index) of a request's key."""
+    subset, level, index = key.split("/")
+    return subset, level, int(index)
+
+
 def rows_out(service: Service, selection: Mapping[str, int], store: Store) -> set[tuple[str, str, int]]:
     """(subset, level, index) of the rows that batches answer at this moment, and that are not recorded.
 
@@ -313,15 +324,15 @@ def rows_out(service: Service, selection: Mapping[str, int], store: Store) -> se
                 "--batch"
             )
         for key in part.keys:
-            subset, level, index = key.split("/")
-            if int(index) in store.done(subset, level):
+            subset, level, index = row_of(key)
+            if index in store.done(subset, level):
                 continue
-            if int(index) >= selection.get(f"{subset}_{level}", 0):
+            if index >= selection.get(f"{subset}_{level}", 0):
                 raise HarnessError(
                     f"{folder}: a batch of this run is out with rows that are not selected now, such as {key}; let the "
                     "command that submitted it run to its end, then select fewer"
                 )
-            out.add((subset, level, int(index)))
+            out.add((subset, level, index))
     return out
 
 

@@ -1,6 +1,7 @@
 """The Batch API against a real server on 127.0.0.1: kills at any point, replies that get lost, batches that fail."""
 
 import json
+import re
 import signal
 import time
 from pathlib import Path
@@ -110,6 +111,17 @@ def submit_and_interrupt(served: Served, folder: Path, *options: str) -> None:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     served.control(finish_batches=True)
+
+
+def test_a_plan_leaves_out_what_batches_answer(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 6)
+    submit_and_interrupt(server, tmp_path, "--limit", "4")
+    plan = predict(server, tmp_path, "--plan")
+    assert plan.returncode == 0, plan.stderr
+    assert "4 rows are out in batches and count as answered" in plan.stderr
+    assert re.search(r"^all +all +2 ", plan.stderr, re.M)
+    assert batched(server, tmp_path).returncode == 0
+    assert "6 rows are answered already" in predict(server, tmp_path, "--plan").stderr
 
 
 def test_what_never_reached_the_service_is_not_out(server: Served, tmp_path: Path) -> None:
