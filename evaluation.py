@@ -17,6 +17,7 @@ import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from math import fsum
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -68,7 +69,8 @@ def print_scores(evaluation: Evaluation, found: "Findings") -> None:
         lines.append([subset, *scored, show(mean), found.intervals["released"].subsets[subset].between()])
     for protocol, intervals in found.intervals.items():
         of_level = means(evaluation.scores(protocol), 1)
-        lines.append([f"mean, {protocol}", *(show(of_level[level]) for level in levels), "", ""])
+        overall = show(fsum(of_level.values()) / len(of_level)), intervals.overall.between()
+        lines.append([f"mean, {protocol}", *(show(of_level[level]) for level in levels), *overall])
         lines.append(["  95 % interval", *(intervals.levels[level].between() for level in levels), "", ""])
     print(f"\nscores of the released protocol\n{table(lines)}\n")
     for note in found.interval_notes:
@@ -84,8 +86,8 @@ def print_scores(evaluation: Evaluation, found: "Findings") -> None:
             others[len(here), sum(file.as_published for file in here)].append(level)
     for (subsets, whole), alike in others.items():
         print(
-            f"The mean at {', '.join(alike)} is not the leaderboard's overall score: subsets in it: {subsets}; "
-            f"{whole} of the published {len(PUBLISHED)} with all rows of the published data."
+            f"The mean at {', '.join(alike)} is not the leaderboard's overall score: it is over {subsets} subsets, "
+            f"{whole} of them among the published {len(PUBLISHED)} and with all published rows."
         )
     if comparable and not evaluation.official:
         print("The run was not made with the official prompts (--published): compare its scores with the like only.")
@@ -108,9 +110,12 @@ def print_findings(found: "Findings") -> None:
         print(table([lengths.HEAD, *lengths.table(found.lengths)]))
         if found.lengths.overall.note:
             print(f"mean: {found.lengths.overall.note}")
-    head = [*found.lost.present, "all"]
+        print(
+            "A question with several rows at a length counts once in drop and slope: they can differ from the scores."
+        )
+    head = [*found.lost.present, "lost"]
     print("\npoints lost by cause, of 100 (docs/causes.md)")
-    print(table([["cause", *head], *found.lost.table(found.lost.levels), *found.lost.table(found.lost.subsets)]))
+    print(table([["", *head], *found.lost.table(found.lost.levels), *found.lost.table(found.lost.subsets)]))
 
 
 def print_comparisons(a: Evaluation, compared: "Mapping[str, Comparison]") -> None:
@@ -121,9 +126,12 @@ def print_comparisons(a: Evaluation, compared: "Mapping[str, Comparison]") -> No
         print(f"\nA: {printable(str(a.folder))}\nB: {printable(name)}")
         for flag in found.flags:
             print(f"unlike beyond the model: {one_line(flag)}")
-        left_out = f"{found.only_a} of A alone, {found.only_b} of B alone"
-        print(f"{found.paired} pairs of a question at a length; left out: {left_out}")
+        print(comparison.counts_text(found))
         print(table([comparison.HEAD, *comparison.table(found)]))
+        for note in comparison.interval_notes(found):
+            print(f"intervals: {note}")
+    if compared:
+        print("Intervals are of one difference each; p and what is shown allow for the number of comparisons.")
 
 
 def show(score: float | None) -> str:

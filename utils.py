@@ -252,13 +252,14 @@ def prepare(
     `own_chat` tells that the loaded model has a `.chat()`, which the modes auto and published use.
     """
     text, full = cut_middle(tokenizer, fill(template, row), limit)
+    asked = fill(template, {**row, "context": ""})
     use_chat = uses_own_chat(own_chat, mode)
     formatted, add_special_tokens = (text, True) if use_chat else format_chat(tokenizer, text, model_name, mode)
     tokens = tokenizer.encode(formatted, add_special_tokens=add_special_tokens)
     if tokenizer.bos is not None and len(tokens) > 1 and tokens[0] == tokens[1] == tokenizer.bos:
         tokens = tokens[1:]  # a named deviation: the published Mistral format doubled the BOS
     prompt = Prompt(text=text, formatted=formatted, tokens=tokens, max_new_tokens=budget, own_chat=use_chat)
-    return Prepared(prompt, full, evidence_kept(row, text, truncated=full > limit))
+    return Prepared(prompt, full, evidence_kept(row, text, asked, truncated=full > limit))
 
 
 def without_text(prepared: Prepared) -> Prepared:
@@ -268,11 +269,12 @@ def without_text(prepared: Prepared) -> Prepared:
     return replace(prepared, prompt=light)
 
 
-def evidence_kept(row: Row, prompt: str, *, truncated: bool) -> bool | None:
+def evidence_kept(row: Row, prompt: str, asked: str, *, truncated: bool) -> bool | None:
     """Whether the evidence is still in the prompt after the middle cut; None where the row does not tell.
 
-    Evidence is what the row's recorded offsets mark; without them its answer keywords, else its first answer, where
-    they stand in the context verbatim.
+    Evidence is what the row's recorded offsets mark, all of it; without them its answer keywords, else its first
+    answer, where they stand in the context verbatim. `asked` is the prompt without its context: a question that names
+    the answer ("A or B?") is no evidence.
     """
     if not truncated:
         return True
@@ -282,7 +284,7 @@ def evidence_kept(row: Row, prompt: str, *, truncated: bool) -> bool | None:
         return all(context[start:end] in prompt for start, end in offsets["evidence"])
     for probe in (row["answer_keywords"], row["answers"][0]):
         if probe and probe.strip() and probe in context:
-            return probe in prompt
+            return prompt.count(probe) > asked.count(probe)
     return None
 
 

@@ -34,6 +34,20 @@ Cause = Literal[
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)  # in the order in which they are tried
 
+IN_WORDS: dict[Cause, str] = {  # docs/causes.md has the definitions
+    "correct": "right; it lost at most what other words than the truth's cost",
+    "verbose": "the truth is in the answer, but other words bury it",
+    "evidence_cut": "truncation had removed evidence from the prompt, and the truth is not in the answer",
+    "refused": "the answer declines",
+    "empty": "no answer",
+    "loop": "the answer repeats one piece over and over",
+    "wrong_language": "the answer is in another script than the subset's",
+    "distracted": "the answer matches a confusing fact better than the truth",
+    "length": "the budget ended the answer before the truth came",
+    "gated": "shares words with the truth, but too few of the keywords: the metric's gate set it to 0",
+    "wrong": "none of these",
+}
+
 # Right by more than half; at just half it depends on which: "312 °C" has what counts in "312 degrees", "Lou Beethoven"
 # of "Ludwig Beethoven" has not.
 CORRECT_F1 = 0.5
@@ -219,8 +233,8 @@ class Lost:
 
     @property
     def present(self) -> list[Cause]:
-        """The causes that a row has."""
-        return [reason for reason in CAUSES if any(counts[reason] for counts in self.rows.values())]
+        """The causes that cost something."""
+        return [reason for reason in CAUSES if any(points[reason] for points in self.files.values())]
 
     def table(self, part: Mapping[str, Mapping[Cause, float]]) -> list[list[str]]:
         """Cells of text for `levels` or `subsets`: a name, the points of each cause of `present`, their sum."""

@@ -33,6 +33,7 @@ from analysis.intervals import (
     each_part,
     generator,
     interval,
+    notes,
     resample,
     samples,
     tabulate,
@@ -66,8 +67,9 @@ class Comparison:
     """All parts of two runs, and how much of them could be paired."""
 
     parts: Parts[Difference]
-    paired: int  # questions at a level, (subset, level, question), that both have
-    only_a: int  # that B lacks
+    rows: int  # of each run, that both have
+    paired: int  # the questions at a level, (subset, level, question), that these are
+    only_a: int  # rows that B lacks
     only_b: int
     flags: tuple[str, ...] = ()  # in what the runs are unlike beyond the model, a sentence each
 
@@ -110,15 +112,15 @@ def of(
     A question with several rows at a level counts once there, with their mean. HarnessError where a run has no row, a
     row twice or a score outside 0 to 1, or where the two have no question in common at any level.
     """
-    cells_a, cells_b = means(rows_a, protocol), means(rows_b, protocol)
-    common = {subset: cells_a[subset].keys() & cells_b[subset].keys() for subset in cells_a.keys() & cells_b.keys()}
-    paired = sum(map(len, common.values()))
-    if not paired:
+    shared_a, shared_b = in_both(rows_a, rows_b) if rows_a and rows_b else (rows_a, rows_b)
+    if rows_a and rows_b and not shared_a:
         raise HarnessError(
             "the two runs have no question in common at the same level; expected runs over the same data; check that "
             "both folders hold the same subsets and levels",
             ExitCode.IDENTITY,
         )
+    cells_a, cells_b = means(shared_a, protocol), means(shared_b, protocol)
+    common = {subset: cells_a[subset].keys() & cells_b[subset].keys() for subset in cells_a.keys() & cells_b.keys()}
     tables: dict[str, tuple[Sample, Sample]] = {}
     for subset in sorted(subset for subset, both in common.items() if both):
         a, b = (paired_sample(subset, cells[subset], common[subset]) for cells in (cells_a, cells_b))
@@ -136,10 +138,26 @@ def of(
 
     return Comparison(
         judged([each_part(list(differences.values()), measure)])[0],
-        paired,
-        sum(map(len, cells_a.values())) - paired,
-        sum(map(len, cells_b.values())) - paired,
+        rows=len(shared_a),
+        paired=sum(map(len, common.values())),
+        only_a=len(rows_a) - len(shared_a),
+        only_b=len(rows_b) - len(shared_b),
     )
+
+
+def in_both(rows_a: Sequence[ScoredRow], rows_b: Sequence[ScoredRow]) -> tuple[list[ScoredRow], list[ScoredRow]]:
+    """The rows of each run that the other has, too: by their place in the data where both runs tell it, and question.
+
+    Else a question with several rows, of which one run answered only some, would have two unlike means.
+    """
+    placed = all("index" in row.record for row in (*rows_a, *rows_b))
+
+    def key(row: ScoredRow) -> tuple[str, str, str, int]:
+        return row.subset, row.level, row.question, row.index if placed else 0
+
+    common = {key(row) for row in rows_a} & {key(row) for row in rows_b}
+    of_a, of_b = ([row for row in rows if key(row) in common] for rows in (rows_a, rows_b))
+    return of_a, of_b
 
 
 def means(rows: Sequence[ScoredRow], protocol: str) -> dict[str, Cells]:
@@ -254,13 +272,31 @@ def lacking(runs: Mapping[str, Run]) -> list[str]:
     return [f"{run.missing} rows of {name} have no answer" for name, run in runs.items() if run.missing]
 
 
+def counts_text(found: Comparison) -> str:
+    """What was compared, in words."""
+    several = "; a question with several rows there counts once" * (found.rows != found.paired)
+    return (
+        f"{found.rows:,} rows of both, {found.paired:,} questions at a length{several}; "
+        f"left out: {found.only_a:,} rows of A alone, {found.only_b:,} of B alone"
+    )
+
+
 HEAD = ("compared", "A", "B", "A - B", "95 % interval", "p (Holm)", "shown")
 
 
-def table(found: Comparison) -> list[list[str]]:
-    """Cells of text under HEAD: all, the levels, the subsets."""
+def shown(found: Comparison) -> dict[str, Difference]:
+    """What a table has: all, the levels, the subsets."""
     subsets = {subset: found.parts.subsets[subset] for subset in table_order(found.parts.subsets)}
-    parts = {"all": found.parts.overall, **found.parts.levels, **subsets}
+    return {"all": found.parts.overall, **found.parts.levels, **subsets}
+
+
+def interval_notes(found: Comparison) -> list[str]:
+    """What is to be known of the intervals of what is `shown`."""
+    return notes({name: part.interval for name, part in shown(found).items()})
+
+
+def table(found: Comparison) -> list[list[str]]:
+    """Cells of text under HEAD, of what is `shown`."""
     return [
         [
             name,
@@ -271,7 +307,7 @@ def table(found: Comparison) -> list[list[str]]:
             f"{part.adjusted:.4f}",
             part.verdict,
         ]
-        for name, part in parts.items()
+        for name, part in shown(found).items()
     ]
 
 
@@ -284,6 +320,7 @@ def as_data(found: Comparison) -> dict[str, object]:
 
     return {
         "unlike": list(found.flags),
+        "rows": found.rows,
         "paired": found.paired,
         "only_a": found.only_a,
         "only_b": found.only_b,

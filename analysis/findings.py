@@ -28,12 +28,9 @@ class Findings:
 
     @property
     def interval_notes(self) -> list[str]:
-        """What is to be known of the released means' intervals, each once, with the means it is about."""
-        about: dict[str, list[str]] = {}
-        for name, part in (*self.intervals["released"].levels.items(), *self.intervals["released"].subsets.items()):
-            if part.note:
-                about.setdefault(part.note, []).append(name)
-        return [f"{', '.join(names)}: {note}" for note, names in about.items()]
+        """What is to be known of the released means' intervals."""
+        parts = self.intervals["released"]
+        return intervals.notes({**parts.levels, **parts.subsets})
 
 
 def of(rows: Sequence[ScoredRow], found: Sequence[Cause]) -> Findings:

@@ -111,6 +111,15 @@ class Resampled:
     influence: Floats  # [questions, columns] first-order change of the value for one more of the question
 
 
+def notes(parts: Mapping[str, Interval]) -> list[str]:
+    """What is to be known of some parts' intervals, by name: each note once, with the parts that it is about."""
+    about: dict[str, list[str]] = {}
+    for name, part in parts.items():
+        if part.note:  # without the subsets that it names: they are parts themselves
+            about.setdefault(part.note.partition(" in ")[0], []).append(name)
+    return [f"{note}: {', '.join(names)}" for note, names in about.items()]
+
+
 def rounded(value: float | None) -> float | None:
     """To two places, None as it is."""
     return None if value is None else round(value, 2)
@@ -267,7 +276,7 @@ def interval(parts: Sequence[tuple[Resampled, Floats]], *, paired: bool = False,
     influences = [part.influence @ weights for part, weights in parts]
     variances = [float(influence @ influence) for influence in influences]
     if math.sqrt(sum(variances)) < _ALIKE:
-        return Interval(value, value, value, clusters, over, "no width: every question came out the same")
+        return Interval(value, None, None, clusters, over, f"no interval: all {over} came out the same")
     draws = combine(parts)
     quantile = widened(variances, used)
     if paired:

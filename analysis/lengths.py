@@ -221,8 +221,10 @@ def _points(interval: Interval | None) -> str:
 
 
 def effective_text(effective: Effective | None) -> str:
-    """Such as "32k (16k to 64k)": the level, and the range of the likely ones; blank where there is none."""
-    if effective is None or effective.level is None:
+    """Such as "32k (16k to 64k)": the level, and the range of the likely ones; blank with a single level."""
+    if effective is None:
         return ""
+    if effective.level is None:
+        return f"none: 0 at {next(iter(effective.probabilities))}"
     likely = effective.likely or (effective.level,)
     return effective.level + (f" ({likely[0]} to {likely[-1]})" if likely != (effective.level,) else "")

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from analysis import comparison, evidence, lengths
+from analysis import causes, comparison, evidence, lengths
 from errors import printable
 from metrics import Working
 from report_page import charts
@@ -60,6 +60,9 @@ def render(page: Page) -> str:
         heat=lambda score: heat(score, highest),
         lost=[("level", page.lost.levels), ("subset", page.lost.subsets)],
         fraction=lengths.FRACTION,
+        in_words=causes.IN_WORDS,
+        counts_text=comparison.counts_text,
+        comparison_notes=comparison.interval_notes,
         evidence_by_level=[evidence.HEAD, *evidence.table(page.evidence_by_level)],
         evidence_by_file=[
             evidence.HEAD,

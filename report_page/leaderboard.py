@@ -137,9 +137,10 @@ def reasons_apart(evaluation: Evaluation) -> list[str]:
         reasons.append(f"subsets that are not published: {', '.join(own)}")
     incomplete = [level for level in PUBLISHED_LEVELS if level not in evaluation.comparable_levels]
     if incomplete:
+        rows = sum(config.DATASET_ROWS.values()) * len(PUBLISHED_LEVELS)
         reasons.append(
-            f"not just the {len(PUBLISHED)} published subsets with all rows of the published data at "
-            f"{', '.join(incomplete)} (of {sum(config.DATASET_ROWS.values()) * len(PUBLISHED_LEVELS):,} rows)"
+            f"not over just the {len(PUBLISHED)} published subsets with all their rows ({rows:,} at the five levels): "
+            f"{', '.join(incomplete)}"
         )
     if not evaluation.manifest:
         return [*reasons, "no run.json, which would tell the prompts and the decoding"]

@@ -136,7 +136,7 @@
 
   function chips(row) {
     const box = make("span", "chips");
-    for (const name of [row.cause, row.status === "ok" ? null : row.status, row.kept === 0 ? "evidence_cut" : null]) {
+    for (const name of [row.cause, row.status === "ok" ? null : row.status, row.kept === 0 ? "evidence not kept" : null]) {
       if (name && ![...box.children].some((chip) => chip.textContent === name)) box.append(make("span", "chip", name));
     }
     return box;
@@ -177,6 +177,7 @@
     open = null;
     list.replaceChildren(...found.slice(first, first + PAGE).map(item));
     byId("count").textContent = `${count(found.length)} of ${count(rows.length)} rows`;
+    list.dataset.none = found.length ? "" : "No row matches: widen the filters or reset them.";
     const last = Math.min(first + PAGE, found.length);
     byId("pages").hidden = found.length <= PAGE;
     byId("where").textContent = `${count(first + 1)}–${count(last)} of ${count(found.length)}`;
@@ -282,6 +283,9 @@
     if (event.key === "/" && !typing) {
       event.preventDefault();
       fields.search.focus();
+    } else if (event.key === "ArrowDown" && at === fields.search) {
+      event.preventDefault();
+      list.querySelector(".row")?.focus();
     } else if (event.key === "Escape" && open) {
       const { button } = open;
       close();

@@ -73,6 +73,8 @@ def write(page: Page, stem: Path) -> list[Path]:
             figure = Figure(figsize=(9, 5.5), layout="constrained")
             FigureCanvasAgg(figure)
             draw(page, figure.add_subplot())
+            figure.suptitle(printable(charts.shortened(page.name, 60)))
+            figure.supxlabel(printable("\n".join(page.notes)), fontsize=7)  # no number without its warnings
             written += [_save(figure, stem.with_name(f"{stem.name}_{name}.{kind}")) for kind in ("png", "svg")]
     return written
 
@@ -108,8 +110,6 @@ def _heatmap(page: Page, axes: "Axes") -> None:
     axes.spines[:].set_visible(False)
     axes.set_xticks(range(len(page.levels)), page.levels)
     axes.set_yticks(range(len(page.subsets)), page.subsets)
-    incomplete = " (incomplete)" * any(note.startswith("Incomplete") for note in page.notes)
-    axes.set_title(printable(charts.shortened(page.name, 60)) + incomplete)
 
 
 def _curves(page: Page, axes: "Axes") -> None:
@@ -131,7 +131,10 @@ def _curves(page: Page, axes: "Axes") -> None:
         ends.append((places[-1], list(line.values())[-1], name, GREY))
     means = [page.level_means[level] for level in page.levels]
     places = [x(level) for level in page.levels]
-    axes.plot(places, [score.value for score in means], "-o", color=BLUE, linewidth=2.5)
+    axes.plot(places, [score.value for score in means], color=BLUE, linewidth=2.5)
+    for place, level, score in zip(places, page.levels, means, strict=True):
+        fill = BLUE if level in page.comparable else "white"  # hollow: not the leaderboard's mean
+        axes.plot(place, score.value, "o", color=BLUE, markerfacecolor=fill, markersize=7)
     for place, score in zip(places, means, strict=True):
         if score.low is not None and score.high is not None:
             axes.plot([place, place], [score.low, score.high], color=BLUE, linewidth=1.5, alpha=0.6)

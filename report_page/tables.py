@@ -54,11 +54,11 @@ def tables(page: Page) -> list[Table]:
     )
     found.append(Table("What length costs", lengths.HEAD, lengths.table(page.lengths), "lengths"))
     for part, name in ((page.lost.levels, "length"), (page.lost.subsets, "subset")):
-        head = [name, *page.lost.present, "all"]
+        head = [name, *page.lost.present, "lost"]
         found.append(Table(f"Points lost by cause and {name}", head, page.lost.table(part), f"causes-{name}"))
     for number, (other, compared) in enumerate(page.compared.items(), 1):
-        counts = f"Pairs of a question at a length: {compared.paired}"
-        lines, note = comparison.table(compared), " ".join(f"{text}." for text in (counts, *compared.flags))
+        said = comparison.counts_text(compared), *compared.flags, *comparison.interval_notes(compared)
+        lines, note = comparison.table(compared), " ".join(f"{text}." for text in said)
         title = f"A: {page.name}, B: {other}"
         found.append(Table(title, comparison.HEAD, lines, f"comparison-{number}", note))
     return found

@@ -23,7 +23,7 @@ def test_a_constant_lead_is_flipped_away_as_often_as_all_signs_agree() -> None:
     found = comparison.of(run_of("lic_mixup", scores + 0.1), run_of("lic_mixup", scores), flips=40_000)
     for part in (*found.parts.files.values(), *found.parts.levels.values(), found.parts.overall):
         assert part.interval.value == pytest.approx(10)
-        assert part.interval.low == part.interval.high == part.interval.value
+        assert part.interval.low is None and "all questions came out the same" in part.interval.note
         # All 8 signs alike: 2 of 256 ways, 0.0078; four standard errors of 40,000 flips are 0.0018.
         assert part.p == pytest.approx(2 / 256, abs=0.0018)
     assert found.parts.overall.verdict == "A better"
@@ -117,6 +117,20 @@ def test_a_family_spans_all_runs_that_are_compared_at_once() -> None:
     assert smallest.adjusted == pytest.approx(min(1, 9 * smallest.p))  # three files of three runs
 
 
+def test_of_a_question_with_several_rows_only_the_answered_ones_count() -> None:
+    rows = [
+        ScoredRow("lic_mixup", "16k", index, index / 10, 0.0, {"index": index, "question_id": f"q{index % 2}"})
+        for index in range(10)
+    ]
+    found = comparison.of(rows[:7], rows)
+    assert found.parts.overall.a == found.parts.overall.b  # the same answers
+    assert (found.rows, found.paired, found.only_a, found.only_b) == (7, 2, 0, 3)
+    assert comparison.counts_text(found) == (
+        "7 rows of both, 2 questions at a length; a question with several rows there counts once; "
+        "left out: 0 rows of A alone, 3 of B alone"
+    )
+
+
 def test_contexts_of_different_questions_are_no_pairs() -> None:
     a, b = (
         [ScoredRow("factrecall_en", "16k", index, 0.5, 0.5, {"input": asked}) for index in range(9)]
@@ -193,7 +207,7 @@ def test_a_run_against_itself_shows_no_difference() -> None:
     rows += run_of("factrecall_en", clustered(np.random.default_rng(15), (50, 3), (0.3, 0.5, 0.7)))
     found = comparison.of(rows, rows, draws=100, flips=100).parts
     for part in (*found.files.values(), *found.levels.values(), *found.subsets.values(), found.overall):
-        assert (part.interval.value, part.interval.low, part.interval.high) == (0, 0, 0)
+        assert (part.interval.value, part.interval.low, part.interval.high) == (0, None, None)
         assert part.p == part.adjusted == 1 and part.verdict == "no difference shown"
     assert found.subsets["factrecall_en"].interval.over == "contexts"
 

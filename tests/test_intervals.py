@@ -195,11 +195,11 @@ def test_students_quantile(freedom: float, quantile: float) -> None:
     assert intervals.student_quantile(0.975, freedom) == pytest.approx(quantile, abs=0.01)
 
 
-def test_identical_scores_have_no_width() -> None:
+def test_identical_scores_have_no_interval() -> None:
     found = intervals.of(run_of("lic_mixup", np.full((30, 3), 0.3)), draws=300)
     for part in every_part(found):
-        assert part.low == part.high == part.value == pytest.approx(30)
-        assert "every question came out the same" in part.note
+        assert part.value == pytest.approx(30) and part.low is part.high is None
+        assert "all questions came out the same" in part.note
 
 
 # --- what is resampled, and what cannot be --------------------------------------------------------------------------

@@ -181,7 +181,7 @@ def test_a_run_made_otherwise_is_shown_apart_and_says_why(small: Path, identity:
 
 
 def test_incomplete_limited_and_constructed_runs_stand_apart(small: Path, tmp_path: Path) -> None:
-    assert any("not just the 11 published subsets" in reason for reason in reasons_apart(evaluate(small)))
+    assert any("not over just the 11 published subsets" in reason for reason in reasons_apart(evaluate(small)))
     rows = [make_row("lic_mixup", "16k", index, Random(1)) for index in range(3)]
     built = write_run(tmp_path / "built", {"lic_mixup_16k": [{**row, "question_id": "q"} for row in rows]})
     assert any("constructed data (lic_mixup_16k" in reason for reason in reasons_apart(evaluate(built)))
@@ -235,7 +235,7 @@ def test_runs_are_compared_on_the_page(small: Path, tmp_path: Path) -> None:
     done = script("report.py", "--input-dir", small, "--compare", other, "--output", tmp_path / "page.html")
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "page.html").read_text()
-    assert "9 pairs of a question at a length" in text
+    assert "9 rows of both, 9 questions at a length; left out: 63 rows of A alone, 0 of B alone" in text
     assert "different limit of tokens: 31500 in A, 15500 in B" in text and "3 rows of B have no answer" in text
     nothing = write_run(tmp_path / "nothing", {"cmrc_mixup_16k": [make_row("cmrc_mixup", "16k", 0, Random(1))]})
     done = script("report.py", "--input-dir", small, "--compare", nothing, "--output", tmp_path / "none.html")

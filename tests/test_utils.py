@@ -344,6 +344,8 @@ def test_every_piece_of_evidence_must_be_kept() -> None:
 def test_without_offsets_keywords_then_the_answer_tell() -> None:
     assert kept(40, answer_keywords="w50") is False
     assert kept(40, answer_keywords="w2 w3") is True
+    assert kept(40, answer_keywords="w50", input="w50 or w60?") is False
+    assert kept(40, answer_keywords="w2", input="w2 or w60?") is True
     assert kept(40, answer_keywords="elsewhere", answers=["w50 w51"]) is False
     assert kept(40) is None
 
