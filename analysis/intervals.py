@@ -115,8 +115,9 @@ def notes(parts: Mapping[str, Interval]) -> list[str]:
     """What is to be known of some parts' intervals, by name: each note once, with the parts that it is about."""
     about: dict[str, list[str]] = {}
     for name, part in parts.items():
-        if part.note:  # without the subsets that it names: they are parts themselves
-            about.setdefault(part.note.partition(" in ")[0], []).append(name)
+        note, _, subsets = part.note.partition(" in ")
+        if note and (not subsets or name in subsets.split(", ")):  # of a mean, the subsets that it is due to tell it
+            about.setdefault(note, []).append(name)
     return [f"{note}: {', '.join(names)}" for note, names in about.items()]
 
 

@@ -215,6 +215,18 @@ def test_a_level_with_one_question_is_not_taken_for_certain() -> None:
     assert found.subsets["lic_mixup"].low is None and found.overall.low is None
 
 
+def test_notes_are_told_once_with_the_parts_that_they_are_about() -> None:
+    rows = run_of("lic_mixup", clustered(np.random.default_rng(3), (9, 3), (0.4, 0.4, 0.4)))
+    rows += run_of("cmrc_mixup", clustered(np.random.default_rng(4), (30, 3), (0.4, 0.4, 0.4)))
+    rows += run_of("dureader_mixup", np.zeros((30, 3)))
+    found = intervals.of(rows, draws=200)
+    assert found.levels["16k"].note == "perhaps too narrow: fewer than 20 questions in lic_mixup"
+    assert intervals.notes({**found.levels, **found.subsets}) == [
+        "no interval: all questions came out the same: dureader_mixup",
+        "perhaps too narrow: fewer than 20 questions: lic_mixup",
+    ]
+
+
 def test_one_question_subsets_are_resampled_over_contexts_and_say_so() -> None:
     scores = clustered(np.random.default_rng(5), (40, 3), (0.3, 0.3, 0.3))
     rows = run_of("factrecall_en", scores) + run_of("lic_mixup", scores)
