@@ -35,7 +35,7 @@ Cause = Literal[
 CAUSES: tuple[Cause, ...] = get_args(Cause)  # in the order in which they are tried
 
 IN_WORDS: dict[Cause, str] = {  # docs/causes.md has the definitions
-    "correct": "right; it lost at most what other words than the truth's cost",
+    "correct": "right, if not in just the truth's words",
     "verbose": "the truth is in the answer, but other words bury it",
     "evidence_cut": "truncation had removed evidence from the prompt, and the truth is not in the answer",
     "refused": "the answer declines",
