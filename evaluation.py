@@ -21,11 +21,10 @@ from math import fsum
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import store
 from analysis import evidence
 from errors import ExitCode, HarnessError, one_line, printable, run
 from files import write_atomic
-from scoring import PROTOCOLS, PUBLISHED, Evaluation, Scores, evaluate, means
+from scoring import PROTOCOLS, PUBLISHED, Evaluation, Scores, add_run_options, evaluate, means, run_folder
 
 if TYPE_CHECKING:  # they import numpy, which is loaded once there is something to analyse
     from analysis.comparison import Comparison
@@ -274,30 +273,19 @@ def finishing_commands(evaluation: Evaluation) -> str:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The options; the folder is named in exactly one of two ways."""
+    """The options, and in `folder` the run that they name."""
     parser = argparse.ArgumentParser(
         description="Score the answers of a run under both protocols of LV-Eval; writes results.json and results.csv.",
         epilog="exit codes: 0 scored, 2 a wrong option or bad data, 3 rows are missing, "
         "4 runs that cannot be compared, 6 a file cannot be written",
         allow_abbrev=False,
     )
-    parser.add_argument("--input-dir", type=Path, help="the run's folder: the last line that prediction.py printed")
-    parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="as for prediction.py (outputs)")
-    parser.add_argument("--model-name", help="as for prediction.py; names the folder together with --output-dir")
+    add_run_options(parser)
     parser.add_argument(
         "--allow-partial", action="store_true", help="score an incomplete run's rows, into results.partial.*"
     )
-    parser.add_argument(
-        "--compare",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="RUN",
-        help="other runs, compared question by question",
-    )
     arguments = parser.parse_args()
-    if (arguments.input_dir is None) == (arguments.model_name is None):
-        parser.error("expected either --input-dir, or --model-name with --output-dir")
+    arguments.folder = run_folder(parser, arguments)
     return arguments
 
 
@@ -306,8 +294,7 @@ def main() -> ExitCode:
     arguments = parse_arguments()
     # A folder's name that the terminal cannot encode is shown as an escape, not as a traceback.
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
-    folder = arguments.input_dir or store.run_folder(arguments.output_dir, arguments.model_name)
-    evaluation, *others = (evaluate(each) for each in (folder, *arguments.compare))
+    evaluation, *others = (evaluate(each) for each in (arguments.folder, *arguments.compare))
     print_counts(evaluation)
     if evaluation.unfinished:
         retire_results(evaluation.folder)

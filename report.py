@@ -14,46 +14,34 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import store
 from errors import ExitCode, HarnessError, printable, run
 from files import storage, write_atomic
-from scoring import evaluate
+from scoring import add_run_options, evaluate, run_folder
 
 if TYPE_CHECKING:  # what draws and analyses is loaded once there is something to draw
     from report_page.page import Page
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The options; the folder is named in exactly one of two ways."""
+    """The options, and in `folder` the run that they name."""
     parser = argparse.ArgumentParser(
         description="Show a run as one HTML page that opens from disk; plots and tables on demand.",
         epilog="exit codes: 0 written, 2 a wrong option or bad data, 4 runs that cannot be compared, "
         "6 a file cannot be written",
         allow_abbrev=False,
     )
-    parser.add_argument("--input-dir", type=Path, help="the run's folder: the last line that prediction.py printed")
-    parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="as for prediction.py (outputs)")
-    parser.add_argument("--model-name", help="as for prediction.py; names the folder together with --output-dir")
+    add_run_options(parser)
     parser.add_argument("--output", type=Path, help="the page (default: report.html in the run's folder)")
     parser.add_argument(
         "--leaderboard",
         action="store_true",
         help="rank the run among the published models; one that cannot be ranked is shown apart and says why",
     )
-    parser.add_argument(
-        "--compare",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="RUN",
-        help="other runs, compared question by question",
-    )
     parser.add_argument("--plots", action="store_true", help="heat map, curves and causes as PNG and SVG files, too")
     parser.add_argument("--markdown", action="store_true", help="the tables as Markdown, too")
     parser.add_argument("--latex", action="store_true", help="the tables as LaTeX, too")
     arguments = parser.parse_args()
-    if (arguments.input_dir is None) == (arguments.model_name is None):
-        parser.error("expected either --input-dir, or --model-name with --output-dir")
+    arguments.folder = run_folder(parser, arguments)
     return arguments
 
 
@@ -79,13 +67,12 @@ def main() -> ExitCode:
     """Write what was asked for; the last line printed is the page's path."""
     arguments = parse_arguments()
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
-    folder = arguments.input_dir or store.run_folder(arguments.output_dir, arguments.model_name)
-    output: Path = arguments.output or folder / "report.html"
+    output: Path = arguments.output or arguments.folder / "report.html"
     if output.suffix not in (".html", ".htm"):
         raise HarnessError(f"--output {output}: expected the name of a page, ending in .html")
     from report_page import html, plots, tables
 
-    page = page_of_folder(folder, arguments.compare, leaderboard=arguments.leaderboard)
+    page = page_of_folder(arguments.folder, arguments.compare, leaderboard=arguments.leaderboard)
     with storage("making the folder", output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
     written = []

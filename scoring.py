@@ -8,6 +8,7 @@ published scorer's, is the headline, `described` has the paper's two stages. Fol
 a row, no run.json) can be scored too.
 """
 
+import argparse
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -224,6 +225,28 @@ def score_row(record: dict[str, object], subset: str, level: str, place: int) ->
 def kind(value: object) -> str:
     """What a wrong value is, for a message."""
     return "missing or null" if value is None else f"of type {type(value).__name__}"
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a script that reads a run: the folder, which is named in one of two ways, and runs to compare."""
+    parser.add_argument("--input-dir", type=Path, help="the run's folder: the last line that prediction.py printed")
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="as for prediction.py (outputs)")
+    parser.add_argument("--model-name", help="as for prediction.py; names the folder together with --output-dir")
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="other runs, compared question by question",
+    )
+
+
+def run_folder(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Path:
+    """The folder that the options of `add_run_options` name; ends the process where they do not name just one."""
+    if (arguments.input_dir is None) == (arguments.model_name is None):
+        parser.error("expected either --input-dir, or --model-name with --output-dir")
+    return arguments.input_dir or store.run_folder(arguments.output_dir, arguments.model_name)
 
 
 def means(scores: Scores, part: int) -> dict[str, float]:

@@ -36,7 +36,6 @@ from analysis.intervals import (
     notes,
     resample,
     samples,
-    tabulate,
 )
 from errors import ExitCode, HarnessError
 
@@ -47,7 +46,6 @@ SIGNIFICANT = 0.05  # the adjusted p-value below which a difference counts as sh
 _SAME = 1e-9  # points; a flipped difference this much smaller counts as no smaller, for the sums are rounded
 
 Key = TypeVar("Key", bound=Hashable)
-Cells = dict[tuple[str, str], float]  # (question, level) -> mean score of its rows, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -119,12 +117,9 @@ def of(
             "both folders hold the same subsets and levels",
             ExitCode.IDENTITY,
         )
-    cells_a, cells_b = means(shared_a, protocol), means(shared_b, protocol)
-    common = {subset: cells_a[subset].keys() & cells_b[subset].keys() for subset in cells_a.keys() & cells_b.keys()}
-    tables: dict[str, tuple[Sample, Sample]] = {}
-    for subset in sorted(subset for subset, both in common.items() if both):
-        a, b = (paired_sample(subset, cells[subset], common[subset]) for cells in (cells_a, cells_b))
-        tables[subset] = a, b
+    # Both have the same questions at the same levels now, so the samples are alike in all but the scores.
+    pairs = zip(samples(shared_a, protocol), samples(shared_b, protocol), strict=True)
+    tables = {a.subset: (counted_once(a), counted_once(b)) for a, b in pairs}
     differences = {subset: replace(a, totals=a.totals - b.totals) for subset, (a, b) in tables.items()}
     resampled = {subset: resample(sample, draws=draws, seed=seed) for subset, sample in differences.items()}
     flipped = {subset: flip(sample, flips=flips, seed=seed) for subset, sample in differences.items()}
@@ -139,7 +134,7 @@ def of(
     return Comparison(
         judged([each_part(list(differences.values()), measure)])[0],
         rows=len(shared_a),
-        paired=sum(map(len, common.values())),
+        paired=sum(int(a.counts.sum()) for a, _ in tables.values()),
         only_a=len(rows_a) - len(shared_a),
         only_b=len(rows_b) - len(shared_b),
     )
@@ -160,22 +155,10 @@ def in_both(rows_a: Sequence[ScoredRow], rows_b: Sequence[ScoredRow]) -> tuple[l
     return of_a, of_b
 
 
-def means(rows: Sequence[ScoredRow], protocol: str) -> dict[str, Cells]:
-    """subset -> (question, level) -> the mean score of the question's rows there."""
-    found: dict[str, Cells] = {}
-    for sample in samples(rows, protocol):
-        with np.errstate(invalid="ignore"):
-            scores = (sample.totals / sample.counts).tolist()
-        found[sample.subset] = {
-            (sample.questions[line], sample.columns[column]): scores[line][column]
-            for line, column in np.argwhere(sample.counts).tolist()
-        }
-    return found
-
-
-def paired_sample(subset: str, cells: Cells, chosen: set[tuple[str, str]]) -> Sample:
-    """The Sample of some cells of a subset."""
-    return tabulate(subset, [(question, level, cells[question, level]) for question, level in sorted(chosen)])
+def counted_once(sample: Sample) -> Sample:
+    """The sample with each question once at a level, with the mean of its rows there."""
+    there = sample.counts > 0
+    return replace(sample, totals=np.where(there, sample.means, 0.0), counts=there.astype(np.float64))
 
 
 def column_means(sample: Sample) -> Floats:

@@ -96,6 +96,13 @@ class Sample:
     counts: Floats  # [questions, columns] number of values
 
     @property
+    def means(self) -> Floats:
+        """[questions, columns] the mean of each question's values; not a number where there is none."""
+        with np.errstate(invalid="ignore"):
+            found: Floats = self.totals / self.counts
+        return found
+
+    @property
     def over(self) -> str:
         """What the lines are."""
         return "contexts" if self.subset in ONE_QUESTION else "questions"

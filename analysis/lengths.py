@@ -97,13 +97,15 @@ class Measured:
     def __init__(self, sample: Sample, draws: int, seed: int) -> None:
         self.subset = sample.subset
         self.levels = sample.columns
-        drop, slope = drops(sample), slopes(sample)
-        columns = [(sample.totals, sample.counts), *(per_question(values) for values in (drop, slope))]
-        self.has_drop, self.has_slope = (bool(np.isfinite(values).any()) for values in (drop, slope))
         # A measure that no question has stays out: its mean would be 0 / 0.
-        kept = [columns[0], *columns[1 : 1 + self.has_drop], *columns[2 : 2 + self.has_slope]]
-        totals, counts = (np.hstack(arrays) for arrays in zip(*kept, strict=True))
-        names = (*self.levels, *("drop",) * self.has_drop, *("slope",) * self.has_slope)
+        measures = {
+            name: per_question(values)
+            for name, values in (("drop", drops(sample)), ("slope", slopes(sample)))
+            if np.isfinite(values).any()
+        }
+        self.measures = tuple(measures)
+        totals, counts = map(np.hstack, zip((sample.totals, sample.counts), *measures.values(), strict=True))
+        names = (*self.levels, *self.measures)
         self.resampled: Resampled = resample(
             Sample(sample.subset, names, sample.questions, totals, counts), draws=draws, seed=seed
         )
@@ -115,23 +117,16 @@ class Measured:
         return self.resampled, picked
 
 
-def question_means(sample: Sample) -> Floats:
-    """[questions, levels] the mean of each question's rows; not a number where it has none."""
-    with np.errstate(invalid="ignore"):
-        found: Floats = sample.totals / sample.counts
-    return found
-
-
 def drops(sample: Sample) -> Floats:
     """[questions] the score at the shortest level less the one at the longest; not a number where one is missing."""
-    means = question_means(sample)
+    means = sample.means
     found: Floats = means[:, 0] - means[:, -1] if len(sample.columns) > 1 else np.full(len(means), np.nan)
     return found
 
 
 def slopes(sample: Sample) -> Floats:
     """[questions] the least-squares slope of the score on log2(length); not a number where a level is missing."""
-    means = question_means(sample)
+    means = sample.means
     if len(sample.columns) < 2:
         return np.full(len(means), np.nan)
     doublings = np.log2([level_length(level) for level in sample.columns])
@@ -156,15 +151,12 @@ def curve(subsets: Sequence[Measured], fraction: float) -> Curve:
         return Curve(scores, None, None, None, f"one level only, {levels[0]}: nothing to compare it with")
     found: dict[str, Interval | None] = {"drop": None, "slope": None}
     notes = []
-    for name, lacking in (
-        ("drop", [subset.subset for subset in subsets if not subset.has_drop]),
-        ("slope", [subset.subset for subset in subsets if not subset.has_slope]),
-    ):
+    # Between levels closer than a doubling a slope may pass 100 points.
+    for name, bound in (("drop", 100.0), ("slope", math.inf)):
+        lacking = [subset.subset for subset in subsets if name not in subset.measures]
         if lacking:
             notes.append(f"no {name}: no question of {', '.join(lacking)} has the levels for it")
         else:
-            # Between levels closer than a doubling a slope may pass 100 points.
-            bound = 100 if name == "drop" else math.inf
             found[name] = interval([subset.weights(name, each) for subset in subsets], paired=True, bound=bound)
     draws = np.sum([subset.resampled.draws[:, :width] for subset in subsets], axis=0) * each
     effective = effective_length(levels, values, draws, fraction)

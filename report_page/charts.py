@@ -6,7 +6,7 @@ Colours come from the page's style by class. Each chart is drawn for a wide and 
 its size; the style shows one of the two. Numbers behind a chart stand in a table beside it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -62,12 +62,8 @@ def curves(page: Page, width: int) -> str:
     """Level means of the run and, over the same subsets, of the published models; empty without a level."""
     if not page.level_means:
         return ""
-    lines = published_curves(page)
-    levels = [level for level in page.levels if level in page.level_means]
-    shown = sorted({*levels, *(level for _, line in lines for level in line)}, key=level_length)
-    values = [value for _, line in lines for value in line.values()]
-    values += [max(score.value, score.high or 0) for score in page.level_means.values()]
-    ticks = ticks_up_to(max(values))
+    lines, levels = published_curves(page), page.levels
+    shown, ticks = axes_of(page, lines)
     top, wide = ticks[-1], width == WIDE
     height, left, right = (430.0, 44.0, 190.0) if wide else (400.0, 26.0, 132.0)
     bottom, head = height - 30, 14.0
@@ -110,6 +106,14 @@ def curves(page: Page, width: int) -> str:
         body.append(label(start + 9, at + 4, shortened(name, 26 if wide else 16), f"name {css}"))
     body.append(_own_curve(page, [(x(level), y(page.level_means[level].value)) for level in levels], levels, y))
     return _figure(width, height, "Mean score by length of the context, this run and the published models", body)
+
+
+def axes_of(page: Page, lines: Sequence[tuple[str, Mapping[str, float]]]) -> tuple[list[str], list[float]]:
+    """The levels of a chart that holds the run's curve and those of `lines`, by length, and the ticks of its scores."""
+    levels = sorted({*page.levels, *(level for _, line in lines for level in line)}, key=level_length)
+    values = [value for _, line in lines for value in line.values()]
+    values += [max(score.value, score.high or 0) for score in page.level_means.values()]
+    return levels, ticks_up_to(max(values))
 
 
 def published_curves(page: Page) -> list[tuple[str, dict[str, float]]]:

@@ -11,7 +11,7 @@ from typing import TypedDict, cast
 
 import config
 import metrics
-from analysis import Pair, ScoredRow
+from analysis import Pair, ScoredRow, table_order
 from analysis.causes import Cause, Lost
 from analysis.comparison import Comparison
 from analysis.evidence import Evidence
@@ -19,7 +19,7 @@ from analysis.findings import Findings
 from analysis.intervals import Interval
 from analysis.lengths import Curve, Lengths, effective_text
 from report_page.leaderboard import PublishedModel, Standing, standing
-from scoring import PROTOCOLS, SUBSETS, Evaluation, means
+from scoring import PROTOCOLS, Evaluation, means
 
 PROTOCOL = "released"
 INTERVAL_NOTE = (
@@ -107,7 +107,7 @@ def page_of(
     return Page(
         name=evaluation.folder.resolve().name,
         levels=[level for level in evaluation.levels if level in by_level],
-        subsets=[subset for subset in SUBSETS if subset in by_subset],
+        subsets=table_order(by_subset),
         recipe=recipe(evaluation),
         notes=notes(evaluation),
         scores={pair: score_of(value, intervals.files[pair]) for pair, value in scores.items()},

@@ -115,15 +115,13 @@ def _heatmap(page: Page, axes: "Axes") -> None:
 def _curves(page: Page, axes: "Axes") -> None:
     """Level means of the run and of the published models over the same subsets, named at their ends."""
     lines = charts.published_curves(page)
-    shown = sorted({*page.levels, *(level for _, line in lines for level in line)}, key=level_length)
+    shown, ticks = charts.axes_of(page, lines)
+    top = ticks[-1]
     width = max(log2(level_length(shown[-1])) - log2(level_length(shown[0])), 1.0)
 
     def x(level: str) -> float:
         return (log2(level_length(level)) - log2(level_length(shown[0]))) / width
 
-    values = [value for _, line in lines for value in line.values()]
-    values += [max(score.value, score.high or 0) for score in page.level_means.values()]
-    top = charts.ticks_up_to(max(values))[-1]
     ends = []
     for number, (name, line) in enumerate(lines):
         places = [x(level) for level in line]
@@ -135,7 +133,6 @@ def _curves(page: Page, axes: "Axes") -> None:
     for place, level, score in zip(places, page.levels, means, strict=True):
         fill = BLUE if level in page.comparable else "white"  # hollow: not the leaderboard's mean
         axes.plot(place, score.value, "o", color=BLUE, markerfacecolor=fill, markersize=7)
-    for place, score in zip(places, means, strict=True):
         if score.low is not None and score.high is not None:
             axes.plot([place, place], [score.low, score.high], color=BLUE, linewidth=1.5, alpha=0.6)
     if page.levels[-1] == shown[-1]:

@@ -8,6 +8,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import config
 from analysis import comparison, findings
 from report_page.leaderboard import read_published
@@ -131,6 +133,16 @@ def small_run(folder: Path, rows: int = 12) -> Path:
             for level in ("16k", "64k")
         },
     )
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return full_run(tmp_path_factory.mktemp("runs") / "full")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_run(tmp_path_factory.mktemp("runs") / "small")
 
 
 def bare_page(folder: Path) -> Page:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import report_runs
 from conftest import ROOT, script
-from report_runs import bare_page, full_run, make_row, rich_page, small_run, write_run
+from report_runs import bare_page, full, make_row, rich_page, small, write_run
 from test_report_page import Elements
 
 import config
@@ -21,15 +21,7 @@ from report_page import charts, html, tables
 from report_page.leaderboard import read_published, reasons_apart, standing
 from scoring import evaluate, means
 
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return full_run(tmp_path_factory.mktemp("runs") / "full")
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_run(tmp_path_factory.mktemp("runs") / "small")
+__all__ = ["full", "small"]  # fixtures
 
 
 # --- the page's data ------------------------------------------------------------------------------------------------

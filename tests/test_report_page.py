@@ -12,19 +12,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from report_runs import LEVELS, PAYLOADS, bare_page, full_run, hostile_page, rich_page, small_run
+from report_runs import LEVELS, PAYLOADS, bare_page, full, hostile_page, rich_page, small, small_run
 
 from report_page import charts, html, tables
 
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return full_run(tmp_path_factory.mktemp("runs") / "full")
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_run(tmp_path_factory.mktemp("runs") / "small")
+__all__ = ["full", "small"]  # fixtures
 
 
 # --- one file, small, alone -----------------------------------------------------------------------------------------
