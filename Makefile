@@ -24,14 +24,14 @@ $(VENV)/ready: requirements.txt requirements-dev.txt constraints.txt
 	@touch $@
 
 model: setup  ## make the embedded model's folder, once
-	@$(PYTHON) samples/embedded_model.py $(MODEL)
+	@$(PYTHON) tools/demo_model.py $(MODEL)
 
 demo: model  ## a real model answers one question of every subset and level, scored and shown
-	@test -d demo/data || $(PYTHON) construct.py --output-dir demo/data.tmp --rows 1 --lengths $(DEMO_LEVELS) --overwrite
+	@test -d demo/data || $(PYTHON) -m lveval construct --output-dir demo/data.tmp --rows 1 --lengths $(DEMO_LEVELS) --overwrite
 	@test -d demo/data || mv demo/data.tmp demo/data
 	PYTHON=$(PYTHON) OUTPUT_DIR=demo/outputs bash batch_eval_single.sh $(MODEL) smollm2 1520 \
 	    --data-path demo/data --lengths $(DEMO_LEVELS) --limit 1
-	$(PYTHON) report.py --input-dir demo/outputs/smollm2 --leaderboard
+	$(PYTHON) -m lveval report --input-dir demo/outputs/smollm2 --leaderboard
 
 test: model  ## the whole test suite
 	$(PYTEST)

@@ -9,7 +9,7 @@ under the benchmark's official templates (`--published`).
 
 from collections.abc import Callable
 
-import metrics
+from lveval import metrics
 
 # What a run evaluates; --datasets and --lengths each replace their own list. Comment out a line to leave it out.
 DATASET_SELECTED: list[str] = [
@@ -26,11 +26,17 @@ DATASET_SELECTED: list[str] = [
     "dureader_mixup",
 ]
 
+
 # Words (English) or characters (Chinese) of context. Any "<N>k" of which the data has files can be named.
 DATASET_LENGTH_LEVEL: list[str] = ["16k", "32k", "64k", "128k", "256k"]
 
+
 # A different spelling in the published tables -> the subset's name in its files.
-DATASET_ALIAS: dict[str, str] = {"loogle_MR_mixup": "loogle_MIR_mixup", "loogle-MR-mixup": "loogle_MIR_mixup"}
+DATASET_ALIAS: dict[str, str] = {
+    "loogle_MR_mixup": "loogle_MIR_mixup",
+    "loogle-MR-mixup": "loogle_MIR_mixup",
+}
+
 
 DATASET_LANGUAGE: dict[str, str] = {
     "hotpotwikiqa_mixup": "en",
@@ -45,6 +51,7 @@ DATASET_LANGUAGE: dict[str, str] = {
     "lic_mixup": "zh",
     "dureader_mixup": "zh",
 }
+
 
 # Rows of each published file; the same at every level.
 DATASET_ROWS: dict[str, int] = {
@@ -61,6 +68,7 @@ DATASET_ROWS: dict[str, int] = {
     "dureader_mixup": 176,
 }
 
+
 # The answer's budget in new tokens.
 DATASET_MAXGEN: dict[str, int] = {
     "hotpotwikiqa_mixup": 64,
@@ -76,8 +84,10 @@ DATASET_MAXGEN: dict[str, int] = {
     "dureader_mixup": 64,
 }
 
+
 # Sent before the prompt to a service (--backend openai), such as "You are a helpful assistant."; None: nothing is.
 SYSTEM_MESSAGE: str | None = None
+
 
 # {context} and {input} are filled in once; any other brace is plain text.
 DATASET_PROMPT: dict[str, str] = {
@@ -161,6 +171,7 @@ DATASET_PROMPT: dict[str, str] = {
     ),
 }
 
+
 # The published scorer's metrics: they make results.json and results.csv.
 DATASET_METRIC: dict[str, Callable[..., float]] = {
     "hotpotwikiqa_mixup": metrics.qa_f1_score_with_gold_ans,
@@ -175,6 +186,7 @@ DATASET_METRIC: dict[str, Callable[..., float]] = {
     "lic_mixup": metrics.qa_f1_zh_score_with_gold_ans,
     "dureader_mixup": metrics.rouge_zh_score_blacklist,
 }
+
 
 # The two-stage metric as the paper describes it: results_described.json and results_described.csv.
 DATASET_METRIC_DESCRIBED: dict[str, Callable[..., float]] = {

@@ -13,153 +13,155 @@ import argparse
 import csv
 import io
 import json
-import shlex
 import sys
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from math import fsum
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from analysis import evidence
-from errors import ExitCode, HarnessError, one_line, printable, run
-from files import write_atomic
-from scoring import PROTOCOLS, PUBLISHED, Evaluation, Scores, add_run_options, evaluate, means, run_folder
+from lveval import config
+from lveval.analysis.causes import classify_error
+from lveval.common.errors import (
+    ExitCode,
+    StorageError,
+    UsageError,
+    run_cli,
+    unknown_name,
+)
+from lveval.common.files import write_atomic
+from lveval.common.levels import level_length
+from lveval.common.text import printable
+from lveval.options import add_run_options, named_run_folder
+from lveval.report.text import (
+    print_comparisons,
+    print_counts,
+    print_findings,
+    print_scores,
+    print_unfinished,
+)
+from lveval.results import (
+    PROTOCOLS,
+    PUBLISHED_LEVELS,
+    SUBSETS,
+    Evaluation,
+    FileResult,
+    ScoredRow,
+    Scores,
+    means,
+)
+from lveval.runs import store
+from lveval.runs.record import FINAL_STATUSES
 
-if TYPE_CHECKING:  # they import numpy, which is loaded once there is something to analyse
-    from analysis.comparison import Comparison
-    from analysis.findings import Findings
+if TYPE_CHECKING:
+    from lveval.analysis.comparison import Comparison
+    from lveval.analysis.run_analysis import RunAnalysis
+
+
+def evaluate(folder: Path) -> Evaluation:
+    """Score every recorded row of a run; HarnessError naming file and line at a row that cannot be scored."""
+    if not folder.is_dir():
+        raise UsageError(
+            f"{folder}: no such folder; expected the one that prediction.py printed as its last line"
+        )
+    pairs = store.run_files(folder)
+    if not pairs:
+        raise UsageError(
+            f"{folder}: no prediction file; expected names such as lic_mixup_16k.jsonl"
+        )
+    for subset, level in pairs:
+        if subset not in SUBSETS:
+            raise UsageError(
+                f"{folder / f'{subset}_{level}.jsonl'}: {unknown_name(subset, 'subset', SUBSETS)}"
+            )
+        for name in ("DATASET_METRIC_DESCRIBED", "DATASET_LANGUAGE"):
+            if subset not in getattr(config, name):
+                raise UsageError(
+                    f"config.py: {name} has no line for {subset}; expected one, as DATASET_METRIC has"
+                )
+    pairs.sort(key=lambda pair: (SUBSETS.index(pair[0]), level_length(pair[1])))
+    manifest = store.read_manifest(folder) or {}
+    return Evaluation(folder, manifest, [score_file(folder, manifest, *pair) for pair in pairs])
+
+
+def score_file(folder: Path, manifest: Mapping[str, object], subset: str, level: str) -> FileResult:
+    """Score the recorded rows of one file under both protocols."""
+    name = f"{subset}_{level}"
+    records = store.read_records(folder, subset, level)
+    if manifest:
+        selection = cast(dict[str, int], manifest["selection"])
+        if name not in selection:
+            raise UsageError(
+                f"{folder / name}.jsonl: is not part of the run that run.json describes; move it elsewhere"
+            )
+        selected = selection[name]
+        available = cast(dict[str, int], manifest.get("rows", {})).get(name)
+    else:
+        # The file's own rows are all there is to go by, except that the published files have a known length.
+        selected = len(records)
+        available = config.DATASET_ROWS.get(subset) if level in PUBLISHED_LEVELS else None
+    result = FileResult(subset, level, selected, available)
+    for place, (record, where) in enumerate(records):
+        try:
+            row = score_row(record, subset, level, place)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{where}: {error}") from error
+        result.scored.append(row)
+        result.causes.append(
+            classify_error(row)
+        )  # at once, while the metrics still know the row's words
+    return result
+
+
+def score_row(record: dict[str, object], subset: str, level: str, place: int) -> ScoredRow:
+    """The row with its scores; TypeError or ValueError says what is wrong with it."""
+    answers, keywords, status = (
+        record.get("answers"),
+        record.get("gold_ans"),
+        record.get("status", "unrecorded"),
+    )
+    prediction, index = record.get("pred"), record.get("index", place)
+    if not isinstance(prediction, str):
+        raise TypeError(f'"pred" is {type_name(prediction)}; expected a string')
+    if not isinstance(answers, list) or not answers or not isinstance(answers[0], str):
+        raise TypeError(
+            f'"answers" is {type_name(answers)}; expected a list of strings, at least one'
+        )
+    if keywords is not None and not isinstance(keywords, str):
+        raise TypeError(f'"gold_ans" is {type_name(keywords)}; expected a string or null')
+    if status not in (*FINAL_STATUSES, "unrecorded"):
+        raise ValueError(f'"status" is {status!r}; expected one of {", ".join(FINAL_STATUSES)}')
+    if type(index) is not int:
+        raise TypeError(f'"index" is {type_name(index)}; expected a whole number')
+    for key, own in (("dataset", subset), ("level", level)):
+        if record.get(key, own) != own:
+            raise ValueError(f'"{key}" is {record[key]!r}; expected "{own}", as the file is named')
+    # A refusal is scored as the empty answer, whatever words it came in.
+    answer = "" if status == "refused" else prediction
+    released, described = (
+        metric[subset](answer, answers[0], keywords) for metric in PROTOCOLS.values()
+    )
+    return ScoredRow(subset, level, index, released, described, record)
+
+
+def type_name(value: object) -> str:
+    """What a wrong value is, for a message."""
+    return "missing or null" if value is None else f"of type {type(value).__name__}"
+
 
 STEMS = {"released": "results", "described": "results_described"}
-
-
-# --- printing -------------------------------------------------------------------------------------------------------
-
-
-def table(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of cells as aligned text, the first column to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(widths[at]) for at, cell in enumerate(line) if at)]).rstrip()
-        for line in lines
-    )
-
-
-def print_counts(evaluation: Evaluation) -> None:
-    """n/N rows, the count of each status, and what truncation did to every file."""
-    print(f"{printable(str(evaluation.folder))}\n")
-    files = {file.name: evidence.of(file.scored) for file in evaluation.files}
-    told = any(part.told for part in files.values())
-    lines = [["file", "rows", "status", *(evidence.HEAD[1:] if told else ())]]
-    for file, cells in zip(evaluation.files, evidence.table(files), strict=True):
-        statuses = ", ".join(f"{status} {count}" for status, count in sorted(file.statuses.items()))
-        lines.append([file.name, f"{file.rows}/{file.selected}", statuses, *(cells[1:] if told else ())])
-    print(table(lines))
-
-
-def print_scores(evaluation: Evaluation, found: "Findings") -> None:
-    """The released scores as a table with both means and their intervals, and what they can be compared with."""
-    scores = evaluation.scores("released")
-    levels = [level for level in evaluation.levels if level in means(scores, 1)]
-    of_subset = means(scores, 0)
-    lines = [["subset", *levels, "mean", "95 % interval"]]
-    for subset, mean in of_subset.items():
-        scored = [show(scores.get((subset, level))) for level in levels]
-        lines.append([subset, *scored, show(mean), found.intervals["released"].subsets[subset].between()])
-    for protocol, intervals in found.intervals.items():
-        of_level = means(evaluation.scores(protocol), 1)
-        overall = show(fsum(of_level.values()) / len(of_level)), intervals.overall.between()
-        lines.append([f"mean, {protocol}", *(show(of_level[level]) for level in levels), *overall])
-        lines.append(["  95 % interval", *(intervals.levels[level].between() for level in levels), "", ""])
-    print(f"\nscores of the released protocol\n{table(lines)}\n")
-    for note in found.interval_notes:
-        print(f"intervals: {note}")
-
-    comparable = [level for level in levels if level in evaluation.comparable_levels]
-    if comparable:
-        print(f"The mean at {', '.join(comparable)} is the leaderboard's overall score: all {len(PUBLISHED)} subsets.")
-    others: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
-    for level in levels:
-        if level not in comparable:
-            here = [file for file in evaluation.files if file.level == level and file.rows]
-            others[len(here), sum(file.as_published for file in here)].append(level)
-    for (subsets, whole), alike in others.items():
-        print(
-            f"The mean at {', '.join(alike)} is not the leaderboard's overall score: it is over {subsets} subsets, "
-            f"{whole} of them among the published {len(PUBLISHED)} and with all published rows."
-        )
-    if comparable and not evaluation.official:
-        print("The run was not made with the official prompts (--published): compare its scores with the like only.")
-    for file in evaluation.files:
-        if file.rows and not file.whole:
-            print(f"{file.name}: scored on {file.rows} of the {file.available or file.selected} rows of the data file.")
-    print(one_line(evaluation.signature("released")))
-
-
-def print_findings(found: "Findings") -> None:
-    """What truncation did, what length costs, and where points went."""
-    from analysis import lengths
-
-    if any(part.told for part in found.evidence_by_level.values()):
-        print("\nevidence kept by the truncation, and the scores of the rows where it was kept and cut")
-        print(table([evidence.HEAD, *evidence.table(found.evidence_by_level)]))
-    if len(found.evidence_by_level) > 1:
-        kept = f"{100 * lengths.FRACTION:.0f} %"
-        print(f"\nwhat length costs, in points (95 % intervals); effective length: up to where {kept} is kept")
-        print(table([lengths.HEAD, *lengths.table(found.lengths)]))
-        if found.lengths.overall.note:
-            print(f"mean: {found.lengths.overall.note}")
-        print(
-            "A question with several rows at a length counts once in drop and slope: they can differ from the scores."
-        )
-    head = [*found.lost.present, "lost"]
-    print("\npoints lost by cause, of 100 (docs/causes.md)")
-    print(table([["", *head], *found.lost.table(found.lost.levels), *found.lost.table(found.lost.subsets)]))
-
-
-def print_comparisons(a: Evaluation, compared: "Mapping[str, Comparison]") -> None:
-    """One table for each run that the run is compared with."""
-    from analysis import comparison
-
-    for name, found in compared.items():
-        print(f"\nA: {printable(str(a.folder))}\nB: {printable(name)}")
-        for flag in found.flags:
-            print(f"unlike beyond the model: {one_line(flag)}")
-        print(comparison.counts_text(found))
-        print(table([comparison.HEAD, *comparison.table(found)]))
-        for note in comparison.interval_notes(found):
-            print(f"intervals: {note}")
-    if compared:
-        print("Intervals are of one difference each; p and what is shown allow for the number of comparisons.")
-
-
-def show(score: float | None) -> str:
-    """A score in a table; blank where there is none."""
-    return "" if score is None else f"{score:.2f}"
-
-
-def print_unfinished(evaluation: Evaluation) -> None:
-    """Why there are no results and how to get them."""
-    name = printable(str(evaluation.folder))
-    print(
-        f"{name}: incomplete: {evaluation.missing} rows of {len(evaluation.unfinished)} files have no answer yet, "
-        "so nothing is written.\n"
-        f"To finish: {printable(finishing_commands(evaluation))}\n"
-        "To score the rows that are there: add --allow-partial",
-        file=sys.stderr,
-    )
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
 
 
-def write_results(evaluation: Evaluation, found: "Findings") -> None:
+def write_results(evaluation: Evaluation, found: "RunAnalysis") -> None:
     """Write the result files of both protocols; `.partial` ones where rows are missing.
 
     The metadata comes first and the headline last, so that results.json never stands without what explains it.
     """
     part = ".partial" if evaluation.unfinished else ""
-    write_atomic(evaluation.folder / f"results_meta{part}.json", as_json(metadata(evaluation, found)))
+    write_atomic(
+        evaluation.folder / f"results_meta{part}.json", as_json(metadata(evaluation, found))
+    )
     for protocol, stem in reversed(STEMS.items()):
         scores = evaluation.scores(protocol)
         flat = {f"{subset}_{level}": score for (subset, level), score in scores.items()}
@@ -182,18 +184,20 @@ def as_csv(scores: Scores, levels: list[str]) -> str:
     return text.getvalue()
 
 
-def metadata(evaluation: Evaluation, found: "Findings") -> dict[str, object]:
+def metadata(evaluation: Evaluation, found: "RunAnalysis") -> dict[str, object]:
     """What the numbers stand on: signatures, the run's identity, counts per file, means, what the analyses found.
 
     No clock, no host name.
     """
-    from analysis import findings
+    from lveval.analysis import run_analysis
 
     return {
         "signature": {protocol: evaluation.signature(protocol) for protocol in PROTOCOLS},
         "run": {name: value for name, value in evaluation.identity.items() if name != "data"},
         "complete": not evaluation.unfinished,
-        "limited": [file.name for file in evaluation.files if file.selected < (file.available or 0)],
+        "limited": [
+            file.name for file in evaluation.files if file.selected < (file.available or 0)
+        ],
         "leaderboard_levels": evaluation.comparable_levels,
         "files": {
             file.name: {
@@ -211,20 +215,25 @@ def metadata(evaluation: Evaluation, found: "Findings") -> dict[str, object]:
             }
             for protocol in PROTOCOLS
         },
-        **findings.as_data(found),
+        **run_analysis.as_data(found),
     }
 
 
-def write_comparisons(a: Evaluation, others: Sequence[Evaluation], compared: "Mapping[str, Comparison]") -> None:
+def write_comparisons(
+    a: Evaluation, others: Sequence[Evaluation], compared: "Mapping[str, Comparison]"
+) -> None:
     """Write comparison.json into the run's folder; .partial where rows of a run are missing."""
-    from analysis import comparison
+    from lveval.analysis import comparison
 
     part = ".partial" if any(evaluation.unfinished for evaluation in (a, *others)) else ""
     found = {printable(name): comparison.as_data(of) for name, of in compared.items()}
-    write_atomic(a.folder / f"comparison{part}.json", as_json({"a": a.signature("released"), "compared": found}))
+    write_atomic(
+        a.folder / f"comparison{part}.json",
+        as_json({"a": a.signature("released"), "compared": found}),
+    )
 
 
-def retire_comparison(a: Evaluation) -> None:
+def mark_stale_comparison(a: Evaluation) -> None:
     """Rename comparison.json if it is not of the run as it is now."""
     path = a.folder / "comparison.json"
     try:
@@ -234,45 +243,36 @@ def retire_comparison(a: Evaluation) -> None:
     except (OSError, ValueError, TypeError, KeyError):
         of_now = False
     if not of_now:
-        retire(path)
+        mark_stale(path)
 
 
-def retire_results(folder: Path) -> None:
+def mark_stale_results(folder: Path) -> None:
     """Rename results.* to results.stale.*: the run has grown since, and they must not pass for its scores."""
-    for name in (*(f"{stem}{suffix}" for stem in STEMS.values() for suffix in (".json", ".csv")), "results_meta.json"):
-        retire(folder / name)
-    retire(folder / "comparison.json")
+    for name in (
+        *(f"{stem}{suffix}" for stem in STEMS.values() for suffix in (".json", ".csv")),
+        "results_meta.json",
+    ):
+        mark_stale(folder / name)
+    mark_stale(folder / "comparison.json")
 
 
-def retire(path: Path) -> None:
+def mark_stale(path: Path) -> None:
     """Rename a file that is not of the run as it is now, if it is there."""
     stale = path.with_suffix(f".stale{path.suffix}")
     try:
         if path.exists():
             path.rename(stale)
-            print(f"{path.name} is from before the run grew: renamed to {stale.name}", file=sys.stderr)
+            print(
+                f"{path.name} is from before the run grew: renamed to {stale.name}", file=sys.stderr
+            )
     except OSError as error:
-        raise HarnessError(f"{path}: cannot be renamed: {error.strerror}", ExitCode.STORAGE) from error
-
-
-def finishing_commands(evaluation: Evaluation) -> str:
-    """The latest commands that between them select every unfinished file; run again, they resume."""
-    left = {file.name: file.selected for file in evaluation.unfinished}
-    commands = []
-    for entry in reversed(cast(list[dict[str, object]], evaluation.manifest.get("log", []))):
-        selection = cast(dict[str, int], entry.get("selection", {}))
-        if finished := [name for name, rows in left.items() if selection.get(name, 0) >= rows]:
-            argv = [word for word in cast(list[str], entry["argv"]) if word != "--overwrite"]  # it would start anew
-            commands.append(f"python prediction.py {shlex.join(argv)}")
-            for name in finished:
-                del left[name]
-    return "\n".join(commands) or "run prediction.py again as it was started"
+        raise StorageError(f"{path}: cannot be renamed: {error.strerror}") from error
 
 
 # --- the command line -----------------------------------------------------------------------------------------------
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options, and in `folder` the run that they name."""
     parser = argparse.ArgumentParser(
         description="Score the answers of a run under both protocols of LV-Eval; writes results.json and results.csv.",
@@ -282,30 +282,32 @@ def parse_arguments() -> argparse.Namespace:
     )
     add_run_options(parser)
     parser.add_argument(
-        "--allow-partial", action="store_true", help="score an incomplete run's rows, into results.partial.*"
+        "--allow-partial",
+        action="store_true",
+        help="score an incomplete run's rows, into results.partial.*",
     )
-    arguments = parser.parse_args()
-    arguments.folder = run_folder(parser, arguments)
+    arguments = parser.parse_args(argv)
+    arguments.folder = named_run_folder(parser, arguments)
     return arguments
 
 
-def main() -> ExitCode:
+def main(argv: Sequence[str] | None = None) -> ExitCode:
     """Evaluate one folder; see the module's docstring."""
-    arguments = parse_arguments()
+    arguments = parse_arguments(argv)
     # A folder's name that the terminal cannot encode is shown as an escape, not as a traceback.
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     evaluation, *others = (evaluate(each) for each in (arguments.folder, *arguments.compare))
     print_counts(evaluation)
     if evaluation.unfinished:
-        retire_results(evaluation.folder)
+        mark_stale_results(evaluation.folder)
     for each in (evaluation, *others):
         if each.unfinished and not arguments.allow_partial:
             print_unfinished(each)
             return ExitCode.INCOMPLETE
-    from analysis import comparison, findings
+    from lveval.analysis import comparison, run_analysis
 
-    found = findings.of(evaluation.rows, evaluation.causes)
-    compared = comparison.against(evaluation, {str(other.folder): other for other in others})
+    found = run_analysis.analyze_run(evaluation.rows, evaluation.causes)
+    compared = comparison.compare_with(evaluation, {str(other.folder): other for other in others})
     print_scores(evaluation, found)
     print_findings(found)
     print_comparisons(evaluation, compared)
@@ -313,9 +315,9 @@ def main() -> ExitCode:
     if compared:
         write_comparisons(evaluation, others, compared)
     else:
-        retire_comparison(evaluation)
+        mark_stale_comparison(evaluation)
     return ExitCode.COMPLETE
 
 
 if __name__ == "__main__":
-    run(main)
+    run_cli(main)

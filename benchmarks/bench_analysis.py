@@ -18,12 +18,12 @@ import numpy as np
 from bench_scoring import write_run
 from figures import report
 
-import config
-import scoring
-from analysis import ScoredRow, comparison, findings, intervals, lengths
-from report_page import html
-from report_page.leaderboard import read_published
-from report_page.page import page_of
+from lveval import config, evaluation
+from lveval.analysis import clusters, comparison, intervals, length_effect, run_analysis
+from lveval.report import html
+from lveval.report.data import build_report
+from lveval.report.leaderboard import read_published
+from lveval.results import ScoredRow
 
 INTERVALS_GOAL = 1.0  # times scoring the run and finding its causes
 SECONDS_GOAL = 5.0
@@ -39,7 +39,14 @@ def scored_rows(seed: int) -> list[ScoredRow]:
         for at, level in enumerate(config.DATASET_LENGTH_LEVEL):
             scores = np.clip(chance.random(number) + hard - 0.5 - 0.15 * at, 0, 1)
             rows += [
-                ScoredRow(subset, level, index, float(score), float(score) / 2, {"input": f"question {index} of it"})
+                ScoredRow(
+                    subset,
+                    level,
+                    index,
+                    float(score),
+                    float(score) / 2,
+                    {"input": f"question {index} of it"},
+                )
                 for index, score in enumerate(scores)
             ]
     return rows
@@ -47,7 +54,7 @@ def scored_rows(seed: int) -> list[ScoredRow]:
 
 def anew(task: Callable[[], object]) -> None:
     """Do the task as a process does that has drawn nothing yet."""
-    intervals.drawn.cache_clear()
+    clusters.bootstrap_counts.cache_clear()
     task()
 
 
@@ -74,30 +81,54 @@ def peak(task: Callable[[], object]) -> float:
 
 def main() -> int:
     """Measure and print; 0 if every goal is met."""
-    parser = argparse.ArgumentParser(description="Time the statistics and the report page of a full run.")
-    parser.add_argument("--repetitions", type=int, default=3, help="of each, in turn; the best counts (3)")
+    parser = argparse.ArgumentParser(
+        description="Time the statistics and the report page of a full run."
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=3, help="of each, in turn; the best counts (3)"
+    )
     repetitions = parser.parse_args().repetitions
     a, b = scored_rows(1), scored_rows(2)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_run(folder)
-        run = scoring.evaluate(folder)  # loads jieba's dictionary
-        found = findings.of(run.rows, run.causes)
+        run = evaluation.evaluate(folder)  # loads jieba's dictionary
+        found = run_analysis.analyze_run(run.rows, run.causes)
         tasks: dict[str, Callable[[], object]] = {
-            "intervals": lambda: anew(lambda: intervals.of(a)),
-            "comparison of two runs": lambda: anew(lambda: comparison.of(a, b)),
-            "length curves": lambda: anew(lambda: lengths.of(a)),
-            "report page": lambda: html.render(page_of(run, found, published=read_published(), rank=True)),
+            "intervals": lambda: anew(lambda: intervals.score_intervals(a)),
+            "comparison of two runs": lambda: anew(lambda: comparison.compare_runs(a, b)),
+            "length curves": lambda: anew(lambda: length_effect.measure_length_effect(a)),
+            "report page": lambda: html.render(
+                build_report(run, found, published=read_published(), rank=True)
+            ),
         }
-        base, *seconds = best([lambda: scoring.evaluate(folder), *tasks.values()], repetitions)
+        base, *seconds = best([lambda: evaluation.evaluate(folder), *tasks.values()], repetitions)
     met = []
     for (task, work), taken in zip(tasks.items(), seconds, strict=True):
         figure = f"{taken / base:.2f} ({taken:.2f} s / {base:.2f} s)"
         goal = f"<= {INTERVALS_GOAL}" if task == "intervals" else ""
-        met.append(report(f"{task}, {len(a):,} rows / scoring them", figure, goal, taken / base <= INTERVALS_GOAL))
-        met.append(report(f"{task}, seconds", f"{taken:.2f} s", f"<= {SECONDS_GOAL:.0f} s", taken <= SECONDS_GOAL))
+        met.append(
+            report(
+                f"{task}, {len(a):,} rows / scoring them",
+                figure,
+                goal,
+                taken / base <= INTERVALS_GOAL,
+            )
+        )
+        met.append(
+            report(
+                f"{task}, seconds",
+                f"{taken:.2f} s",
+                f"<= {SECONDS_GOAL:.0f} s",
+                taken <= SECONDS_GOAL,
+            )
+        )
         memory = peak(work)
-        met.append(report(f"{task}, memory", f"{memory:.0f} MB", f"<= {MEMORY_GOAL} MB", memory <= MEMORY_GOAL))
+        met.append(
+            report(
+                f"{task}, memory", f"{memory:.0f} MB", f"<= {MEMORY_GOAL} MB", memory <= MEMORY_GOAL
+            )
+        )
     return 0 if all(met) else 1
 
 

@@ -33,18 +33,40 @@ def build(folder: Path, rows: int) -> None:
     """Short rows of one file, each with a question of its own."""
     from conftest import row, write_data
 
-    write_data(folder / "data", "hotpotwikiqa_mixup_1k", [row(number=number) for number in range(rows)])
+    write_data(
+        folder / "data", "hotpotwikiqa_mixup_1k", [row(number=number) for number in range(rows)]
+    )
 
 
 def predict(folder: Path, address: str, *options: str) -> subprocess.Popen[bytes]:
     """The command, started."""
     from conftest import tiktoken_files
 
-    command = [sys.executable, str(ROOT / "prediction.py"), "--backend", "openai", "--base-url", f"{address}/v1"]
-    command += ["--model-name", "gpt-4o", "--data-path", str(folder / "data"), "--output-dir", str(folder / "out")]
+    command = [
+        sys.executable,
+        str(ROOT / "prediction.py"),
+        "--backend",
+        "openai",
+        "--base-url",
+        f"{address}/v1",
+    ]
+    command += [
+        "--model-name",
+        "gpt-4o",
+        "--data-path",
+        str(folder / "data"),
+        "--output-dir",
+        str(folder / "out"),
+    ]
     command += ["--datasets", "hotpotwikiqa_mixup", "--lengths", "1k", *options]
-    environment = {**os.environ, "TIKTOKEN_CACHE_DIR": tiktoken_files(), "LVEVAL_CACHE": str(folder / "cache")}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = {
+        **os.environ,
+        "TIKTOKEN_CACHE_DIR": tiktoken_files(),
+        "LVEVAL_CACHE": str(folder / "cache"),
+    }
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def concurrency(folder: Path, rows: int) -> bool:
@@ -68,8 +90,12 @@ def concurrency(folder: Path, rows: int) -> bool:
     # The first answers come together, a latency after the start: what is timed are the rows after them.
     expected = (rows - before) * LATENCY / CONCURRENCY
     ratio = (last - first) / expected
-    name = f"{rows} rows, {LATENCY} s each, {CONCURRENCY} at once / rows x {LATENCY} / {CONCURRENCY}"
-    return report(name, f"{ratio:.3f} ({last - first:.2f} s / {expected:.2f} s)", f"<= {GOAL}", ratio <= GOAL)
+    name = (
+        f"{rows} rows, {LATENCY} s each, {CONCURRENCY} at once / rows x {LATENCY} / {CONCURRENCY}"
+    )
+    return report(
+        name, f"{ratio:.3f} ({last - first:.2f} s / {expected:.2f} s)", f"<= {GOAL}", ratio <= GOAL
+    )
 
 
 def torture(folder: Path, rows: int, rate: float) -> bool:
@@ -87,25 +113,37 @@ def torture(folder: Path, rows: int, rate: float) -> bool:
                 time.sleep(1)
         with urllib.request.urlopen(f"{address}/stats", timeout=30) as reply:
             stats = json.load(reply)
-    found = [json.loads(line) for line in (folder / "out/gpt-4o/hotpotwikiqa_mixup_1k.jsonl").read_text().splitlines()]
+    found = [
+        json.loads(line)
+        for line in (folder / "out/gpt-4o/hotpotwikiqa_mixup_1k.jsonl").read_text().splitlines()
+    ]
     tried = (folder / "out/gpt-4o/attempts.jsonl").read_text().splitlines()
     attempts = Counter(json.loads(line)["index"] for line in tried)
     indices = Counter(record["index"] for record in found)
     lost = rows - len(indices)
     duplicated = indices.total() - len(indices)
     wrong = sum(record["pred"] != answer_to(record["input"]) for record in found)
-    unequal = sum(stats["asked"][record["input"]] != 1 + attempts[record["index"]] for record in found)
+    unequal = sum(
+        stats["asked"][record["input"]] != 1 + attempts[record["index"]] for record in found
+    )
     kinds = len(stats["served"]) - 1
     name = f"{rows} rows, {rate:.0%} of the replies faulty in {kinds} ways, 64 at once"
     figure = f"{lost} lost, {duplicated} duplicated, {wrong} wrong"
-    met = report(name, figure, "0, 0, 0", process.returncode == 0 and not lost + duplicated + wrong and kinds >= 12)
+    met = report(
+        name,
+        figure,
+        "0, 0, 0",
+        process.returncode == 0 and not lost + duplicated + wrong and kinds >= 12,
+    )
     name = f"   requests counted by the server {sum(stats['asked'].values())}, rows + attempts recorded"
     return met & report(name, str(rows + attempts.total()), "equal, row by row", not unequal)
 
 
 def main() -> int:
     """Measure and print; 0 if all goals are met."""
-    parser = argparse.ArgumentParser(description="Ask a server of fixed latency, or one that fails.")
+    parser = argparse.ArgumentParser(
+        description="Ask a server of fixed latency, or one that fails."
+    )
     parser.add_argument("--rows", type=int, help=f"640, or {FULL} with --torture")
     parser.add_argument("--torture", action="store_true", help="the server that fails")
     options = parser.parse_args()

@@ -14,19 +14,30 @@ from pathlib import Path
 
 from figures import ROOT, report
 
-import config
+from lveval import config
 
 GOAL_MINUTES = 20  # for the full size, on two cores
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure construct.py.")
-    parser.add_argument("--rows", type=int, default=8, help="rows of each of the 55 files (default: 8)")
+    parser.add_argument(
+        "--rows", type=int, default=8, help="rows of each of the 55 files (default: 8)"
+    )
     parser.add_argument("--num-workers", type=int, default=2, help="processes (default: 2)")
-    parser.add_argument("--sources", default=str(ROOT / "samples"), help="folder of sources (default: samples)")
+    parser.add_argument(
+        "--sources", default=str(ROOT / "samples"), help="folder of sources (default: samples)"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ROOT / "construct.py"), "--output-dir", folder, "--sources", options.sources]
+        command = [
+            sys.executable,
+            str(ROOT / "construct.py"),
+            "--output-dir",
+            folder,
+            "--sources",
+            options.sources,
+        ]
         command += ["--lengths", "16k,32k,64k,128k,256k", "--datasets", *config.DATASET_ROWS]
         command += ["--rows", str(options.rows), "--num-workers", str(options.num_workers)]
         begin = time.perf_counter()
@@ -34,13 +45,26 @@ def main() -> int:
         seconds = time.perf_counter() - begin
         sizes = {path.name: path.stat().st_size for path in Path(folder).glob("*/*.jsonl")}
     # A file grows with its rows; the start of the processes and their articles is counted as if it grew, too.
-    full = sum(size / options.rows * config.DATASET_ROWS[name.rpartition("_")[0]] for name, size in sizes.items())
+    full = sum(
+        size / options.rows * config.DATASET_ROWS[name.rpartition("_")[0]]
+        for name, size in sizes.items()
+    )
     rate = sum(sizes.values()) / seconds
     goal = full / (60 * GOAL_MINUTES)
     for name, figure, wanted, good in (
-        ("construct.py: speed", f"{rate / 1e6:.1f} MB/s", f">= {goal / 1e6:.1f} MB/s", rate >= goal),
+        (
+            "construct.py: speed",
+            f"{rate / 1e6:.1f} MB/s",
+            f">= {goal / 1e6:.1f} MB/s",
+            rate >= goal,
+        ),
         ("construct.py: full size", f"{full / 1e9:.2f} GB", "about 4 GB", 3e9 <= full <= 5e9),
-        ("construct.py: time for the full size", f"{full / rate / 60:.1f} min", f"<= {GOAL_MINUTES} min", rate >= goal),
+        (
+            "construct.py: time for the full size",
+            f"{full / rate / 60:.1f} min",
+            f"<= {GOAL_MINUTES} min",
+            rate >= goal,
+        ),
     ):
         report(name, figure, wanted, good)
     return 0 if rate >= goal else 1

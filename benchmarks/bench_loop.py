@@ -26,14 +26,41 @@ MEMORY_GOAL_MB = 1500
 
 def build(folder: Path, level: str, rows: int, subsets: tuple[str, ...]) -> None:
     """Data of one level."""
-    command = [sys.executable, str(ROOT / "construct.py"), "--output-dir", str(folder), "--rows", str(rows)]
-    subprocess.run([*command, "--datasets", *subsets, "--lengths", level], check=True, stdout=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        str(ROOT / "construct.py"),
+        "--output-dir",
+        str(folder),
+        "--rows",
+        str(rows),
+    ]
+    subprocess.run(
+        [*command, "--datasets", *subsets, "--lengths", level],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
-def predict(data: Path, output: Path, level: str, subsets: tuple[str, ...], *options: str) -> list[str]:
+def predict(
+    data: Path, output: Path, level: str, subsets: tuple[str, ...], *options: str
+) -> list[str]:
     """The command of an echo run."""
-    command = [sys.executable, str(ROOT / "prediction.py"), "--backend", "echo", "--model-name", "echo"]
-    command += ["--data-path", str(data), "--output-dir", str(output), "--num-workers", str(WORKERS)]
+    command = [
+        sys.executable,
+        str(ROOT / "prediction.py"),
+        "--backend",
+        "echo",
+        "--model-name",
+        "echo",
+    ]
+    command += [
+        "--data-path",
+        str(data),
+        "--output-dir",
+        str(output),
+        "--num-workers",
+        str(WORKERS),
+    ]
     return [*command, "--datasets", *subsets, "--lengths", level, *options]
 
 
@@ -41,7 +68,9 @@ def loop(folder: Path, rows: int) -> bool:
     """Wall time between the first and the last row on disk, as seen by watching the row file grow."""
     subsets, level = ("hotpotwikiqa_mixup",), "16k"
     build(folder / "data", level, rows, subsets)
-    command = predict(folder / "data", folder / "out", level, subsets, "--backend-args", f"delay={DELAY}")
+    command = predict(
+        folder / "data", folder / "out", level, subsets, "--backend-args", f"delay={DELAY}"
+    )
     path = folder / "out/echo/rows/hotpotwikiqa_mixup_16k.jsonl"
     first = last = 0.0
     seen = 0
@@ -58,7 +87,12 @@ def loop(folder: Path, rows: int) -> bool:
     expected = (rows - WORKERS) * DELAY / WORKERS
     ratio = (last - first) / expected
     name = f"{rows} rows of 16k, echo {DELAY} s a row, {WORKERS} workers / rows x delay / workers"
-    return report(name, f"{ratio:.4f} ({last - first:.2f} s / {expected:.2f} s)", f"<= {LOOP_GOAL}", ratio <= LOOP_GOAL)
+    return report(
+        name,
+        f"{ratio:.4f} ({last - first:.2f} s / {expected:.2f} s)",
+        f"<= {LOOP_GOAL}",
+        ratio <= LOOP_GOAL,
+    )
 
 
 def memory(folder: Path, rows: int) -> bool:
@@ -97,9 +131,13 @@ def memory(folder: Path, rows: int) -> bool:
 
 def main() -> int:
     """Measure and print; 0 if all goals are met."""
-    parser = argparse.ArgumentParser(description="Time the loop around the model and measure its memory.")
+    parser = argparse.ArgumentParser(
+        description="Time the loop around the model and measure its memory."
+    )
     parser.add_argument("--rows", type=int, default=60, help="rows of the timed run (60)")
-    parser.add_argument("--memory-rows", type=int, default=200, help="rows of each 256k-level file (200)")
+    parser.add_argument(
+        "--memory-rows", type=int, default=200, help="rows of each 256k-level file (200)"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as timed, tempfile.TemporaryDirectory() as large:
         met = [loop(Path(timed), options.rows), memory(Path(large), options.memory_rows)]

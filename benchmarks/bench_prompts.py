@@ -20,12 +20,13 @@ from typing import TypeVar
 
 from figures import ROOT, report
 
-import config
-import data
-import utils
-import workers
-from backends import Options
-from backends.model_files import HFTokenizer
+from lveval import config, utils
+from lveval.backends.base import EngineOptions
+from lveval.backends.hf_models import HFTokenizer
+from lveval.data import dataset, rows
+from lveval.execution import dispatch
+from lveval.execution.pool import worker_pool
+from lveval.execution.tasks import Job, Task
 
 LIMIT = 15500
 LEVELS = ("16k", "32k", "64k", "128k", "256k")
@@ -42,7 +43,9 @@ def reference(tokenizer: HFTokenizer, text: str) -> str:
         return text
     half = int(LIMIT / 2)
     decode = tokenizer.raw.decode
-    return str(decode(ids[:half], skip_special_tokens=True) + decode(ids[-half:], skip_special_tokens=True))
+    return str(
+        decode(ids[:half], skip_special_tokens=True) + decode(ids[-half:], skip_special_tokens=True)
+    )
 
 
 def memory_mb(name: str) -> float:
@@ -65,22 +68,35 @@ def prompt_costs(folder: Path, tokenizer: HFTokenizer) -> bool:
     met = True
     for subset in SUBSETS:
         for level in LEVELS:
-            row = data.load(subset, level, folder).row(0)
+            row = dataset.load_file(subset, level, folder).row(0)
             template = config.DATASET_PROMPT[subset]
-            text = utils.fill(template, row)
+            text = utils.fill_template(template, row)
             theirs, ours = [], []
             for _ in range(3):
                 expected, *cost = measured(partial(reference, tokenizer, text))
                 theirs.append(cost)
-                prepare = partial(utils.prepare, row, template, 64, tokenizer, LIMIT, "smollm2", "auto", False)
+                prepare = partial(
+                    utils.build_prompt,
+                    row,
+                    template,
+                    64,
+                    tokenizer,
+                    LIMIT,
+                    "smollm2",
+                    "auto",
+                    False,
+                )
                 prepared, *cost = measured(prepare)
                 ours.append(cost)
                 assert prepared.prompt.text == expected
             (fast, small), (slow, large) = (
-                (min(seconds for seconds, _ in costs), max(peak for _, peak in costs)) for costs in (ours, theirs)
+                (min(seconds for seconds, _ in costs), max(peak for _, peak in costs))
+                for costs in (ours, theirs)
             )
             figure = f"{fast / slow:.2f} ({fast:.3f} s / {slow:.3f} s)"
-            met &= report(f"prompt of {subset} {level} / reference cut", figure, "<= 1.5", fast / slow <= 1.5)
+            met &= report(
+                f"prompt of {subset} {level} / reference cut", figure, "<= 1.5", fast / slow <= 1.5
+            )
             report("    peak memory of both", f"{small:.0f} MB / {large:.0f} MB")
     return met
 
@@ -88,12 +104,12 @@ def prompt_costs(folder: Path, tokenizer: HFTokenizer) -> bool:
 def overlap(folder: Path) -> bool:
     """Wall time of rows through the workers against the sum of preparing and answering."""
     subset, level = "hotpotwikiqa_mixup", "256k"
-    file = data.load(subset, level, folder)
+    file = dataset.load_file(subset, level, folder)
     preparing = min(_preparing(subset, file.row(0)) for _ in range(3))
     delay = 4 * preparing  # a model takes longer than its prompt
-    job = workers.Job(
+    job = Job(
         backend="echo",
-        options=Options(None, LIMIT, args={"delay": delay}),
+        options=EngineOptions(None, LIMIT, args={"delay": delay}),
         model_name="echo",
         chat_template="auto",
         templates=config.DATASET_PROMPT,
@@ -101,10 +117,10 @@ def overlap(folder: Path) -> bool:
         fingerprints={f"{subset}_{level}": file.fingerprint},
         data_path=folder,
     )
-    tasks = [workers.Task(subset, level, (0,)) for _ in range(OVERLAP_ROWS)]
-    with workers.pool(single_process=True, count=1) as executor:
+    tasks = [Task(subset, level, (0,)) for _ in range(OVERLAP_ROWS)]
+    with worker_pool(single_process=True, count=1) as executor:
         start = time.perf_counter()
-        assert len(list(workers.answers(executor, job, tasks))) == OVERLAP_ROWS
+        assert len(list(dispatch.run_tasks(executor, job, tasks))) == OVERLAP_ROWS
         wall = time.perf_counter() - start
     total = OVERLAP_ROWS * (preparing + delay)
     ratio: float = wall / total
@@ -114,18 +130,24 @@ def overlap(folder: Path) -> bool:
     return report(name, figure, "<= 0.88", ratio <= 0.88)
 
 
-def _preparing(subset: str, row: data.Row) -> float:
-    from backends.echo import EchoTokenizer
+def _preparing(subset: str, row: rows.Row) -> float:
+    from lveval.backends.echo import EchoTokenizer
 
     start = time.perf_counter()
-    utils.prepare(row, config.DATASET_PROMPT[subset], 64, EchoTokenizer(), LIMIT, "echo", "auto", False)
+    utils.build_prompt(
+        row, config.DATASET_PROMPT[subset], 64, EchoTokenizer(), LIMIT, "echo", "auto", False
+    )
     return time.perf_counter() - start
 
 
 def main() -> int:
     """Measure and print; 0 if all goals are met."""
     parser = argparse.ArgumentParser(description="Time making prompts.")
-    parser.add_argument("--model", default=str(ROOT / "models/SmolLM2-135M-Instruct"), help="whose tokenizer is used")
+    parser.add_argument(
+        "--model",
+        default=str(ROOT / "models/SmolLM2-135M-Instruct"),
+        help="whose tokenizer is used",
+    )
     model = parser.parse_args().model
     from transformers import AutoTokenizer
 
@@ -133,7 +155,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         command = [sys.executable, str(ROOT / "construct.py"), "--output-dir", name, "--rows", "1"]
-        subprocess.run([*command, "--datasets", *SUBSETS, "--lengths", *LEVELS], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [*command, "--datasets", *SUBSETS, "--lengths", *LEVELS],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         met = prompt_costs(folder, tokenizer)
         met &= overlap(folder)
     return 0 if met else 1

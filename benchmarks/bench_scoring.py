@@ -19,7 +19,7 @@ from pathlib import Path
 
 from figures import ROOT, report
 
-import config
+from lveval import config
 
 EVALUATING_GOAL = 7  # times importing pandas and rouge and loading jieba's dictionary
 HELP_GOAL = 0.25  # times importing torch
@@ -65,7 +65,9 @@ def answer(chance: random.Random, language: str, truth: str, budget: int) -> str
     A token of a current model is about four letters of English or one and a half Chinese characters.
     """
     length = budget * 4 if language == "en" else budget * 3 // 2
-    return (truth[: chance.randint(0, len(truth))] + phrase(chance, language, budget, budget))[:length]
+    return (truth[: chance.randint(0, len(truth))] + phrase(chance, language, budget, budget))[
+        :length
+    ]
 
 
 def write_run(folder: Path, seed: int = 20240206) -> int:
@@ -76,7 +78,10 @@ def write_run(folder: Path, seed: int = 20240206) -> int:
         language, budget = config.DATASET_LANGUAGE[subset], config.DATASET_MAXGEN[subset]
         # dureader's true answers are whole paragraphs, the others a phrase.
         least, most = (30, 120) if subset == "dureader_mixup" else (2, 14)
-        asked = [(phrase(chance, language, 8, 20), phrase(chance, language, least, most)) for _ in range(rows)]
+        asked = [
+            (phrase(chance, language, 8, 20), phrase(chance, language, least, most))
+            for _ in range(rows)
+        ]
         for level in config.DATASET_LENGTH_LEVEL:
             with (folder / f"{subset}_{level}.jsonl").open("w", encoding="utf-8") as lines:
                 for question, truth in asked:
@@ -97,11 +102,15 @@ def seconds(*command: str, cache: Path) -> float:
     """Wall-clock seconds of one process, start and end included."""
     environment = os.environ | {"LVEVAL_CACHE": str(cache)}
     start = time.perf_counter()
-    subprocess.run([sys.executable, *command], check=True, env=environment, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, *command], check=True, env=environment, stdout=subprocess.DEVNULL
+    )
     return time.perf_counter() - start
 
 
-def ratio(one: list[str], other: list[str], repetitions: int, cache: Path) -> tuple[float, float, float]:
+def ratio(
+    one: list[str], other: list[str], repetitions: int, cache: Path
+) -> tuple[float, float, float]:
     """The best times of two commands, run in turn, and the first over the second."""
     times = [(seconds(*one, cache=cache), seconds(*other, cache=cache)) for _ in range(repetitions)]
     first, second = (min(column) for column in zip(*times, strict=True))
@@ -110,8 +119,12 @@ def ratio(one: list[str], other: list[str], repetitions: int, cache: Path) -> tu
 
 def main() -> int:
     """Measure and print; 0 if both goals are met."""
-    parser = argparse.ArgumentParser(description="Time evaluation.py on a full-size folder and its --help.")
-    parser.add_argument("--repetitions", type=int, default=5, help="of each side, in turn; the best counts (5)")
+    parser = argparse.ArgumentParser(
+        description="Time evaluation.py on a full-size folder and its --help."
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=5, help="of each side, in turn; the best counts (5)"
+    )
     repetitions = parser.parse_args().repetitions
     script = str(ROOT / "evaluation.py")
     with tempfile.TemporaryDirectory() as name:

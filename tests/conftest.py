@@ -36,7 +36,9 @@ def model_path() -> Path:
 def tiktoken_files() -> str:
     """The folder with tiktoken's files, for TIKTOKEN_CACHE_DIR: tests download nothing."""
     spec = importlib.util.find_spec("litellm")
-    assert spec is not None and spec.submodule_search_locations, "litellm is missing; run the tests with `make test`"
+    assert spec is not None and spec.submodule_search_locations, (
+        "litellm is missing; run the tests with `make test`"
+    )
     return f"{spec.submodule_search_locations[0]}/litellm_core_utils/tokenizers"
 
 
@@ -44,16 +46,26 @@ def script(*arguments: str | Path, **environment: str) -> subprocess.CompletedPr
     """Run a script of the checkout as a user would; output is text."""
     command = [sys.executable, *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
 
 
-def row(subset: str = "hotpotwikiqa_mixup", number: int = 0, words: int = 60, **changes: object) -> dict[str, object]:
+def row(
+    subset: str = "hotpotwikiqa_mixup", number: int = 0, words: int = 60, **changes: object
+) -> dict[str, object]:
     """A published-style row whose context names its answer once, in the middle."""
-    language = "zh" if subset in ("factrecall_zh", "multifieldqa_zh_mixup", "cmrc_mixup", "lic_mixup") else "en"
+    language = (
+        "zh"
+        if subset in ("factrecall_zh", "multifieldqa_zh_mixup", "cmrc_mixup", "lic_mixup")
+        else "en"
+    )
     language = "zh" if subset == "dureader_mixup" else language
     if language == "zh":
         half = "\u6e05\u6668\u7684\u6e2f\u53e3\u5f88\u5b89\u9759\u3002" * (words // 18 + 1)
-        context = f"{half}\u7b2c{number}\u53f7\u706f\u5854\u5efa\u4e8e{1800 + number}\u5e74\u3002{half}"
+        context = (
+            f"{half}\u7b2c{number}\u53f7\u706f\u5854\u5efa\u4e8e{1800 + number}\u5e74\u3002{half}"
+        )
         question = f"\u7b2c{number}\u53f7\u706f\u5854\u5efa\u4e8e\u54ea\u4e00\u5e74\uff1f"
     else:
         half = " ".join(f"Ship {i} left the quay at dawn." for i in range(words // 14 + 1))
@@ -77,7 +89,9 @@ def write_data(folder: Path, name: str, rows: Sequence[dict[str, object]]) -> Pa
     """`<folder>/<name>.jsonl` with these rows."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.jsonl"
-    path.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in rows), encoding="utf-8"
+    )
     return path
 
 
@@ -87,7 +101,9 @@ def data_path(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     for subset in ("hotpotwikiqa_mixup", "cmrc_mixup"):
         for level, words in (("1k", 60), ("2k", 200)):
-            write_data(folder, f"{subset}_{level}", [row(subset, number, words) for number in range(5)])
+            write_data(
+                folder, f"{subset}_{level}", [row(subset, number, words) for number in range(5)]
+            )
     return folder
 
 

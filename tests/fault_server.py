@@ -34,7 +34,11 @@ REPLIES: dict[str, tuple[int, dict[str, str], str]] = {
     "429-nan": (429, {"Retry-After": "nan"}, "{}"),
     "429-year-100000": (429, {"Retry-After": "Fri, 31 Dec 100000 23:59:59 GMT"}, "{}"),
     "429-six-hours": (429, {"Retry-After": "21600"}, "{}"),
-    "500-html": (500, {"Content-Type": "text/html"}, "<html><body><h1>Internal error</h1></body></html>"),
+    "500-html": (
+        500,
+        {"Content-Type": "text/html"},
+        "<html><body><h1>Internal error</h1></body></html>",
+    ),
     "502-html": (502, {"Content-Type": "text/html"}, "<html><body>Bad gateway</body></html>"),
     "503-html": (503, {"Content-Type": "text/html"}, "<html><body>Unavailable</body></html>"),
     "529": (529, {}, '{"error": {"message": "overloaded", "type": "overloaded_error"}}'),
@@ -46,23 +50,47 @@ REPLIES: dict[str, tuple[int, dict[str, str], str]] = {
     "list-200": (200, {}, "[]"),
     "no-choices": (200, {}, '{"id": "x", "choices": []}'),
     "null-choices": (200, {}, '{"id": "x", "choices": null}'),
-    "null-content": (200, {}, '{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}'),
+    "null-content": (
+        200,
+        {},
+        '{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}',
+    ),
     "error-200": (200, {}, '{"error": {"message": "upstream failed", "code": 502}}'),
     "other-model": (
         200,
         {},
         '{"model": "cheaper-1", "choices": [{"message": {"content": "no"}, "finish_reason": "stop"}]}',
     ),
-    "401": (401, {}, '{"error": {"message": "Incorrect API key provided: KEY.", "code": "invalid_api_key"}}'),
+    "401": (
+        401,
+        {},
+        '{"error": {"message": "Incorrect API key provided: KEY.", "code": "invalid_api_key"}}',
+    ),
     "403": (403, {}, '{"error": {"message": "Country not supported"}}'),
-    "quota": (429, {}, '{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}'),
-    "404": (404, {}, '{"error": {"message": "The model `x` does not exist", "code": "model_not_found"}}'),
+    "quota": (
+        429,
+        {},
+        '{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}',
+    ),
+    "404": (
+        404,
+        {},
+        '{"error": {"message": "The model `x` does not exist", "code": "model_not_found"}}',
+    ),
     "redirect": (307, {"Location": "http://127.0.0.1:1/v1/chat/completions?key=secret"}, ""),
     "context": (400, {}, '{"error": {"message": "too long", "code": "context_length_exceeded"}}'),
     "filtered": (400, {}, '{"error": {"message": "blocked", "code": "content_filter"}}'),
     "bad-row": (400, {}, '{"error": {"message": "cannot read this message"}}'),
-    "unfinished": (400, {}, '{"error": {"message": "Could not finish the message because max_tokens was reached"}}'),
-    "never-fits": (429, {}, '{"error": {"message": "Request too large for x on tokens per min (TPM)"}}'),
+    "unfinished": (
+        400,
+        {},
+        '{"error": {"message": "Could not finish the message because max_tokens was reached"}}',
+    ),
+    "never-fits": (
+        429,
+        {},
+        '{"error": {"message": "Request too large for x on tokens per min (TPM)"}}',
+    ),
 }
 # Kinds that a row survives when it is asked again.
 PASSING = (
@@ -105,16 +133,24 @@ class Server:
     broken: str = ""  # a question that never gets an answer
     bearer: str = ""  # the key of the last request, which a 401 repeats
     script: deque[str] = field(default_factory=deque)
-    batch_script: deque[str] = field(default_factory=deque)  # what the next requests for files and batches get
+    batch_script: deque[str] = field(
+        default_factory=deque
+    )  # what the next requests for files and batches get
     batch_fates: tuple[str, ...] = ()  # what the next batches come to; then they are completed
     batch_delay: float = 0.0  # seconds
     batch_calls: int = 0
     cut: int = 0  # of a prompt only so many characters at its end are read, and nobody is told
     max_model_len: int = 0  # told by /v1/models
     bos: int = 0  # a token that /tokenize puts first and /detokenize writes as <s>
-    tokenizer_script: deque[str] = field(default_factory=deque)  # what the next requests to /tokenize get
-    tokenizer_file: str = ""  # a tokenizer.json that reads prompts of ids; without it an id is a code point
-    probe_script: deque[str] = field(default_factory=deque)  # what the next questions asked first get
+    tokenizer_script: deque[str] = field(
+        default_factory=deque
+    )  # what the next requests to /tokenize get
+    tokenizer_file: str = (
+        ""  # a tokenizer.json that reads prompts of ids; without it an id is a code point
+    )
+    probe_script: deque[str] = field(
+        default_factory=deque
+    )  # what the next questions asked first get
     batch_model: str = ""  # that batches say they are of
     batches: "Batches" = field(default_factory=lambda: Batches())
     asked: Counter[str] = field(default_factory=Counter)  # question -> requests
@@ -138,10 +174,17 @@ class Server:
         finally:
             writer.close()
 
-    async def request(self, method: str, path: str, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> bool:
+    async def request(
+        self, method: str, path: str, head: bytes, body: bytes, writer: asyncio.StreamWriter
+    ) -> bool:
         """Answer one request; whether the connection goes on."""
         if path == "/stats":
-            seen = {"asked": self.asked, "served": self.served, "probes": self.probes, "most_out": self.most_out}
+            seen = {
+                "asked": self.asked,
+                "served": self.served,
+                "probes": self.probes,
+                "most_out": self.most_out,
+            }
             seen["batch_calls"] = self.batch_calls
             seen["batches"] = [batch["metadata"] for batch in self.batches.made]
             return await reply(writer, 200, {}, json.dumps({**seen, "bodies": list(self.bodies)}))
@@ -166,7 +209,9 @@ class Server:
             return await self.tokenize(path, json.loads(body), writer)
         if path == "/v1/models":
             window = {"max_model_len": self.max_model_len} if self.max_model_len else {}
-            return await reply(writer, 200, {}, json.dumps({"data": [{"id": self.model, **window}]}))
+            return await reply(
+                writer, 200, {}, json.dumps({"data": [{"id": self.model, **window}]})
+            )
         if path.startswith(("/v1/files", "/v1/batches")):
             self.batch_calls += 1
             await asyncio.sleep(self.latency)
@@ -176,7 +221,9 @@ class Server:
             made = self.batches.answer(method, path, head, body, self)
             if kind == "lost-reply":  # it was done, and nobody is told
                 return await self.fail("reset", writer)
-            return await (reply(writer, 404, {}, "{}") if made is None else reply(writer, 200, {}, made))
+            return await (
+                reply(writer, 404, {}, "{}") if made is None else reply(writer, 200, {}, made)
+            )
         if path not in ("/v1/chat/completions", "/v1/completions"):
             return await reply(writer, 404, {}, '{"error": {"message": "no such address"}}')
         self.out += 1
@@ -186,7 +233,9 @@ class Server:
         finally:
             self.out -= 1
 
-    async def complete(self, head: bytes, asked: dict[str, object], writer: asyncio.StreamWriter) -> bool:
+    async def complete(
+        self, head: bytes, asked: dict[str, object], writer: asyncio.StreamWriter
+    ) -> bool:
         """A completion, or what stands for one just now."""
         messages = asked.get("messages")
         given = messages[-1]["content"] if isinstance(messages, list) else asked["prompt"]
@@ -194,8 +243,12 @@ class Server:
         probe = prompt.startswith(PROBE)
         found = QUESTION.search(prompt)
         question = found[1] if found else prompt
-        self.bodies.append({name: value for name, value in asked.items() if name not in ("messages", "prompt")})
-        self.bodies[-1]["roles"] = [turn["role"] for turn in messages] if isinstance(messages, list) else []
+        self.bodies.append(
+            {name: value for name, value in asked.items() if name not in ("messages", "prompt")}
+        )
+        self.bodies[-1]["roles"] = (
+            [turn["role"] for turn in messages] if isinstance(messages, list) else []
+        )
         if isinstance(given, list):
             self.bodies[-1]["ids"] = given
         if probe:
@@ -209,11 +262,15 @@ class Server:
         await asyncio.sleep(self.latency)
         content: object = "1 2 3 4 5 6 7 8" if probe else answer_to(question)
         counted = len(prompt.split())
-        if "pass code" in prompt:  # the harness checks what arrives; a token is a character, as for /tokenize
+        if (
+            "pass code" in prompt
+        ):  # the harness checks what arrives; a token is a character, as for /tokenize
             read = prompt[-self.cut :] if self.cut else prompt
             content, counted = ", ".join(re.findall(r"gate is (\d{5})", read)), len(read)
         message: dict[str, object] = {"role": "assistant", "content": content}
-        finish = {"long": "length", "filter": "content_filter", "reasoning": "length"}.get(kind, "stop")
+        finish = {"long": "length", "filter": "content_filter", "reasoning": "length"}.get(
+            kind, "stop"
+        )
         if kind == "reasoning":
             message |= {"content": None, "reasoning_content": "let me see"}
         if kind == "refusal":
@@ -225,7 +282,13 @@ class Server:
         budgets = [asked[name] for name in ("max_completion_tokens", "max_tokens") if name in asked]
         written = (budgets[0] if budgets else 100) if probe else 8
         usage = {"prompt_tokens": counted, "completion_tokens": written}
-        whole = {"id": "x", "object": "chat.completion", "model": asked["model"], "choices": [choice], "usage": usage}
+        whole = {
+            "id": "x",
+            "object": "chat.completion",
+            "model": asked["model"],
+            "choices": [choice],
+            "usage": usage,
+        }
         return await reply(writer, 200, {}, json.dumps(whole))
 
     def text_of(self, ids: list[int]) -> str:
@@ -245,10 +308,16 @@ class Server:
             return "401"
         if self.model and asked["model"] != self.model:
             return "404"
-        unknown = [name for name in asked if self.knows and name not in (*self.knows, "model", "messages", "prompt")]
+        unknown = [
+            name
+            for name in asked
+            if self.knows and name not in (*self.knows, "model", "messages", "prompt")
+        ]
         if unknown:
             return f"unknown:{unknown[0]}"
-        if "max_tokens" in asked and "max_completion_tokens" in asked:  # OpenAI takes one of the two
+        if (
+            "max_tokens" in asked and "max_completion_tokens" in asked
+        ):  # OpenAI takes one of the two
             return "unknown:max_tokens"
         if self.mode != "ok":
             return self.mode
@@ -274,25 +343,33 @@ class Server:
         if kind == "silent":
             await asyncio.sleep(60)
         elif kind == "reset-in-body":
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 4000\r\n\r\n{")
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 4000\r\n\r\n{"
+            )
             await writer.drain()
             await asyncio.sleep(0.01)
         if kind.startswith("reset"):
             writer.transport.abort()
         return False  # closed: the end of the connection and nothing else
 
-    async def tokenize(self, path: str, asked: dict[str, object], writer: asyncio.StreamWriter) -> bool:
+    async def tokenize(
+        self, path: str, asked: dict[str, object], writer: asyncio.StreamWriter
+    ) -> bool:
         """A code point is a token."""
         kind = self.tokenizer_script.popleft() if self.tokenizer_script else "ok"
         if kind != "ok":
             return await self.fail(kind, writer)
         if path == "/tokenize":
             special = [self.bos] if self.bos and asked.get("add_special_tokens", True) else []
-            made: dict[str, object] = {"tokens": [*special, *(ord(character) for character in str(asked["prompt"]))]}
+            made: dict[str, object] = {
+                "tokens": [*special, *(ord(character) for character in str(asked["prompt"]))]
+            }
         else:
             tokens = asked["tokens"]
             assert isinstance(tokens, list)
-            made = {"prompt": "".join("<s>" if token == self.bos else chr(token) for token in tokens)}
+            made = {
+                "prompt": "".join("<s>" if token == self.bos else chr(token) for token in tokens)
+            }
         return await reply(writer, 200, {}, json.dumps(made))
 
 
@@ -303,7 +380,9 @@ class Batches:
         self.files: dict[str, bytes] = {}
         self.made: list[dict[str, Any]] = []
 
-    def answer(self, method: str, path: str, head: bytes, body: bytes, server: Server) -> str | None:
+    def answer(
+        self, method: str, path: str, head: bytes, body: bytes, server: Server
+    ) -> str | None:
         """The reply's body; None for what there is not."""
         name = path.partition("?")[0].removeprefix("/v1/")
         if method == "POST" and name == "files":
@@ -311,13 +390,23 @@ class Batches:
             assert boundary is not None
             part = next(part for part in body.split(b"--" + boundary[1]) if b"filename=" in part)
             content = part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
-            made: Any = {"id": self.add(content), "object": "file", "bytes": len(content), "purpose": "batch"}
+            made: Any = {
+                "id": self.add(content),
+                "object": "file",
+                "bytes": len(content),
+                "purpose": "batch",
+            }
             made |= {"created_at": 0, "filename": "x", "status": "processed"}
         elif method == "POST":
             asked = json.loads(body)
             fate = server.batch_fates[0] if server.batch_fates else "completed"
             server.batch_fates = server.batch_fates[1:]
-            made = {"id": f"batch-{len(self.made)}", "object": "batch", "created_at": 0, "status": "in_progress"}
+            made = {
+                "id": f"batch-{len(self.made)}",
+                "object": "batch",
+                "created_at": 0,
+                "status": "in_progress",
+            }
             made |= {**asked, "fate": fate, "ready": time.monotonic() + server.batch_delay}
             self.made.append(made)
         elif name == "batches":
@@ -358,25 +447,46 @@ class Batches:
             question = found[1] if found else prompt
             server.asked[question] += 1
             luck = random.Random(f"{server.seed}/{question}/{server.asked[question]}")
-            kind = luck.choice(("500", "lost", "malformed")) if luck.random() < server.rate else "ok"
-            kind = "lost" if batch["status"] in ("expired", "cancelled") and luck.random() < 0.5 else kind
+            kind = (
+                luck.choice(("500", "lost", "malformed")) if luck.random() < server.rate else "ok"
+            )
+            kind = (
+                "lost"
+                if batch["status"] in ("expired", "cancelled") and luck.random() < 0.5
+                else kind
+            )
             server.served[kind] += 1
             entry = {"id": "x", "custom_id": asked["custom_id"], "error": None}
             choice = {"finish_reason": "stop", "message": {"content": answer_to(question)}}
-            body = {"model": server.batch_model or asked["body"]["model"], "choices": [choice] if kind == "ok" else []}
+            body = {
+                "model": server.batch_model or asked["body"]["model"],
+                "choices": [choice] if kind == "ok" else [],
+            }
             if kind in ("ok", "malformed"):
                 output.append(entry | {"response": {"status_code": 200, "body": body}})
             elif kind == "500":
-                errors.append(entry | {"response": {"status_code": 500, "body": {"error": {"message": "oh"}}}})
+                errors.append(
+                    entry | {"response": {"status_code": 500, "body": {"error": {"message": "oh"}}}}
+                )
         for name, lines in (("output_file_id", output), ("error_file_id", errors)):
-            batch[name] = self.add("".join(json.dumps(line) + "\n" for line in lines[::-1]).encode()) if lines else None
+            batch[name] = (
+                self.add("".join(json.dumps(line) + "\n" for line in lines[::-1]).encode())
+                if lines
+                else None
+            )
 
 
-async def reply(writer: asyncio.StreamWriter, status: int, headers: dict[str, str], body: str) -> bool:
+async def reply(
+    writer: asyncio.StreamWriter, status: int, headers: dict[str, str], body: str
+) -> bool:
     """A whole HTTP reply."""
     content = body.encode()
     lines = {"Content-Type": "application/json", "Content-Length": str(len(content))} | headers
-    head = f"HTTP/1.1 {status} X\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items()) + "\r\n"
+    head = (
+        f"HTTP/1.1 {status} X\r\n"
+        + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        + "\r\n"
+    )
     writer.write(head.encode() + content)
     await writer.drain()
     return True
@@ -395,7 +505,9 @@ async def main() -> None:
     args = vars(command.parse_args())
     port = args.pop("port")
     args["knows"] = tuple(args["knows"])
-    handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]] = Server(**args).connection
+    handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]] = Server(
+        **args
+    ).connection
     server = await asyncio.start_server(handle, "127.0.0.1", port, limit=1 << 26)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()

@@ -10,21 +10,28 @@ from typing import Any
 
 import pytest
 
-import config
-from analysis import comparison, findings
-from report_page.leaderboard import read_published
-from report_page.page import Page, page_of
-from scoring import evaluate
+from lveval import config
+from lveval.analysis import comparison, run_analysis
+from lveval.evaluation import evaluate
+from lveval.report.data import ReportData, build_report
+from lveval.report.leaderboard import read_published
 
 LEVELS = ("16k", "32k", "64k", "128k", "256k")
 IDENTITY: dict[str, Any] = {
     "backend": "hf",
-    "engine": {"version": "5.23.0", "model": "sha256:0123", "dtype": "bfloat16", "pure_greedy": False},
+    "engine": {
+        "version": "5.23.0",
+        "model": "sha256:0123",
+        "dtype": "bfloat16",
+        "pure_greedy": False,
+    },
     "model_name": "tested-model",
     "model_max_len": 31500,
     "prompts": {"name": "official", "sha256": "5c74d1516a2a0f5a", "official": True},
     "chat_template": "published",
-    "budgets": {subset: 16 if subset.startswith("factrecall") else 64 for subset in config.DATASET_ROWS},
+    "budgets": {
+        subset: 16 if subset.startswith("factrecall") else 64 for subset in config.DATASET_ROWS
+    },
     "data": {},
 }
 ENGLISH = [
@@ -74,7 +81,11 @@ def make_row(subset: str, level: str, index: int, source: random.Random) -> dict
     """A row as prediction.py records it; the question depends on subset and index alone."""
     language, asked = config.DATASET_LANGUAGE[subset], random.Random(f"{subset}{index}")
     truth = words(asked, language, 6)
-    pred = " ".join((truth, words(source, language, 30))) if source.random() < 0.5 else words(source, language, 36)
+    pred = (
+        " ".join((truth, words(source, language, 30)))
+        if source.random() < 0.5
+        else words(source, language, 36)
+    )
     status, full = source.choice(STATUSES), 1400 * int(level[:-1])
     return {
         "pred": "" if status == "empty" else pred,
@@ -100,7 +111,13 @@ def write_run(folder: Path, files: Mapping[str, list[dict[str, Any]]], **identit
     """A finished run in `folder`, written as fast as the disk takes it."""
     folder.mkdir(parents=True)
     counts = {name: len(rows) for name, rows in files.items()}
-    manifest = {"format": 1, "identity": {**IDENTITY, **identity}, "selection": counts, "rows": counts, "log": []}
+    manifest = {
+        "format": 1,
+        "identity": {**IDENTITY, **identity},
+        "selection": counts,
+        "rows": counts,
+        "log": [],
+    }
     (folder / "run.json").write_text(json.dumps(manifest))
     for name, rows in files.items():
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -145,22 +162,26 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_run(tmp_path_factory.mktemp("runs") / "small")
 
 
-def bare_page(folder: Path) -> Page:
+def bare_page(folder: Path) -> ReportData:
     """A page with what every run has."""
     evaluation = evaluate(folder)
-    return page_of(evaluation, findings.of(evaluation.rows, evaluation.causes))
+    return build_report(evaluation, run_analysis.analyze_run(evaluation.rows, evaluation.causes))
 
 
-def rich_page(folder: Path) -> Page:
+def rich_page(folder: Path) -> ReportData:
     """A page with everything that may be added."""
     evaluation = evaluate(folder)
-    other = comparison.of(evaluation.rows, [replace(row, released=row.released / 2) for row in evaluation.rows])
-    return page_of(
+    other = comparison.compare_runs(
+        evaluation.rows, [replace(row, released=row.released / 2) for row in evaluation.rows]
+    )
+    return build_report(
         evaluation,
-        findings.of(evaluation.rows, evaluation.causes),
+        run_analysis.analyze_run(evaluation.rows, evaluation.causes),
         published=read_published(),
         rank=True,
-        compared={"outputs/other-run": replace(other, flags=("different prompts: a in A, b in B",))},
+        compared={
+            "outputs/other-run": replace(other, flags=("different prompts: a in A, b in B",))
+        },
     )
 
 
@@ -250,7 +271,7 @@ PAYLOADS = [
 ]
 
 
-def hostile_page(folder: Path) -> Page:
+def hostile_page(folder: Path) -> ReportData:
     """A page with a payload in every field that can carry one."""
     page = rich_page(folder)
     payload = cycle(PAYLOADS)
@@ -258,7 +279,11 @@ def hostile_page(folder: Path) -> Page:
     for number, row in enumerate(page.rows):
         text = PAYLOADS[number % len(PAYLOADS)]
         row["question"], row["pred"], row["raw_pred"] = f"q{text}", f"p{text}", f"r{text}"
-        row["truths"], row["facts"], row["keywords_text"] = [f"t{text}", f"u{text}"], [f"f{text}"], f"k{text}"
+        row["truths"], row["facts"], row["keywords_text"] = (
+            [f"t{text}", f"u{text}"],
+            [f"f{text}"],
+            f"k{text}",
+        )
         row["status"], row["cause"], row["finish_reason"] = f"s{text}", f"c{text}", f"e{text}"
         if row["working"] is not None:
             row["working"] = replace(

@@ -11,7 +11,9 @@ import pytest
 from conftest import ROOT, script
 
 MODULES = sorted(
-    path for folder in (".", "analysis", "backends", "report_page", "samples") for path in (ROOT / folder).glob("*.py")
+    path
+    for folder in (".", "analysis", "backends", "report_page", "samples")
+    for path in (ROOT / folder).glob("*.py")
 )
 SCRIPTS = ("prediction.py", "evaluation.py", "report.py", "construct.py")
 HEAVY = (
@@ -53,20 +55,30 @@ def test_a_module_stays_small_and_says_what_it_is(path: Path) -> None:
 def test_every_public_function_is_typed_and_told() -> None:
     for path in MODULES:
         body = ast.parse(path.read_text(encoding="utf-8")).body
-        classes = [node for node in body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+        classes = [
+            node
+            for node in body
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+        ]
         for node in (*body, *(inner for outer in classes for inner in outer.body)):
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 assert node.returns is not None, f"{path.name}:{node.lineno}"
-                assert ast.get_docstring(node), f"{path.name}:{node.lineno}: {node.name} has no docstring"
+                assert ast.get_docstring(node), (
+                    f"{path.name}:{node.lineno}: {node.name} has no docstring"
+                )
 
 
 def test_nothing_evaluates_pickles_or_shells() -> None:
-    banned = re.compile(r"(?<![.\w])(eval|exec)\(|import pickle|shell=True|os\.system|mock\.patch|__import__\(")
+    banned = re.compile(
+        r"(?<![.\w])(eval|exec)\(|import pickle|shell=True|os\.system|mock\.patch|__import__\("
+    )
     for path in MODULES:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             assert not banned.search(line), f"{path.name}:{number}: {line}"
     for path in ROOT.glob("*.sh"):
-        assert not re.search(r"\beval\b", re.sub(r"batch_eval|^#.*", "", path.read_text(), flags=re.M)), path.name
+        assert not re.search(
+            r"\beval\b", re.sub(r"batch_eval|^#.*", "", path.read_text(), flags=re.M)
+        ), path.name
 
 
 def test_pinned_what_moves_scores_and_a_reason_on_each_line() -> None:
@@ -102,7 +114,9 @@ def test_the_targets_that_the_readme_names_exist() -> None:
 
 
 def test_the_readmes_marked_blocks_run(tmp_path: Path) -> None:
-    blocks = re.findall(r"<!-- run -->\n```bash\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+    blocks = re.findall(
+        r"<!-- run -->\n```bash\n(.*?)```", README.read_text(encoding="utf-8"), re.S
+    )
     assert blocks
     for name in (
         "analysis",
@@ -115,7 +129,9 @@ def test_the_readmes_marked_blocks_run(tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(ROOT / name)
     for block in blocks:
         code = f'set -eu\npython() {{ {sys.executable} "$@"; }}\n{block}'
-        found = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        found = subprocess.run(
+            ["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        )
         assert found.returncode == 0, f"{block}\n{found.stderr}"
 
 
@@ -129,7 +145,11 @@ def parts(path: Path) -> tuple[list[str], list[str], set[str]]:
     prose = block.sub("", text)  # the comments in a shell block look like headings
     headings = re.findall(r"^#+ .+$", prose, re.M)
     # A span may be wrapped: its line break is a space to who reads it.
-    return block.findall(text), headings, {" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)}
+    return (
+        block.findall(text),
+        headings,
+        {" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)},
+    )
 
 
 def test_the_chinese_readme_has_the_same_code_and_headings() -> None:
@@ -137,9 +157,15 @@ def test_the_chinese_readme_has_the_same_code_and_headings() -> None:
     blocks_zh, headings_zh, spans_zh = parts(README_ZH)
     assert blocks and headings and spans
     for number, (ours, theirs) in enumerate(zip_longest(blocks, blocks_zh), 1):
-        assert ours == theirs, f"code block {number}: README.md has\n{ours}\nREADME_ZH.md has\n{theirs}"
+        assert ours == theirs, (
+            f"code block {number}: README.md has\n{ours}\nREADME_ZH.md has\n{theirs}"
+        )
     for ours, theirs in zip_longest(headings, headings_zh, fillvalue="(none)"):
         depths = [len(heading) - len(heading.lstrip("#")) for heading in (ours, theirs)]
-        assert depths[0] == depths[1], f'heading: README.md has "{ours}", README_ZH.md has "{theirs}"'
-    assert not spans - spans_zh, f"inline code missing from README_ZH.md: {sorted(spans - spans_zh)}"
+        assert depths[0] == depths[1], (
+            f'heading: README.md has "{ours}", README_ZH.md has "{theirs}"'
+        )
+    assert not spans - spans_zh, (
+        f"inline code missing from README_ZH.md: {sorted(spans - spans_zh)}"
+    )
     assert not spans_zh - spans, f"inline code that README.md has not: {sorted(spans_zh - spans)}"

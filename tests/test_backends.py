@@ -10,22 +10,25 @@ from typing import Any
 import pytest
 from conftest import script
 
-import backends
-from backends import Answer, Options, Prompt, echo, hf, model_files
-from errors import HarnessError
+from lveval.backends import backend_module, echo, hf, hf_models, parse_engine_args
+from lveval.backends.base import Backend, BackendBroken, EngineOptions, Generation, Prompt
+from lveval.common.errors import LVEvalError, UsageError
 
 
-def options(path: Path | str | None, **changes: object) -> Options:
-    given: dict[str, Any] = {"model_path": None if path is None else str(path), "model_max_len": 500} | changes
-    return Options(**given)
+def options(path: Path | str | None, **changes: object) -> EngineOptions:
+    given: dict[str, Any] = {
+        "model_path": None if path is None else str(path),
+        "model_max_len": 500,
+    } | changes
+    return EngineOptions(**given)
 
 
-def prompt(engine: backends.Backend, text: str, budget: int = 8, own_chat: bool = False) -> Prompt:
-    return Prompt(text, text, engine.tokenizer.encode(text), budget, own_chat)
+def prompt(engine: Backend, text: str, budget: int = 8, native_chat: bool = False) -> Prompt:
+    return Prompt(text, text, engine.tokenizer.encode(text), budget, native_chat)
 
 
-def ask(engine: backends.Backend, text: str, budget: int = 8, own_chat: bool = False) -> Answer:
-    ((position, answer),) = engine.generate([prompt(engine, text, budget, own_chat)])
+def ask(engine: Backend, text: str, budget: int = 8, native_chat: bool = False) -> Generation:
+    ((position, answer),) = engine.generate([prompt(engine, text, budget, native_chat)])
     assert position == 0
     return answer
 
@@ -34,8 +37,10 @@ def ask(engine: backends.Backend, text: str, budget: int = 8, own_chat: bool = F
 
 
 def test_an_unknown_backend_lists_the_choices() -> None:
-    with pytest.raises(HarnessError, match='unknown backend "gpt"; expected one of: hf, vllm, openai, echo'):
-        backends.module("gpt")
+    with pytest.raises(
+        LVEvalError, match='unknown backend "gpt"; expected one of: hf, vllm, openai, echo'
+    ):
+        backend_module("gpt")
 
 
 @pytest.mark.parametrize(
@@ -48,19 +53,19 @@ def test_an_unknown_backend_lists_the_choices() -> None:
     ],
 )
 def test_backend_args_are_checked(text: str, complaint: str) -> None:
-    with pytest.raises(HarnessError, match=complaint):
-        backends.parse_args("echo", text)
+    with pytest.raises(LVEvalError, match=complaint):
+        parse_engine_args("echo", text)
 
 
 def test_backend_args_are_typed() -> None:
-    assert backends.parse_args("echo", "delay=0.05") == {"delay": 0.05}
-    assert backends.parse_args("hf", "") == {}
+    assert parse_engine_args("echo", "delay=0.05") == {"delay": 0.05}
+    assert parse_engine_args("hf", "") == {}
 
 
 def test_options_and_answers_cross_processes() -> None:
-    answer = Answer("x", "ok")
+    answer = Generation("x", "ok")
     assert pickle.loads(pickle.dumps(answer)) == answer
-    assert pickle.loads(pickle.dumps(HarnessError("m", hf_code := 3))).code == hf_code  # type: ignore[arg-type]
+    assert pickle.loads(pickle.dumps(UsageError("m", hf_code := 3))).code == hf_code  # type: ignore[arg-type]
 
 
 # --- Echo -------------------------------------------------------------------------------------------------------------
@@ -68,9 +73,7 @@ def test_options_and_answers_cross_processes() -> None:
 
 def test_echo_answers_with_the_passage_that_shares_most_words_with_the_question() -> None:
     engine = echo.load(options(None))
-    text = (
-        "Article:\nThe mill burned. The mill of Tarn opened in 1874. Rain fell.\n\nQuestion: When opened Tarn?\nAnswer:"
-    )
+    text = "Article:\nThe mill burned. The mill of Tarn opened in 1874. Rain fell.\n\nQuestion: When opened Tarn?\nAnswer:"
     assert ask(engine, text, 20).text == "The mill of Tarn opened in 1874."
     cut = ask(engine, text, 4)
     assert (cut.text, cut.status, cut.output_tokens) == ("The mill of Tarn", "length", 4)
@@ -98,7 +101,9 @@ def smollm2(model_path: Path) -> hf.HFBackend:
 
 
 def test_the_answer_is_transformers_greedy_text(smollm2: hf.HFBackend) -> None:
-    text = smollm2.tokenizer.apply_chat_template("What is the capital of France? Answer with one word.")
+    text = smollm2.tokenizer.apply_chat_template(
+        "What is the capital of France? Answer with one word."
+    )
     engine_prompt = Prompt(text, text, smollm2.tokenizer.encode(text, add_special_tokens=False), 12)
     ((_, answer),) = smollm2.generate([engine_prompt])
     assert "Paris" in answer.text
@@ -136,8 +141,15 @@ def shipped(folder: Path, target: Path, **settings: object) -> Path:
     return target
 
 
-def test_a_shipped_repetition_penalty_acts_unless_pure_greedy(smollm2: hf.HFBackend, model_path: Path) -> None:
-    folder = shipped(model_path, model_path.parent / f"penalty-{os.getpid()}", repetition_penalty=5.0, do_sample=True)
+def test_a_shipped_repetition_penalty_acts_unless_pure_greedy(
+    smollm2: hf.HFBackend, model_path: Path
+) -> None:
+    folder = shipped(
+        model_path,
+        model_path.parent / f"penalty-{os.getpid()}",
+        repetition_penalty=5.0,
+        do_sample=True,
+    )
     try:
         as_shipped, pure = hf.load(options(folder)), hf.load(options(folder, pure_greedy=True))
     finally:
@@ -171,19 +183,19 @@ def test_attention_can_be_chosen_and_is_the_one_used(tiny_model: Path) -> None:
 
 
 def test_code_of_a_model_is_refused_by_name_and_flag(chat_model: Path) -> None:
-    with pytest.raises(HarnessError, match=r"modeling_tiny\.py.*--trust-remote-code"):
+    with pytest.raises(LVEvalError, match=r"modeling_tiny\.py.*--trust-remote-code"):
         hf.identity(options(chat_model))
 
 
 def test_a_model_with_its_own_chat_is_asked_through_it(chat_model: Path) -> None:
     engine = hf.load(options(chat_model, trust_remote_code=True))
-    assert engine.own_chat
-    assert ask(engine, "hello", 17, own_chat=True) == Answer("budget 17", "ok")
+    assert engine.native_chat
+    assert ask(engine, "hello", 17, native_chat=True) == Generation("budget 17", "ok")
 
 
 def test_out_of_memory_fails_that_row_alone_after_a_second_try(chat_model: Path) -> None:
     engine = hf.load(options(chat_model, trust_remote_code=True))
-    batch = [prompt(engine, text, 5, own_chat=True) for text in ("a", "OUT OF MEMORY", "b")]
+    batch = [prompt(engine, text, 5, native_chat=True) for text in ("a", "OUT OF MEMORY", "b")]
     statuses = dict(engine.generate(batch))
     assert [statuses[n].status for n in range(3)] == ["ok", "error", "ok"]
     assert "out of memory" in statuses[1].error
@@ -207,11 +219,17 @@ def test_too_little_memory_to_load_is_one_sentence(model_path: Path) -> None:
 
 def test_any_fault_of_a_models_own_code_is_that_rows_alone(chat_model: Path) -> None:
     engine = hf.load(options(chat_model, trust_remote_code=True))
-    answer = ask(engine, "INDEX", 5, own_chat=True)
-    assert answer.status == "error" and "IndexError" in answer.error and "--chat-template" in answer.error
+    answer = ask(engine, "INDEX", 5, native_chat=True)
+    assert (
+        answer.status == "error"
+        and "IndexError" in answer.error
+        and "--chat-template" in answer.error
+    )
 
 
-def test_a_template_that_asks_for_the_date_gets_the_same_one_every_day(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_template_that_asks_for_the_date_gets_the_same_one_every_day(
+    tiny_model: Path, tmp_path: Path
+) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
@@ -219,13 +237,16 @@ def test_a_template_that_asks_for_the_date_gets_the_same_one_every_day(tiny_mode
         "{%- if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}|{{ messages[0].content }}"
         "|{{ strftime_now('%Y-%m-%d') }}|{{ strftime_now('%A') }}"
     )
-    assert model_files.HFTokenizer(tokenizer).apply_chat_template("q") == "26 Jul 2024|q|2024-07-26|26 July 2024"
+    assert (
+        hf_models.HFTokenizer(tokenizer).apply_chat_template("q")
+        == "26 Jul 2024|q|2024-07-26|26 July 2024"
+    )
 
 
 def test_a_cuda_fault_breaks_the_engine_not_the_row(chat_model: Path) -> None:
     engine = hf.load(options(chat_model, trust_remote_code=True))
-    with pytest.raises(backends.BackendBroken, match="illegal memory access"):
-        ask(engine, "FAULT", 5, own_chat=True)
+    with pytest.raises(BackendBroken, match="illegal memory access"):
+        ask(engine, "FAULT", 5, native_chat=True)
 
 
 # --- transformers: what is refused before loading ---------------------------------------------------------------------
@@ -239,7 +260,7 @@ def test_pickled_weights_need_a_flag(tiny_model: Path, tmp_path: Path) -> None:
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     for step in (hf.identity, hf.load):
-        with pytest.raises(HarnessError, match=r"pytorch_model\.bin.*--allow-pickle"):
+        with pytest.raises(LVEvalError, match=r"pytorch_model\.bin.*--allow-pickle"):
             step(options(folder))
     assert ask(hf.load(options(folder, allow_pickle=True)), "one two").status == "length"
 
@@ -251,22 +272,33 @@ def test_pickled_weights_need_a_flag(tiny_model: Path, tmp_path: Path) -> None:
         ({"model_path": "./nowhere"}, "no such folder"),
         ({"model_path": "nowhere.gguf"}, "no such file"),
         ({"model_max_len": 2049}, "window is 2048 tokens, an answer takes 0; pass about 1548"),
-        ({"model_max_len": 1985, "budget": 64}, "window is 2048 tokens, an answer takes 64; pass about 1548"),
+        (
+            {"model_max_len": 1985, "budget": 64},
+            "window is 2048 tokens, an answer takes 64; pass about 1548",
+        ),
         ({"gpus": 99}, "CUDA_VISIBLE_DEVICES names 99 GPUs"),
         ({"attn": "flash_attention_2"}, "pip install flash-attn"),
         ({"attn": "kernels-community/flash-attn2"}, "foreign code"),
     ],
 )
-def test_what_cannot_work_is_refused(tiny_model: Path, changes: dict[str, object], complaint: str) -> None:
-    with pytest.raises(HarnessError, match=complaint):
-        hf.identity(options(tiny_model, **changes) if "model_path" not in changes else options(None, **changes))
+def test_what_cannot_work_is_refused(
+    tiny_model: Path, changes: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(LVEvalError, match=complaint):
+        hf.identity(
+            options(tiny_model, **changes)
+            if "model_path" not in changes
+            else options(None, **changes)
+        )
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"auto_map": null}', '{"auto_map": 3}'])
-def test_a_damaged_configuration_is_one_sentence(tiny_model: Path, tmp_path: Path, text: str) -> None:
+def test_a_damaged_configuration_is_one_sentence(
+    tiny_model: Path, tmp_path: Path, text: str
+) -> None:
     folder = Path(shutil.copytree(tiny_model, tmp_path / "damaged"))
     (folder / "config.json").write_text(text)
-    with pytest.raises(HarnessError, match="transformers cannot load it"):
+    with pytest.raises(LVEvalError, match="transformers cannot load it"):
         hf.identity(options(folder))
 
 
@@ -275,12 +307,12 @@ def test_a_worker_that_lost_its_gpu_does_not_go_on_with_the_cpu(tiny_model: Path
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here to go on with")
-    with pytest.raises(HarnessError, match="finds no GPU any more"):
+    with pytest.raises(LVEvalError, match="finds no GPU any more"):
         hf.load(options(tiny_model, gpus=1))
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(HarnessError, match=r"no config\.json"):
+    with pytest.raises(LVEvalError, match=r"no config\.json"):
         hf.identity(options(tmp_path))
 
 

@@ -8,9 +8,10 @@ import pytest
 from conftest import row, script, write_data
 from test_openai_api import NAME, Ended, Served, data, environment, predict, server
 
-import checkup
-import config
-from backends.echo import EchoTokenizer
+from lveval import config
+from lveval.backends.echo import EchoTokenizer
+from lveval.planning import passkey
+from lveval.planning.check import check_data
 
 __all__ = ["environment", "server"]  # fixtures
 
@@ -26,14 +27,18 @@ def check(model: Path, folder: Path, *options: str) -> tuple[int, str]:
 
 
 def asked(server: Served, folder: Path, *options: str) -> Ended:
-    return predict(server, folder, "--check", "--tokenizer", "server", "--model-max-len", "4000", *options)
+    return predict(
+        server, folder, "--check", "--tokenizer", "server", "--model-max-len", "4000", *options
+    )
 
 
 def test_a_real_model_is_asked_one_prompt_of_full_length(model_path: Path, tmp_path: Path) -> None:
     data(tmp_path, 3)
     code, said = check(model_path, tmp_path, "--model-max-len", "600")
     assert code == 0, said
-    assert "warning  data: 1 files, 3 rows, each checked; not the published" not in said  # 1k is no published level
+    assert (
+        "warning  data: 1 files, 3 rows, each checked; not the published" not in said
+    )  # 1k is no published level
     assert "ok       window: 8,192 tokens, of which prompts use 600 and answers 64" in said
     assert "ok       chat format: " in said and "<|im_start|>user" in said
     assert "tokens: taken" in said and "read back: " in said
@@ -45,16 +50,28 @@ def test_what_a_models_config_says_of_positions(tiny_model: Path, tmp_path: Path
     folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     config_file = folder / "config.json"
     settings = json.loads(config_file.read_text())
-    scaled = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512, "rope_theta": 10000.0}
-    config_file.write_text(json.dumps(settings | {"rope_parameters": scaled, "rope_scaling": scaled}))
+    scaled = {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 512,
+        "rope_theta": 10000.0,
+    }
+    config_file.write_text(
+        json.dumps(settings | {"rope_parameters": scaled, "rope_scaling": scaled})
+    )
     code, said = check(folder, tmp_path, "--model-max-len", "600")
-    assert code == 0 and "positions: scaled by the model (yarn, factor 4.0, from the 512 tokens" in said, said
+    assert (
+        code == 0
+        and "positions: scaled by the model (yarn, factor 4.0, from the 512 tokens" in said
+    ), said
     code, said = check(tiny_model, tmp_path, "--model-max-len", "5000")
     assert code == 2 and "window is 2048" in said
 
 
 @pytest.mark.parametrize("where", [(), ("--single-process",)])
-def test_a_model_that_breaks_is_a_finding(chat_model: Path, tmp_path: Path, where: tuple[str, ...]) -> None:
+def test_a_model_that_breaks_is_a_finding(
+    chat_model: Path, tmp_path: Path, where: tuple[str, ...]
+) -> None:
     data(tmp_path, 1)
     folder = Path(shutil.copytree(chat_model, tmp_path / "model"))
     code = (folder / "modeling_tiny.py").read_text()
@@ -63,7 +80,9 @@ def test_a_model_that_breaks_is_a_finding(chat_model: Path, tmp_path: Path, wher
     assert ended == 2 and "Traceback" not in said, said
     assert "error    CUDA error: an illegal memory access" in said
     if not where:
-        (folder / "modeling_tiny.py").write_text(code.replace('"DIE" in prompt', '"gate" in prompt'))
+        (folder / "modeling_tiny.py").write_text(
+            code.replace('"DIE" in prompt', '"gate" in prompt')
+        )
         ended, said = check(folder, tmp_path, "--model-max-len", "600", "--trust-remote-code")
         assert ended == 2 and "error    the worker process died each time" in said, said
 
@@ -73,7 +92,9 @@ def test_a_service_that_takes_the_prompt_whole(server: Served, tmp_path: Path) -
     server.control(max_model_len=5000, model=NAME)
     found = asked(server, tmp_path)
     assert found.returncode == 0, found.stderr
-    assert "service: its window is 5,000 tokens; prompts and answers take up to 4,064" in found.stderr
+    assert (
+        "service: its window is 5,000 tokens; prompts and answers take up to 4,064" in found.stderr
+    )
     assert "read back: the codes at the head, in the middle and at the tail" in found.stderr
     assert "error" not in found.stderr and server.asked.total() == 1
 
@@ -83,7 +104,10 @@ def test_a_service_that_cuts_prompts_shows(server: Served, tmp_path: Path) -> No
     server.control(cut=2500, max_model_len=3000, model=NAME)
     found = asked(server, tmp_path)
     assert found.returncode == 2
-    assert "error    service: its window is 3,000 tokens; prompts and answers take up to 4,064" in found.stderr
+    assert (
+        "error    service: its window is 3,000 tokens; prompts and answers take up to 4,064"
+        in found.stderr
+    )
     assert "the service counted 2,500; it cuts prompts" in found.stderr
     assert "read back: middle, last; not the first code" in found.stderr
 
@@ -92,10 +116,17 @@ def test_a_service_that_refuses_shows(server: Served, tmp_path: Path) -> None:
     data(tmp_path, 3)
     server.control(script=["context"])
     refused = asked(server, tmp_path)
-    assert refused.returncode == 2 and "context_overflow: HTTP 400 context_length_exceeded" in refused.stderr
+    assert (
+        refused.returncode == 2
+        and "context_overflow: HTTP 400 context_length_exceeded" in refused.stderr
+    )
     server.control(script=["503-html"] * 50)
     failing = asked(server, tmp_path)
-    assert failing.returncode == 2 and "transient: HTTP 503" in failing.stderr and server.asked.total() <= 6
+    assert (
+        failing.returncode == 2
+        and "transient: HTTP 503" in failing.stderr
+        and server.asked.total() <= 6
+    )
     server.control(mode="401")
     wrong = asked(server, tmp_path)
     assert wrong.returncode == 2 and "error    the service refuses the key" in wrong.stderr
@@ -103,27 +134,35 @@ def test_a_service_that_refuses_shows(server: Served, tmp_path: Path) -> None:
 
 def test_rows_are_compared_with_the_published_number() -> None:
     whole = {(name, "16k"): rows for name, rows in config.DATASET_ROWS.items()}
-    (finding,) = checkup.of_data(whole)
+    (finding,) = check_data(whole)
     assert finding == ("ok", "data: 11 files, 1,729 rows, each checked, as published")
-    (finding,) = checkup.of_data(whole | {("my_subset", "16k"): 50})
+    (finding,) = check_data(whole | {("my_subset", "16k"): 50})
     assert finding == ("ok", "data: 12 files, 1,779 rows, each checked")
-    (finding,) = checkup.of_data(whole | {("cmrc_mixup", "16k"): 7})
+    (finding,) = check_data(whole | {("cmrc_mixup", "16k"): 7})
     assert finding.level == "warning" and finding.text.endswith("rows: cmrc_mixup_16k 7 of 200")
 
 
 @pytest.mark.parametrize("limit", [150, 2_000, 20_000])
 def test_the_prompt_fills_the_limit_and_holds_the_codes(limit: int) -> None:
     tokenizer = EchoTokenizer()
-    text, codes = checkup.canary(tokenizer, limit)
+    text, codes = passkey.passkey_prompt(tokenizer, limit)
     assert 0.9 * limit < len(tokenizer.encode(text)) <= limit
     places = [text.index(code) / len(text) for code in codes.values()]
-    assert list(codes) == list(checkup.PLACES) and places == sorted(places)
+    assert list(codes) == list(passkey.PLACES) and places == sorted(places)
     assert places[1] == pytest.approx(0.5, abs=0.15)
 
 
 def test_without_a_model_the_check_runs_too(tmp_path: Path) -> None:
     write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", [row()])
     found = script(
-        "prediction.py", "--check", "--backend", "echo", "--model-name", "dry", "--data-path", tmp_path / "data", *SMALL
+        "prediction.py",
+        "--check",
+        "--backend",
+        "echo",
+        "--model-name",
+        "dry",
+        "--data-path",
+        tmp_path / "data",
+        *SMALL,
     )
     assert found.returncode == 0 and "warning  chat format: none" in found.stdout, found.stderr

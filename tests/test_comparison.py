@@ -10,17 +10,20 @@ import numpy as np
 import pytest
 from test_intervals import clustered, run_of, scored
 
-from analysis import ScoredRow, comparison
-from analysis.comparison import Mismatch, holm, mismatches
-from analysis.intervals import Floats
-from errors import ExitCode, HarnessError
+from lveval.analysis import comparison
+from lveval.analysis.clusters import Floats
+from lveval.analysis.comparison import Mismatch, holm, mismatches
+from lveval.common.errors import ExitCode, LVEvalError
+from lveval.results import ScoredRow
 
 # --- closed forms -----------------------------------------------------------------------------------------------------
 
 
 def test_a_constant_lead_is_flipped_away_as_often_as_all_signs_agree() -> None:
     scores = np.tile(np.linspace(0, 0.8, 8)[:, None], 3)
-    found = comparison.of(run_of("lic_mixup", scores + 0.1), run_of("lic_mixup", scores), flips=40_000)
+    found = comparison.compare_runs(
+        run_of("lic_mixup", scores + 0.1), run_of("lic_mixup", scores), flips=40_000
+    )
     for part in (*found.parts.files.values(), *found.parts.levels.values(), found.parts.overall):
         assert part.interval.value == pytest.approx(10)
         assert part.interval.low is None and "all questions came out the same" in part.interval.note
@@ -34,30 +37,42 @@ def test_a_constant_lead_is_flipped_away_as_often_as_all_signs_agree() -> None:
 
 def test_the_p_value_is_that_of_all_flips() -> None:
     a, b = (clustered(np.random.default_rng(seed), (9, 1), (0.3,)) for seed in (1, 2))
-    found = comparison.of(run_of("lic_mixup", a, ("16k",)), run_of("lic_mixup", b, ("16k",)), flips=40_000)
+    found = comparison.compare_runs(
+        run_of("lic_mixup", a, ("16k",)), run_of("lic_mixup", b, ("16k",)), flips=40_000
+    )
     differences = (a - b)[:, 0]
     flips = [abs(differences @ signs) for signs in itertools.product((-1, 1), repeat=9)]
     exact = float(np.mean([flipped >= abs(differences.sum()) - 1e-12 for flipped in flips]))
     assert 0.05 < exact < 0.95  # a case that tells something
-    assert found.parts.overall.p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 40_000))
+    assert found.parts.overall.p == pytest.approx(
+        exact, abs=4 * math.sqrt(exact * (1 - exact) / 40_000)
+    )
 
 
 def test_levels_of_a_question_flip_together() -> None:
     # Each question's leads at the two levels cancel: the subset's mean is 0 under every flip, none nearer to 0.
     lead = np.array([0.1, 0.2, 0.3, 0.4, 0.2, 0.1])
     a, b = 0.5 + np.stack([lead, -lead], axis=1) / 2, 0.5 - np.stack([lead, -lead], axis=1) / 2
-    found = comparison.of(run_of("lic_mixup", a, ("16k", "32k")), run_of("lic_mixup", b, ("16k", "32k")), flips=4000)
+    found = comparison.compare_runs(
+        run_of("lic_mixup", a, ("16k", "32k")), run_of("lic_mixup", b, ("16k", "32k")), flips=4000
+    )
     assert found.parts.overall.interval.value == pytest.approx(0)
     assert found.parts.overall.p == 1
     assert found.parts.files["lic_mixup", "16k"].p == pytest.approx(2 / 64, abs=0.012)
     assert (
-        found.parts.files["lic_mixup", "16k"].interval.value > 0 > found.parts.files["lic_mixup", "32k"].interval.value
+        found.parts.files["lic_mixup", "16k"].interval.value
+        > 0
+        > found.parts.files["lic_mixup", "32k"].interval.value
     )
 
 
 def test_p_is_never_zero() -> None:
     scores = np.full((60, 1), 0.1)
-    found = comparison.of(run_of("lic_mixup", scores, ("16k",)), run_of("lic_mixup", scores + 0.5, ("16k",)), flips=999)
+    found = comparison.compare_runs(
+        run_of("lic_mixup", scores, ("16k",)),
+        run_of("lic_mixup", scores + 0.5, ("16k",)),
+        flips=999,
+    )
     assert found.parts.overall.p == 1 / 1000
     assert found.parts.overall.verdict == "B better"
 
@@ -83,7 +98,7 @@ def test_each_family_is_adjusted_by_its_size_and_the_verdict_goes_by_that() -> N
     b = clustered(chance, (60, 3), (0.3, 0.3, 0.3)) * 0.5
     noise = chance.normal(0, 0.1, (60, 3))
     a = b + 0.2 + noise - noise.mean(axis=0) + np.array([0.027, 0.001, -0.001])
-    found = comparison.of(run_of("lic_mixup", a), run_of("lic_mixup", b + 0.2)).parts
+    found = comparison.compare_runs(run_of("lic_mixup", a), run_of("lic_mixup", b + 0.2)).parts
     level = found.levels["16k"]
     assert 0.05 / 3 < level.p < 0.05
     assert level.adjusted == pytest.approx(3 * level.p) and level.verdict == "no difference shown"
@@ -107,8 +122,8 @@ def test_a_family_spans_all_runs_that_are_compared_at_once() -> None:
     scores = clustered(np.random.default_rng(5), (60, 3), (0.4,))
     ours = Answered(run_of("lic_mixup", np.clip(scores + 0.05, 0, 1)))
     others = {name: Answered(run_of("lic_mixup", scores)) for name in ("one", "two", "three")}
-    alone = comparison.of(ours.rows, others["one"].rows)
-    found = comparison.against(ours, others)
+    alone = comparison.compare_runs(ours.rows, others["one"].rows)
+    found = comparison.compare_with(ours, others)
     for run in found.values():
         assert run.parts.overall.p == alone.parts.overall.p
         assert run.parts.overall.adjusted == pytest.approx(3 * alone.parts.overall.p)
@@ -119,10 +134,17 @@ def test_a_family_spans_all_runs_that_are_compared_at_once() -> None:
 
 def test_of_a_question_with_several_rows_only_the_answered_ones_count() -> None:
     rows = [
-        ScoredRow("lic_mixup", "16k", index, index / 10, 0.0, {"index": index, "question_id": f"q{index % 2}"})
+        ScoredRow(
+            "lic_mixup",
+            "16k",
+            index,
+            index / 10,
+            0.0,
+            {"index": index, "question_id": f"q{index % 2}"},
+        )
         for index in range(10)
     ]
-    found = comparison.of(rows[:7], rows)
+    found = comparison.compare_runs(rows[:7], rows)
     assert found.parts.overall.a == found.parts.overall.b  # the same answers
     assert (found.rows, found.paired, found.only_a, found.only_b) == (7, 2, 0, 3)
     assert comparison.counts_text(found) == (
@@ -136,51 +158,67 @@ def test_contexts_of_different_questions_are_no_pairs() -> None:
         [ScoredRow("factrecall_en", "16k", index, 0.5, 0.5, {"input": asked}) for index in range(9)]
         for asked in ("who?", "when?")
     )
-    with pytest.raises(HarnessError, match="no question in common"):
-        comparison.of(a, b)
-    assert comparison.of(a, a).paired == 9
+    with pytest.raises(LVEvalError, match="no question in common"):
+        comparison.compare_runs(a, b)
+    assert comparison.compare_runs(a, a).paired == 9
 
 
 def test_unfinished_and_empty_runs_are_named() -> None:
     ours = Answered(run_of("lic_mixup", np.full((5, 3), 0.5)))
-    found = comparison.against(ours, {"other": Answered(ours.rows, missing=7)})
+    found = comparison.compare_with(ours, {"other": Answered(ours.rows, missing=7)})
     assert found["other"].flags[-1] == "7 rows of B have no answer"
     for rows, message in (
         ([], "other: no row has an answer"),
         (run_of("cmrc_mixup", np.zeros((5, 3))), "other: the two"),
     ):
-        with pytest.raises(HarnessError, match=message) as raised:
-            comparison.against(ours, {"other": Answered(rows)})
+        with pytest.raises(LVEvalError, match=message) as raised:
+            comparison.compare_with(ours, {"other": Answered(rows)})
         assert raised.value.code == ExitCode.IDENTITY
 
 
 def test_many_runs_at_once_can_still_differ_by_file() -> None:
-    ours = Answered([row for at in range(5) for row in run_of(f"s{at}_mixup", np.full((20, 3), 0.9))])
-    others = {str(at): Answered([replace(row, released=0.1) for row in ours.rows]) for at in range(45)}
-    found = comparison.against(ours, others)  # a family of 675 files
-    assert {part.verdict for run in found.values() for part in run.parts.files.values()} == {"A better"}
+    ours = Answered(
+        [row for at in range(5) for row in run_of(f"s{at}_mixup", np.full((20, 3), 0.9))]
+    )
+    others = {
+        str(at): Answered([replace(row, released=0.1) for row in ours.rows]) for at in range(45)
+    }
+    found = comparison.compare_with(ours, others)  # a family of 675 files
+    assert {part.verdict for run in found.values() for part in run.parts.files.values()} == {
+        "A better"
+    }
 
 
 def test_runs_over_other_data_are_refused_by_name() -> None:
     ours, other = (
-        Answered(run_of("lic_mixup", np.full((5, 3), 0.5)), {"data": {"lic_mixup_16k": mark}}) for mark in "ab"
+        Answered(run_of("lic_mixup", np.full((5, 3), 0.5)), {"data": {"lic_mixup_16k": mark}})
+        for mark in "ab"
     )
-    with pytest.raises(HarnessError, match="other: cannot be compared: the data of lic_mixup_16k differ") as raised:
-        comparison.against(ours, {"same": ours, "other": other})
+    with pytest.raises(
+        LVEvalError, match="other: cannot be compared: the data of lic_mixup_16k differ"
+    ) as raised:
+        comparison.compare_with(ours, {"same": ours, "other": other})
     assert raised.value.code == ExitCode.IDENTITY
 
 
 def test_only_what_both_have_counts() -> None:
-    a = [scored("lic_mixup", "16k", at, score, f"q{at}") for at, score in enumerate((0.9, 0.5, 0.3))]
+    a = [
+        scored("lic_mixup", "16k", at, score, f"q{at}") for at, score in enumerate((0.9, 0.5, 0.3))
+    ]
     a += [scored("lic_mixup", "32k", 0, 1.0, "q0"), scored("cmrc_mixup", "16k", 0, 1.0, "q0")]
     # B has q1 and q2 at other positions, q2 twice, and a question of its own.
-    b = [scored("lic_mixup", "16k", at, score, name) for at, (score, name) in enumerate(((0.2, "q2"), (0.1, "q1")))]
+    b = [
+        scored("lic_mixup", "16k", at, score, name)
+        for at, (score, name) in enumerate(((0.2, "q2"), (0.1, "q1")))
+    ]
     b += [scored("lic_mixup", "16k", 2, 0.4, "q2"), scored("lic_mixup", "16k", 3, 1.0, "q9")]
     b += [scored("lic_mixup", "32k", 0, 1.0, "q1")]
-    found = comparison.of(a, b, draws=100, flips=100)
+    found = comparison.compare_runs(a, b, draws=100, flips=100)
     assert list(found.parts.files) == [("lic_mixup", "16k")]
     part = found.parts.files["lic_mixup", "16k"]
-    assert [part.a, part.b] == pytest.approx([40, 20])  # of q1 and q2; q2 counts once in B, with 0.3
+    assert [part.a, part.b] == pytest.approx(
+        [40, 20]
+    )  # of q1 and q2; q2 counts once in B, with 0.3
     assert part.interval.clusters == 2
     assert (found.paired, found.only_a, found.only_b) == (2, 3, 2)
 
@@ -189,14 +227,18 @@ def test_pairing_takes_the_difficulty_out() -> None:
     chance = np.random.default_rng(13)
     hard = np.clip(chance.random((80, 1)), 0, 0.9)
     a = np.clip(hard + 0.03 + chance.normal(0, 0.02, (80, 3)), 0, 1)
-    found = comparison.of(run_of("lic_mixup", a), run_of("lic_mixup", np.tile(hard, 3))).parts.overall
+    found = comparison.compare_runs(
+        run_of("lic_mixup", a), run_of("lic_mixup", np.tile(hard, 3))
+    ).parts.overall
     assert found.interval.low is not None and found.interval.high is not None
     assert 2 < found.interval.low < 3 < found.interval.high < 4  # unpaired it would be some 20 wide
     assert found.verdict == "A better"
 
 
 def test_one_question_only_has_no_interval_and_shows_nothing() -> None:
-    found = comparison.of([scored("lic_mixup", "16k", 0, 0.9)], [scored("lic_mixup", "16k", 0, 0.1)], flips=200)
+    found = comparison.compare_runs(
+        [scored("lic_mixup", "16k", 0, 0.9)], [scored("lic_mixup", "16k", 0, 0.1)], flips=200
+    )
     part = found.parts.overall
     assert part.interval.low is None and "only one question" in part.interval.note
     assert part.p == 1 and part.verdict == "no difference shown"
@@ -205,48 +247,75 @@ def test_one_question_only_has_no_interval_and_shows_nothing() -> None:
 def test_a_run_against_itself_shows_no_difference() -> None:
     rows = run_of("lic_mixup", clustered(np.random.default_rng(14), (50, 3), (0.3, 0.5, 0.7)))
     rows += run_of("factrecall_en", clustered(np.random.default_rng(15), (50, 3), (0.3, 0.5, 0.7)))
-    found = comparison.of(rows, rows, draws=100, flips=100).parts
-    for part in (*found.files.values(), *found.levels.values(), *found.subsets.values(), found.overall):
+    found = comparison.compare_runs(rows, rows, draws=100, flips=100).parts
+    for part in (
+        *found.files.values(),
+        *found.levels.values(),
+        *found.subsets.values(),
+        found.overall,
+    ):
         assert (part.interval.value, part.interval.low, part.interval.high) == (0, None, None)
         assert part.p == part.adjusted == 1 and part.verdict == "no difference shown"
     assert found.subsets["factrecall_en"].interval.over == "contexts"
 
 
 def test_swapping_the_runs_turns_the_signs() -> None:
-    a, b = (run_of("lic_mixup", clustered(np.random.default_rng(seed), (40, 3), (0.2, 0.4, 0.6))) for seed in (16, 17))
-    one, other = (comparison.of(*pair, flips=2000).parts.overall for pair in ((a, b), (b, a)))
+    a, b = (
+        run_of("lic_mixup", clustered(np.random.default_rng(seed), (40, 3), (0.2, 0.4, 0.6)))
+        for seed in (16, 17)
+    )
+    one, other = (
+        comparison.compare_runs(*pair, flips=2000).parts.overall for pair in ((a, b), (b, a))
+    )
     assert one.interval.value == pytest.approx(-other.interval.value)
     assert one.interval.low == pytest.approx(-(other.interval.high or math.nan))
     assert one.p == other.p
 
 
 def test_the_same_rows_in_any_order_give_the_same_bytes() -> None:
-    a, b = (run_of("lic_mixup", clustered(np.random.default_rng(seed), (40, 2, 3), (0.2, 0.4, 0.6))) for seed in (1, 2))
-    first = repr(comparison.of(a, b, draws=500, flips=500))
+    a, b = (
+        run_of("lic_mixup", clustered(np.random.default_rng(seed), (40, 2, 3), (0.2, 0.4, 0.6)))
+        for seed in (1, 2)
+    )
+    first = repr(comparison.compare_runs(a, b, draws=500, flips=500))
     for rows in (a, b):
         random.Random(3).shuffle(rows)
-    assert repr(comparison.of(a, b, draws=500, flips=500)) == first
-    assert repr(comparison.of(a, b, draws=500, flips=500, seed=4)) != first
+    assert repr(comparison.compare_runs(a, b, draws=500, flips=500)) == first
+    assert repr(comparison.compare_runs(a, b, draws=500, flips=500, seed=4)) != first
 
 
 @pytest.mark.parametrize(
     ("a", "b", "message"),
     [
         ([], [scored("lic_mixup", "16k", 0, 0.5)], "no scored row"),
-        ([scored("lic_mixup", "16k", 0, math.nan)], [scored("lic_mixup", "16k", 0, 0.5)], "expected 0 to 1"),
-        ([scored("lic_mixup", "16k", 0, 0.5)], [scored("lic_mixup", "32k", 0, 0.5)], "no question in common"),
-        ([scored("lic_mixup", "16k", 0, 0.5, "x")], [scored("lic_mixup", "16k", 0, 0.5, "y")], "no question in common"),
+        (
+            [scored("lic_mixup", "16k", 0, math.nan)],
+            [scored("lic_mixup", "16k", 0, 0.5)],
+            "expected 0 to 1",
+        ),
+        (
+            [scored("lic_mixup", "16k", 0, 0.5)],
+            [scored("lic_mixup", "32k", 0, 0.5)],
+            "no question in common",
+        ),
+        (
+            [scored("lic_mixup", "16k", 0, 0.5, "x")],
+            [scored("lic_mixup", "16k", 0, 0.5, "y")],
+            "no question in common",
+        ),
     ],
 )
 def test_bad_input_is_refused(a: list[ScoredRow], b: list[ScoredRow], message: str) -> None:
-    with pytest.raises(HarnessError, match=message):
-        comparison.of(a, b, draws=50, flips=50)
+    with pytest.raises(LVEvalError, match=message):
+        comparison.compare_runs(a, b, draws=50, flips=50)
 
 
 # --- false alarms and power -------------------------------------------------------------------------------------------
 
 
-def pair_of_runs(chance: np.random.Generator, lead: float) -> tuple[list[ScoredRow], list[ScoredRow]]:
+def pair_of_runs(
+    chance: np.random.Generator, lead: float
+) -> tuple[list[ScoredRow], list[ScoredRow]]:
     """Two runs over the same questions, alike but for `lead`: what makes one row hard makes it hard for both."""
     runs: tuple[list[ScoredRow], list[ScoredRow]] = [], []
     for subset, number, zeros in (
@@ -270,7 +339,7 @@ def test_false_alarms_are_3_to_7_percent_at_5_percent() -> None:
     families = 0
     rounds = 450
     for _ in range(rounds):
-        found = comparison.of(*pair_of_runs(chance, 0.0), draws=400, flips=300).parts
+        found = comparison.compare_runs(*pair_of_runs(chance, 0.0), draws=400, flips=300).parts
         parts = [(f"file {pair[0]}", part) for pair, part in found.files.items()]
         parts += [("level means", part) for part in found.levels.values()]
         parts += [("subset means", part) for part in found.subsets.values()]
@@ -282,7 +351,9 @@ def test_false_alarms_are_3_to_7_percent_at_5_percent() -> None:
         families += any(part.verdict != "no difference shown" for part in found.files.values())
     rates = {kind: 100 * alarms[kind] / tried[kind] for kind in tried}
     coverage = {kind: 100 * covered[kind] / tried[kind] for kind in tried}
-    print(rates, coverage, f"any of nine files after Holm: {100 * families / rounds}")  # pytest -rP shows it
+    print(
+        rates, coverage, f"any of nine files after Holm: {100 * families / rounds}"
+    )  # pytest -rP shows it
     assert all(3 <= rate <= 7 for rate in rates.values()), rates
     assert all(93 <= share <= 97 for share in coverage.values()), coverage
     assert families / rounds <= 0.07
@@ -290,7 +361,10 @@ def test_false_alarms_are_3_to_7_percent_at_5_percent() -> None:
 
 def test_a_real_lead_is_found() -> None:
     chance = np.random.default_rng(18)
-    shown = [comparison.of(*pair_of_runs(chance, 0.15), draws=200, flips=400).parts.overall for _ in range(40)]
+    shown = [
+        comparison.compare_runs(*pair_of_runs(chance, 0.15), draws=200, flips=400).parts.overall
+        for _ in range(40)
+    ]
     assert sum(part.verdict == "A better" for part in shown) >= 38
     assert sum(part.verdict == "B better" for part in shown) == 0
 
@@ -308,8 +382,14 @@ IDENTITY: dict[str, object] = {
 
 
 def test_like_runs_have_no_mismatch_whatever_model_and_selection() -> None:
-    other = IDENTITY | {"model_name": "b", "prompts": {"name": "prompts.py", "sha256": "5c74d151aa", "official": True}}
-    other |= {"data": {"lic_mixup_16k": "f1", "lic_mixup_32k": "f3"}, "budgets": {"lic_mixup": 64, "dureader_mixup": 9}}
+    other = IDENTITY | {
+        "model_name": "b",
+        "prompts": {"name": "prompts.py", "sha256": "5c74d151aa", "official": True},
+    }
+    other |= {
+        "data": {"lic_mixup_16k": "f1", "lic_mixup_32k": "f3"},
+        "budgets": {"lic_mixup": 64, "dureader_mixup": 9},
+    }
     assert mismatches(IDENTITY, IDENTITY) == mismatches(IDENTITY, other) == []
 
 
@@ -318,7 +398,10 @@ def test_like_runs_have_no_mismatch_whatever_model_and_selection() -> None:
     [
         (
             {"data": {"lic_mixup_16k": "f1", "cmrc_mixup_16k": "other"}},
-            Mismatch("the data of cmrc_mixup_16k differ: not the same questions, or not the same contexts", True),
+            Mismatch(
+                "the data of cmrc_mixup_16k differ: not the same questions, or not the same contexts",
+                True,
+            ),
         ),
         ({"data": {"lic_mixup_32k": "f1"}}, Mismatch("the runs have no data file in common", True)),
         (
@@ -343,9 +426,14 @@ def test_like_runs_have_no_mismatch_whatever_model_and_selection() -> None:
         ),
         (
             {"engine": {"request_args": {"max_completion_tokens": 4000}}},
-            Mismatch("different --request-args: none in A, {'max_completion_tokens': 4000} in B", False),
+            Mismatch(
+                "different --request-args: none in A, {'max_completion_tokens': 4000} in B", False
+            ),
         ),
-        ({"engine": {"pure_greedy": True}}, Mismatch("different --pure-greedy: none in A, True in B", False)),
+        (
+            {"engine": {"pure_greedy": True}},
+            Mismatch("different --pure-greedy: none in A, True in B", False),
+        ),
         (
             {"chat_template": None},
             Mismatch("chat format: cannot be compared, not recorded in B", False),
@@ -357,7 +445,11 @@ def test_each_mismatch_is_told(change: dict[str, object], expected: Mismatch) ->
 
 
 def test_refusals_come_first() -> None:
-    other = IDENTITY | {"chat_template": "auto", "data": {"lic_mixup_16k": "f9"}, "model_max_len": 1}
+    other = IDENTITY | {
+        "chat_template": "auto",
+        "data": {"lic_mixup_16k": "f9"},
+        "model_max_len": 1,
+    }
     assert [mismatch.refuses for mismatch in mismatches(IDENTITY, other)] == [True, False, False]
 
 
@@ -371,5 +463,7 @@ def test_a_published_folder_records_nothing_and_that_is_flagged() -> None:
         "budgets of answers",
     ]
     assert not any(mismatch.refuses for mismatch in found)
-    assert all(mismatch.text.endswith("cannot be compared, not recorded in B") for mismatch in found)
+    assert all(
+        mismatch.text.endswith("cannot be compared, not recorded in B") for mismatch in found
+    )
     assert mismatches({}, {})[0].text.endswith("not recorded in A and B")

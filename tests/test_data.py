@@ -17,8 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import data
-from errors import ExitCode, HarnessError
+from lveval.common.errors import ExitCode, LVEvalError
+from lveval.data import dataset, sources
+from lveval.data.dataset import DataFile, load_file
+from lveval.data.rows import Row
 
 ROOT = Path(data.__file__).parent
 SUBSET, LEVEL = "hotpotwikiqa_mixup", "16k"
@@ -60,12 +62,12 @@ def folder_with(tmp_path: Path, content: bytes, name: str = NAME) -> Path:
     return tmp_path / "data"
 
 
-def loaded(tmp_path: Path, content: bytes) -> data.DataFile:
-    return data.load(SUBSET, LEVEL, folder_with(tmp_path, content))
+def loaded(tmp_path: Path, content: bytes) -> DataFile:
+    return load_file(SUBSET, LEVEL, folder_with(tmp_path, content))
 
 
 def refusal(load: Callable[[], object]) -> str:
-    with pytest.raises(HarnessError) as caught:
+    with pytest.raises(LVEvalError) as caught:
         load()
     return caught.value.message
 
@@ -89,7 +91,9 @@ def child(code: str, *args: object, **environment: str) -> subprocess.CompletedP
 
 
 def test_rows_come_back_as_they_are(tmp_path: Path) -> None:
-    content = line() + line(answers=["a", "b"], all_classes=["x"], length=0, extra={"ignored": [1, "two"]})
+    content = line() + line(
+        answers=["a", "b"], all_classes=["x"], length=0, extra={"ignored": [1, "two"]}
+    )
     file = loaded(tmp_path, content)
     assert len(file) == 2
     assert file.fingerprint == "sha256:" + hashlib.sha256(content).hexdigest()
@@ -97,7 +101,7 @@ def test_rows_come_back_as_they_are(tmp_path: Path) -> None:
     assert file.row(1)["answers"] == ["a", "b"]
     assert file.row(1)["all_classes"] == ["x"]
     assert file.origin == f"{tmp_path}/data/{NAME}"
-    assert list(file.row(0)) == list(data.Row.__annotations__)
+    assert list(file.row(0)) == list(Row.__annotations__)
 
 
 @pytest.mark.parametrize(
@@ -121,14 +125,20 @@ def test_rows_come_back_as_they_are(tmp_path: Path) -> None:
         ({"question_id": "hotpot-1"}, "question_id", "hotpot-1"),
         ({"offsets": None}, "offsets", None),
         ({"offsets": {}}, "offsets", {"evidence": [], "confusing_facts": []}),
-        ({"offsets": {"evidence": [[0, 5]]}}, "offsets", {"evidence": [[0, 5]], "confusing_facts": []}),
+        (
+            {"offsets": {"evidence": [[0, 5]]}},
+            "offsets",
+            {"evidence": [[0, 5]], "confusing_facts": []},
+        ),
         ({"all_classes": []}, "all_classes", []),
         ({"context": "a\u2028b\u0085c\x00d"}, "context", "a\u2028b\u0085c\x00d"),
         ({"context": "\U0001f600"}, "context", "\U0001f600"),
         ({"index": 7}, "dataset", SUBSET),
     ],
 )
-def test_spellings_in_the_wild(tmp_path: Path, changes: dict[str, Any], field: str, expected: object) -> None:
+def test_spellings_in_the_wild(
+    tmp_path: Path, changes: dict[str, Any], field: str, expected: object
+) -> None:
     found: dict[str, Any] = dict(loaded(tmp_path, line() + line(**changes)).row(1))
     assert found[field] == expected
 
@@ -136,7 +146,12 @@ def test_spellings_in_the_wild(tmp_path: Path, changes: dict[str, Any], field: s
 def test_equal_rows_are_rows_of_their_own(tmp_path: Path) -> None:
     """A row is its position in the file: a repeated line is neither merged nor refused."""
     file = loaded(tmp_path, line() * 2 + line(input="Other?") + line())
-    assert [file.row(i)["input"] for i in range(len(file))] == ["Which reef?", "Which reef?", "Other?", "Which reef?"]
+    assert [file.row(i)["input"] for i in range(len(file))] == [
+        "Which reef?",
+        "Which reef?",
+        "Other?",
+        "Which reef?",
+    ]
 
 
 def test_fields_may_be_null_for_long_and_then_change_their_type(tmp_path: Path) -> None:
@@ -147,19 +162,25 @@ def test_fields_may_be_null_for_long_and_then_change_their_type(tmp_path: Path) 
 
 def test_the_tables_spelling_of_a_subset(tmp_path: Path) -> None:
     content = line(dataset="loogle-MR-mixup") + line(dataset="loogle_MIR_mixup")
-    file = data.load("loogle_MIR_mixup", LEVEL, folder_with(tmp_path, content, "loogle_MIR_mixup_16k.jsonl"))
+    file = load_file(
+        "loogle_MIR_mixup", LEVEL, folder_with(tmp_path, content, "loogle_MIR_mixup_16k.jsonl")
+    )
     assert [file.row(i)["dataset"] for i in range(2)] == ["loogle_MIR_mixup"] * 2
 
 
 def test_a_subset_of_the_users_own(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, line(dataset="mine", language="de"), "mine_3k.jsonl")
-    assert data.load("mine", "3k", folder).row(0)["language"] == "de"
+    assert load_file("mine", "3k", folder).row(0)["language"] == "de"
 
 
-@pytest.mark.parametrize("content", [line() + line(), (line() + line()).rstrip(), line() + line() + b"\r\n  \n"])
+@pytest.mark.parametrize(
+    "content", [line() + line(), (line() + line()).rstrip(), line() + line() + b"\r\n  \n"]
+)
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-def test_line_ends_and_byte_order_mark(tmp_path: Path, content: bytes, bom: bytes, end: bytes) -> None:
+def test_line_ends_and_byte_order_mark(
+    tmp_path: Path, content: bytes, bom: bytes, end: bytes
+) -> None:
     file = loaded(tmp_path, bom + content.replace(b"\n", end))
     assert [file.row(i)["answers"] for i in range(len(file))] == [["amber reef"]] * 2
 
@@ -168,7 +189,9 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 spans = st.lists(st.just([0, 0]), max_size=3)  # the only one that every context has
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     st.lists(
         st.fixed_dictionaries(
@@ -180,8 +203,10 @@ spans = st.lists(st.just([0, 0]), max_size=3)  # the only one that every context
                 "answer_keywords": st.none() | texts,
                 "all_classes": st.none() | st.lists(texts, max_size=2),
                 "question_id": st.none() | texts,
-                "confusing_facts": st.none() | st.lists(texts.filter(str.strip), min_size=1, max_size=3),
-                "offsets": st.none() | st.fixed_dictionaries({"evidence": spans, "confusing_facts": spans}),
+                "confusing_facts": st.none()
+                | st.lists(texts.filter(str.strip), min_size=1, max_size=3),
+                "offsets": st.none()
+                | st.fixed_dictionaries({"evidence": spans, "confusing_facts": spans}),
             }
         ),
         min_size=1,
@@ -189,7 +214,9 @@ spans = st.lists(st.just([0, 0]), max_size=3)  # the only one that every context
     ),
     st.booleans(),
 )
-def test_any_rows_survive_the_copy(tmp_path: Path, rows: list[dict[str, Any]], ascii_only: bool) -> None:
+def test_any_rows_survive_the_copy(
+    tmp_path: Path, rows: list[dict[str, Any]], ascii_only: bool
+) -> None:
     lines = [json.dumps(row(**changes), ensure_ascii=ascii_only) + "\n" for changes in rows]
     file = loaded(tmp_path, "".join(lines).encode())
     assert [{name: file.row(i)[name] for name in changes} for i, changes in enumerate(rows)] == rows  # type: ignore[literal-required]
@@ -210,7 +237,10 @@ HALF = "\\ud83d"
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        *[({name: ...}, f'no "{name}" (found: ') for name in ("input", "context", "answers", "length", "dataset")],
+        *[
+            ({name: ...}, f'no "{name}" (found: ')
+            for name in ("input", "context", "answers", "length", "dataset")
+        ],
         ({"language": ...}, 'no "language"'),
         ({"input": None}, "input: found None; expected text"),
         ({"input": 3}, "input: found 3; expected text"),
@@ -235,7 +265,10 @@ HALF = "\\ud83d"
         ({"question_id": 3}, "question_id: found 3; expected text"),
         ({"offsets": [1]}, "offsets: found [1]; expected"),
         ({"offsets": {"evidence": 1}}, "offsets.evidence: found 1; expected"),
-        ({"offsets": {"evidence": [[0, 1], [3, 2]]}}, "offsets.evidence[1]: found [3, 2]; expected"),
+        (
+            {"offsets": {"evidence": [[0, 1], [3, 2]]}},
+            "offsets.evidence[1]: found [3, 2]; expected",
+        ),
         ({"offsets": {"evidence": [[-1, 2]]}}, "offsets.evidence[0]: found [-1, 2]"),
         ({"offsets": {"confusing_facts": [[0, 99]]}}, "offsets.confusing_facts[0]: found [0, 99]"),
         ({"offsets": {"evidence": [[0, True]]}}, "offsets.evidence[0]: found [0, True]"),
@@ -261,7 +294,10 @@ def test_faulty_field(tmp_path: Path, cache: Path, changes: dict[str, Any], told
         (line().replace(b"amber", b"\x00\x00"), "Invalid control character"),
         (b"\x00" * 4096, "column 1"),
         (b"\xef\xbb\xbf" + line(), "BOM"),
-        (line().replace(b"Which", HALF.encode()), ":2: input (character 0): found '\\ud83d'; expected no half"),
+        (
+            line().replace(b"Which", HALF.encode()),
+            ":2: input (character 0): found '\\ud83d'; expected no half",
+        ),
         (line().replace(b'["amber', f'["{HALF}'.encode()), "answers[0] (character 0)"),
         (b'{"input": ' + b"[" * 200_000 + b"]" * 200_000 + b"}\n", "RecursionError"),
         (line(length=...)[:-2] + b', "length": ' + b"9" * 5000 + b"}\n", "ValueError"),
@@ -291,7 +327,7 @@ def test_a_file_cut_anywhere(tmp_path: Path) -> None:
 
 
 def test_a_huge_line_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(sources, "MAX_LINE_BYTES", 1000)
     assert f"{NAME}:2: found a line of more than 1000 bytes" in refusal(
         lambda: loaded(tmp_path, line() + line(context="x" * 1000))
     )
@@ -328,7 +364,12 @@ def test_a_line_without_an_end_takes_bounded_memory(tmp_path: Path) -> None:
 
 def test_the_context_stays_out_of_messages(tmp_path: Path) -> None:
     secret = "word " * 5000
-    for changes in ({"context": [secret]}, {"context": {secret: secret}}, {"answers": [[secret]]}, {"dataset": secret}):
+    for changes in (
+        {"context": [secret]},
+        {"context": {secret: secret}},
+        {"answers": [[secret]]},
+        {"dataset": secret},
+    ):
         assert len(refusal(lambda changes=changes: loaded(tmp_path, line(**changes)))) < 400  # type: ignore[misc]
 
 
@@ -348,18 +389,23 @@ def test_an_archive_with_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     """zipfile decodes each member's name when it opens an archive, whichever is asked for."""
     path = archive(tmp_path / "data" / f"{SUBSET}.zip", line(), "森.txt")
     path.write_bytes(path.read_bytes().replace("森".encode(), b"\xff\xff\xff"))
-    assert "found a damaged archive" in refusal(lambda: data.load(SUBSET, LEVEL, path.parent))
+    assert "found a damaged archive" in refusal(lambda: load_file(SUBSET, LEVEL, path.parent))
 
 
 def test_the_file_to_delete_is_the_hub_clients_blob(tmp_path: Path) -> None:
     """The client's path is a link to a blob. Without the link it would link the same blob again."""
-    folder = tmp_path / "hf" / "hub" / f"datasets--{data.HUB_REPO.replace('/', '--')}"
+    folder = tmp_path / "hf" / "hub" / f"datasets--{sources.HUB_REPO.replace('/', '--')}"
     blob = archive(folder / "blobs" / "0123", line() * 2)
-    link = folder / "snapshots" / data.HUB_REVISION / f"{SUBSET}.zip"
+    link = folder / "snapshots" / sources.HUB_REVISION / f"{SUBSET}.zip"
     link.parent.mkdir(parents=True)
     link.symlink_to(blob)
-    code = "import data, errors; errors.run(lambda: len(data.load('hotpotwikiqa_mixup', '16k', None)))"
-    for damaged, told in ((False, "found 2 rows; expected the 124"), (True, "found a damaged archive")):
+    code = (
+        "import data, errors; errors.run(lambda: len(data.load('hotpotwikiqa_mixup', '16k', None)))"
+    )
+    for damaged, told in (
+        (False, "found 2 rows; expected the 124"),
+        (True, "found a damaged archive"),
+    ):
         if damaged:
             blob.write_bytes(blob.read_bytes()[:-30])
         done = child(code, HF_HOME=str(tmp_path / "hf"), HF_HUB_OFFLINE="1")
@@ -371,7 +417,10 @@ def test_the_file_to_delete_is_the_hub_clients_blob(tmp_path: Path) -> None:
 
 def test_what_is_found_is_clipped(tmp_path: Path) -> None:
     for subset, level in (("!" * 5000, LEVEL), (SUBSET, "9" * 5000)):
-        assert len(refusal(lambda subset=subset, level=level: data.load(subset, level, tmp_path))) < 200  # type: ignore[misc]
+        assert (
+            len(refusal(lambda subset=subset, level=level: load_file(subset, level, tmp_path)))
+            < 200
+        )  # type: ignore[misc]
 
 
 # --- The copies -------------------------------------------------------------------------------------------------------
@@ -379,14 +428,16 @@ def test_what_is_found_is_clipped(tmp_path: Path) -> None:
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Be as a new process, which has nothing mapped."""
-    monkeypatch.setattr(data, "_datasets", {})
+    monkeypatch.setattr(dataset, "_datasets", {})
 
 
-def test_a_worker_opens_the_copy_without_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_opens_the_copy_without_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = loaded(tmp_path, line() * 2)
     (tmp_path / "data" / NAME).unlink()
     forget(monkeypatch)
-    again = data.load(SUBSET, LEVEL, tmp_path / "data", file.fingerprint)
+    again = load_file(SUBSET, LEVEL, tmp_path / "data", file.fingerprint)
     assert (again.fingerprint, len(again), again.row(1)) == (file.fingerprint, 2, file.row(1))
     forget(monkeypatch)
     packed = pickle.dumps(again)
@@ -394,41 +445,53 @@ def test_a_worker_opens_the_copy_without_the_source(tmp_path: Path, monkeypatch:
     assert pickle.loads(packed).row(0) == file.row(0)
 
 
-def test_a_worker_without_a_copy_reads_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+def test_a_worker_without_a_copy_reads_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
     file = loaded(tmp_path, line())
     copies(cache)[0].unlink()
     forget(monkeypatch)
-    assert data.load(SUBSET, LEVEL, tmp_path / "data", file.fingerprint).row(0) == file.row(0)
+    assert load_file(SUBSET, LEVEL, tmp_path / "data", file.fingerprint).row(0) == file.row(0)
 
 
 def test_other_content_than_expected(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, line())
-    with pytest.raises(HarnessError) as caught:
-        data.load(SUBSET, LEVEL, folder, "sha256:" + "0" * 64)
+    with pytest.raises(LVEvalError) as caught:
+        load_file(SUBSET, LEVEL, folder, "sha256:" + "0" * 64)
     assert caught.value.code == ExitCode.IDENTITY
     assert "expected sha256:0000" in caught.value.message
     for wrong in ("", "sha256:../../x", "md5:" + "0" * 32):
-        assert "fingerprint" in refusal(lambda wrong=wrong: data.load(SUBSET, LEVEL, folder, wrong))  # type: ignore[misc]
+        assert "fingerprint" in refusal(lambda wrong=wrong: load_file(SUBSET, LEVEL, folder, wrong))  # type: ignore[misc]
 
 
-def test_a_torn_or_altered_copy_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+def test_a_torn_or_altered_copy_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
     file = loaded(tmp_path, line() * 3)
     (copy,) = copies(cache)
     sound = copy.read_bytes()
     assert copy.stat().st_mode & 0o077 == 0
     steps = max(1, len(sound) // 60)
-    damages = [sound[:cut] for cut in range(0, len(sound), steps)] + [sound[:-1], sound + b"\n", b"\x00" * len(sound)]
-    damages += [sound[:at] + bytes([sound[at] ^ 4]) + sound[at + 1 :] for at in range(3, len(sound), steps)]
+    damages = [sound[:cut] for cut in range(0, len(sound), steps)] + [
+        sound[:-1],
+        sound + b"\n",
+        b"\x00" * len(sound),
+    ]
+    damages += [
+        sound[:at] + bytes([sound[at] ^ 4]) + sound[at + 1 :] for at in range(3, len(sound), steps)
+    ]
     for known in (None, file.fingerprint):
         for damaged in damages:
             copy.write_bytes(damaged)
             forget(monkeypatch)
-            again = data.load(SUBSET, LEVEL, tmp_path / "data", known)
+            again = load_file(SUBSET, LEVEL, tmp_path / "data", known)
             assert copy.read_bytes() == sound
             assert again.row(2) == file.row(2)
 
 
-def test_a_copy_that_vanished_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+def test_a_copy_that_vanished_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
     file = loaded(tmp_path, line())
     copies(cache)[0].unlink()
     forget(monkeypatch)
@@ -438,7 +501,9 @@ def test_a_copy_that_vanished_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_same_bytes_under_another_subset_are_checked_again(tmp_path: Path) -> None:
     loaded(tmp_path, line())
     folder_with(tmp_path, line(), "factrecall_en_16k.jsonl")
-    assert "expected factrecall_en" in refusal(lambda: data.load("factrecall_en", LEVEL, tmp_path / "data"))
+    assert "expected factrecall_en" in refusal(
+        lambda: load_file("factrecall_en", LEVEL, tmp_path / "data")
+    )
 
 
 def test_leftovers_of_a_killed_process_are_removed_when_old(tmp_path: Path, cache: Path) -> None:
@@ -487,7 +552,12 @@ def test_two_processes_make_the_same_copy_at_once(tmp_path: Path, cache: Path) -
     folder = folder_with(tmp_path, line(context="word " * 20_000) * 30)
     start = time.time() + 2.5
     racers = [
-        subprocess.Popen([sys.executable, "-c", RACE, folder, str(start)], cwd=ROOT, text=True, stdout=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", RACE, folder, str(start)],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+        )
         for _ in range(3)
     ]
     said = [racer.communicate(timeout=60)[0] for racer in racers]
@@ -497,11 +567,13 @@ def test_two_processes_make_the_same_copy_at_once(tmp_path: Path, cache: Path) -
 
 
 def test_two_threads(tmp_path: Path, cache: Path) -> None:
-    folder = folder_with(tmp_path, b"".join(line(length=i, context="x" * 1000 * i) for i in range(50)))
+    folder = folder_with(
+        tmp_path, b"".join(line(length=i, context="x" * 1000 * i) for i in range(50))
+    )
     wrong: list[int] = []
 
     def work() -> None:
-        file = data.load(SUBSET, LEVEL, folder)
+        file = load_file(SUBSET, LEVEL, folder)
         wrong.extend(i for i in range(50) if len(file.row(i)["context"]) != 1000 * i)
 
     threads = [threading.Thread(target=work) for _ in range(4)]

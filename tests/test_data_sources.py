@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from test_data import LEVEL, NAME, SUBSET, child, folder_with, line, refusal
 
-import config
-import data
-from errors import ExitCode, HarnessError
+from lveval import config
+from lveval.common.errors import ExitCode, LVEvalError
+from lveval.data import dataset, sources
 
 
 @pytest.fixture(autouse=True)
@@ -38,37 +38,44 @@ def zipped(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFL
 @pytest.mark.parametrize("member", [f"{SUBSET}/{NAME}", NAME])
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_archive(tmp_path: Path, member: str, method: int) -> None:
-    folder = zipped(tmp_path / "data" / f"{SUBSET}.zip", {member: line() * 3, "other.jsonl": b"?"}, method)
-    file = data.load(SUBSET, LEVEL, folder)
+    folder = zipped(
+        tmp_path / "data" / f"{SUBSET}.zip", {member: line() * 3, "other.jsonl": b"?"}, method
+    )
+    file = dataset.load_file(SUBSET, LEVEL, folder)
     assert len(file) == 3
     assert file.fingerprint == "sha256:" + hashlib.sha256(line() * 3).hexdigest()
     zipped(tmp_path / "data" / f"{SUBSET}.zip", {member: line() + b"[]\n"}, method)
-    assert refusal(lambda: data.load(SUBSET, LEVEL, folder)).startswith(f"{folder}/{SUBSET}.zip/{NAME}:2: found []")
+    assert refusal(lambda: dataset.load_file(SUBSET, LEVEL, folder)).startswith(
+        f"{folder}/{SUBSET}.zip/{NAME}:2: found []"
+    )
 
 
 def test_layouts_and_their_order(tmp_path: Path) -> None:
     folder = zipped(tmp_path / "data" / f"{SUBSET}.zip", {NAME: line()})
-    assert len(data.load(SUBSET, LEVEL, folder)) == 1
+    assert len(dataset.load_file(SUBSET, LEVEL, folder)) == 1
     folder_with(tmp_path, line() * 2, f"{SUBSET}/{NAME}")
-    assert len(data.load(SUBSET, LEVEL, folder)) == 2
+    assert len(dataset.load_file(SUBSET, LEVEL, folder)) == 2
     folder_with(tmp_path, line() * 3)
-    assert len(data.load(SUBSET, LEVEL, folder)) == 3
+    assert len(dataset.load_file(SUBSET, LEVEL, folder)) == 3
 
 
 def test_missing_file(tmp_path: Path) -> None:
     (tmp_path / NAME).mkdir()  # a folder of that name is no file
-    message = refusal(lambda: data.load(SUBSET, LEVEL, tmp_path))
+    message = refusal(lambda: dataset.load_file(SUBSET, LEVEL, tmp_path))
     for looked in (NAME, f"{SUBSET}/{NAME}", f"{SUBSET}.zip"):
         assert str(tmp_path / looked) in message
     assert "--data-path" in message
-    assert "--data-path" in refusal(lambda: data.load(SUBSET, LEVEL, tmp_path / ("x" * 300)))
+    assert "--data-path" in refusal(
+        lambda: dataset.load_file(SUBSET, LEVEL, tmp_path / ("x" * 300))
+    )
 
 
 @pytest.mark.parametrize(
-    ("subset", "level"), [("../x", "16k"), (".x", "16k"), ("", "16k"), (SUBSET, "16"), (SUBSET, "0k"), (SUBSET, "1k\n")]
+    ("subset", "level"),
+    [("../x", "16k"), (".x", "16k"), ("", "16k"), (SUBSET, "16"), (SUBSET, "0k"), (SUBSET, "1k\n")],
 )
 def test_names_that_are_none(tmp_path: Path, subset: str, level: str) -> None:
-    assert "expected" in refusal(lambda: data.load(subset, level, tmp_path))
+    assert "expected" in refusal(lambda: dataset.load_file(subset, level, tmp_path))
 
 
 def patched(path: Path, change: Callable[[bytearray, int, int], None]) -> None:
@@ -116,7 +123,10 @@ SIZE = len(line()) * 50
     ("change", "told"),
     [
         (lie(SIZE - 1), "damaged archive"),
-        (lie(SIZE - len(line())), "damaged archive"),  # cut right behind a row: only the checksum tells
+        (
+            lie(SIZE - len(line())),
+            "damaged archive",
+        ),  # cut right behind a row: only the checksum tells
         (lie(SIZE + 1), "damaged archive"),
         (lie(2**32 - 2), "bytes packed into"),
         (wrong_crc, "damaged archive"),
@@ -124,26 +134,34 @@ SIZE = len(line()) * 50
         (encrypted, "an encrypted member"),
         (foreign_method, "compression method 99"),
         (other_name_inside, "damaged archive"),
-        (lambda content, local, central: content.__delitem__(slice(local + 60, local + 70)), "cannot be read"),
-        (lambda content, local, central: content.__delitem__(slice(central - 40, None)), "damaged archive"),
+        (
+            lambda content, local, central: content.__delitem__(slice(local + 60, local + 70)),
+            "cannot be read",
+        ),
+        (
+            lambda content, local, central: content.__delitem__(slice(central - 40, None)),
+            "damaged archive",
+        ),
         (lambda content, local, central: content.__delitem__(slice(0, None)), "damaged archive"),
     ],
 )
-def test_damaged_archive(tmp_path: Path, change: Callable[[bytearray, int, int], None], told: str) -> None:
+def test_damaged_archive(
+    tmp_path: Path, change: Callable[[bytearray, int, int], None], told: str
+) -> None:
     folder = zipped(tmp_path / "data" / f"{SUBSET}.zip", {NAME: line() * 50})
     patched(folder / f"{SUBSET}.zip", change)
-    message = refusal(lambda: data.load(SUBSET, LEVEL, folder))
+    message = refusal(lambda: dataset.load_file(SUBSET, LEVEL, folder))
     assert told in message
     assert f"{SUBSET}.zip" in message
 
 
 def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = zipped(tmp_path / "data" / f"{SUBSET}.zip", {NAME: line(context="x" * 10**6)})
-    assert len(data.load(SUBSET, LEVEL, folder)) == 1  # 1,000 : 1, but small
-    monkeypatch.setattr(data, "RATIO_FREE_BYTES", 10**5)
-    assert "bytes packed into" in refusal(lambda: data.load(SUBSET, LEVEL, folder))
-    monkeypatch.setattr(data, "MAX_MEMBER_BYTES", 10**5)
-    assert "more than 100000" in refusal(lambda: data.load(SUBSET, LEVEL, folder))
+    assert len(dataset.load_file(SUBSET, LEVEL, folder)) == 1  # 1,000 : 1, but small
+    monkeypatch.setattr(sources, "RATIO_FREE_BYTES", 10**5)
+    assert "bytes packed into" in refusal(lambda: dataset.load_file(SUBSET, LEVEL, folder))
+    monkeypatch.setattr(sources, "MAX_MEMBER_BYTES", 10**5)
+    assert "more than 100000" in refusal(lambda: dataset.load_file(SUBSET, LEVEL, folder))
 
 
 def test_symlink_member(tmp_path: Path) -> None:
@@ -153,7 +171,7 @@ def test_symlink_member(tmp_path: Path) -> None:
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(link, "/etc/passwd")
-    assert "found a symbolic link" in refusal(lambda: data.load(SUBSET, LEVEL, path.parent))
+    assert "found a symbolic link" in refusal(lambda: dataset.load_file(SUBSET, LEVEL, path.parent))
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -163,16 +181,22 @@ def test_two_members_of_one_name(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(NAME, line())
         archive.writestr(NAME, line() * 2)
-    assert "2 members of that name" in refusal(lambda: data.load(SUBSET, LEVEL, path.parent))
+    assert "2 members of that name" in refusal(
+        lambda: dataset.load_file(SUBSET, LEVEL, path.parent)
+    )
 
 
-@pytest.mark.parametrize("name", [f"../{NAME}", f"/{NAME}", f"x/../{NAME}", f"{SUBSET}/../{NAME}", f"./{NAME}"])
+@pytest.mark.parametrize(
+    "name", [f"../{NAME}", f"/{NAME}", f"x/../{NAME}", f"{SUBSET}/../{NAME}", f"./{NAME}"]
+)
 def test_names_that_leave_the_folder_are_not_read(tmp_path: Path, name: str) -> None:
     folder = zipped(tmp_path / "data" / f"{SUBSET}.zip", {name: line()})
-    assert f"expected {SUBSET}/{NAME} or {NAME}" in refusal(lambda: data.load(SUBSET, LEVEL, folder))
+    assert f"expected {SUBSET}/{NAME} or {NAME}" in refusal(
+        lambda: dataset.load_file(SUBSET, LEVEL, folder)
+    )
     zipped(tmp_path / "data" / f"{SUBSET}.zip", {name: b"evil", NAME: line()})
     before = sorted(tmp_path.rglob("*.jsonl"))
-    assert len(data.load(SUBSET, LEVEL, folder)) == 1
+    assert len(dataset.load_file(SUBSET, LEVEL, folder)) == 1
     assert sorted(tmp_path.rglob("*.jsonl")) == before == []
 
 
@@ -184,11 +208,14 @@ def test_an_archive_changed_or_cut_at_any_byte(tmp_path: Path) -> None:
     sound = path.read_bytes()
     refused = 0
     for at in range(len(sound)):
-        for damaged in (sound[:at] + bytes([sound[at] ^ 1 << at % 8]) + sound[at + 1 :], sound[:at]):
+        for damaged in (
+            sound[:at] + bytes([sound[at] ^ 1 << at % 8]) + sound[at + 1 :],
+            sound[:at],
+        ):
             path.write_bytes(damaged)
             try:
-                found = data.load(SUBSET, LEVEL, folder).fingerprint
-            except HarnessError:
+                found = dataset.load_file(SUBSET, LEVEL, folder).fingerprint
+            except LVEvalError:
                 refused += 1
             else:
                 assert found == "sha256:" + hashlib.sha256(content).hexdigest()
@@ -198,8 +225,10 @@ def test_an_archive_changed_or_cut_at_any_byte(tmp_path: Path) -> None:
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
     """Its first reading named the content, its second one makes the copy: they must agree."""
     folder, copy = folder_with(tmp_path, line()), tmp_path / "cache" / "copy.arrow"
-    source = data._find(SUBSET, NAME, folder)
-    assert "changed while it was read" in refusal(lambda: data._build(source, SUBSET, "sha256:" + "0" * 64, 1, copy))
+    source = sources.find_source(SUBSET, NAME, folder)
+    assert "changed while it was read" in refusal(
+        lambda: dataset._write_cache(source, SUBSET, "sha256:" + "0" * 64, 1, copy)
+    )
     assert list(copy.parent.iterdir()) == []
 
 
@@ -228,10 +257,12 @@ class Answering(BaseHTTPRequestHandler):
         hub = self.server
         assert isinstance(hub, Hub)
         hub.asked.append((self.command, self.path))
-        prefix = f"/datasets/{data.HUB_REPO}/resolve/{data.HUB_REVISION}/"
-        content = hub.files.get(self.path.removeprefix(prefix)) if self.path.startswith(prefix) else None
+        prefix = f"/datasets/{sources.HUB_REPO}/resolve/{sources.HUB_REVISION}/"
+        content = (
+            hub.files.get(self.path.removeprefix(prefix)) if self.path.startswith(prefix) else None
+        )
         self.send_response(404 if content is None else 200)
-        self.send_header("X-Repo-Commit", data.HUB_REVISION)
+        self.send_header("X-Repo-Commit", sources.HUB_REVISION)
         if content is None:
             self.send_header("X-Error-Code", "EntryNotFound")
         else:
@@ -267,10 +298,18 @@ run(main)
 """
 
 
-def from_hub(tmp_path: Path, port: int, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def from_hub(
+    tmp_path: Path, port: int, *args: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Load a file in a process of its own: the client reads its settings when it is imported."""
-    local = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HUB_OFFLINE": "0"}
-    return child(LOAD, *args, **(local | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"} | environment))
+    local = {
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_ENDPOINT": f"http://127.0.0.1:{port}",
+        "HF_HUB_OFFLINE": "0",
+    }
+    return child(
+        LOAD, *args, **(local | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"} | environment)
+    )
 
 
 def archive(rows: int, member: str = f"{SUBSET}/{NAME}") -> bytes:
@@ -285,7 +324,10 @@ def test_hub_archive_then_offline_then_by_fingerprint(tmp_path: Path, hub: Hub) 
     first = from_hub(tmp_path, hub.server_port, SUBSET)
     assert first.returncode == 0, first.stderr
     assert first.stdout.startswith("124 sha256:")
-    assert ("GET", f"/datasets/{data.HUB_REPO}/resolve/{data.HUB_REVISION}/{SUBSET}.zip") in hub.asked
+    assert (
+        "GET",
+        f"/datasets/{sources.HUB_REPO}/resolve/{sources.HUB_REVISION}/{SUBSET}.zip",
+    ) in hub.asked
     hub.asked.clear()
     second = from_hub(tmp_path, hub.server_port, SUBSET, HF_HUB_OFFLINE="1")
     assert (second.returncode, second.stdout, hub.asked) == (0, first.stdout, []), second.stderr
@@ -304,7 +346,10 @@ def told_once(done: subprocess.CompletedProcess[str]) -> str:
 
 def test_hub_offline_or_unreachable(tmp_path: Path, hub: Hub) -> None:
     """Offline by choice, and behind a proxy that refuses: the client does not wait for either."""
-    proxied = {"HF_ENDPOINT": "https://hub.invalid", "HTTPS_PROXY": f"http://127.0.0.1:{hub.server_port}"}
+    proxied = {
+        "HF_ENDPOINT": "https://hub.invalid",
+        "HTTPS_PROXY": f"http://127.0.0.1:{hub.server_port}",
+    }
     for environment in ({"HF_HUB_OFFLINE": "1"}, proxied):
         sentence = told_once(from_hub(tmp_path, hub.server_port, SUBSET, **environment))
         assert f"{SUBSET}.zip of Infinigence/LVEval" in sentence

@@ -40,13 +40,22 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def three_ways(model: str, name: str, limit: str, tmp_path: Path, common: list[str]) -> list[dict[str, bytes]]:
+def three_ways(
+    model: str, name: str, limit: str, tmp_path: Path, common: list[str]
+) -> list[dict[str, bytes]]:
     """The published commands, each into its own folder."""
     outputs = [tmp_path / way for way in ("single", "multiple", "steps")]
     single = bash("batch_eval_single.sh", model, name, limit, *common, OUTPUT_DIR=str(outputs[0]))
     assert single.returncode == 0, single.stderr
     multiple = bash(
-        "batch_eval_multiple.sh", model, name, limit, *common, "--num-workers", "2", OUTPUT_DIR=str(outputs[1])
+        "batch_eval_multiple.sh",
+        model,
+        name,
+        limit,
+        *common,
+        "--num-workers",
+        "2",
+        OUTPUT_DIR=str(outputs[1]),
     )
     assert multiple.returncode == 0, multiple.stderr
     step = script(
@@ -63,7 +72,9 @@ def three_ways(model: str, name: str, limit: str, tmp_path: Path, common: list[s
     return [predictions(output / name) for output in outputs]
 
 
-def test_the_three_documented_ways_give_the_same_files_with_echo(built: Path, tmp_path: Path) -> None:
+def test_the_three_documented_ways_give_the_same_files_with_echo(
+    built: Path, tmp_path: Path
+) -> None:
     common = ["--backend", "echo", "--data-path", str(built), "--lengths", "1k", "--limit", "1"]
     ways = three_ways("unused/path", "dry", "700", tmp_path, common)
     assert len(ways[0]) == 11
@@ -84,7 +95,9 @@ def test_the_three_documented_ways_give_the_same_files_with_a_real_model(
     assert record["pred"].strip() and record["prompt_tokens"] < 800 < record["prompt_tokens_full"]
 
 
-@pytest.mark.parametrize("name", ["batch_eval_single.sh", "batch_eval_multiple.sh", "batch_eval_gpt_single.sh"])
+@pytest.mark.parametrize(
+    "name", ["batch_eval_single.sh", "batch_eval_multiple.sh", "batch_eval_gpt_single.sh"]
+)
 def test_a_script_without_its_arguments_tells_its_usage(name: str) -> None:
     found = bash(name, "model")
     assert found.returncode == 2 and f"usage: bash {name} " in found.stderr
@@ -94,7 +107,14 @@ def test_a_script_passes_odd_arguments_through_untouched(built: Path, tmp_path: 
     name = "a model; touch $(pwd)/owned"
     common = ["--backend", "echo", "--data-path", str(built), "--lengths", "1k", "--limit", "1"]
     found = bash(
-        "batch_eval_single.sh", "x", name, "700", *common, "--datasets", "lic_mixup", OUTPUT_DIR=str(tmp_path / "a b")
+        "batch_eval_single.sh",
+        "x",
+        name,
+        "700",
+        *common,
+        "--datasets",
+        "lic_mixup",
+        OUTPUT_DIR=str(tmp_path / "a b"),
     )
     assert found.returncode == 0, found.stderr
     assert (tmp_path / "a b" / name.replace("/", "__") / "results.json").is_file()
@@ -102,7 +122,9 @@ def test_a_script_passes_odd_arguments_through_untouched(built: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("option", ["--plan", "--check"])
-def test_a_script_that_only_looks_ahead_scores_nothing(built: Path, tmp_path: Path, option: str) -> None:
+def test_a_script_that_only_looks_ahead_scores_nothing(
+    built: Path, tmp_path: Path, option: str
+) -> None:
     found = bash(
         "batch_eval_single.sh", "x", "dry", "700", "--backend", "echo", "--data-path", built, "--lengths", "1k", option,
         OUTPUT_DIR=str(tmp_path),
@@ -131,13 +153,23 @@ def test_the_same_command_again_resumes_and_asks_nothing_twice(built: Path, tmp_
 def test_thirty_kills_later_the_files_are_those_of_a_calm_run(tmp_path: Path) -> None:
     """SIGKILL to the whole run at random times, two workers, each time resumed."""
     for subset in ("factrecall_en", "factrecall_zh"):
-        write_data(tmp_path / "data", f"{subset}_1k", [row(subset, number) for number in range(1000)])
+        write_data(
+            tmp_path / "data", f"{subset}_1k", [row(subset, number) for number in range(1000)]
+        )
     command: list[str | Path] = [
         "prediction.py", "--backend", "echo", "--model-name", "dry", "--data-path", tmp_path / "data",
         "--datasets", "factrecall_en", "factrecall_zh", "--lengths", "1k",
     ]  # fmt: skip
     assert script(*command, "--output-dir", tmp_path / "calm", "--single-process").returncode == 0
-    killed = [*command, "--output-dir", tmp_path / "killed", "--num-workers", "2", "--backend-args", "delay=0.1"]
+    killed = [
+        *command,
+        "--output-dir",
+        tmp_path / "killed",
+        "--num-workers",
+        "2",
+        "--backend-args",
+        "delay=0.1",
+    ]
     folder = tmp_path / "killed/dry"
     generator = random.Random(30)
     progress = [0]

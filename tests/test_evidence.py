@@ -1,7 +1,8 @@
 """What truncation did, counted and split."""
 
-from analysis import ScoredRow, evidence
-from analysis.evidence import Evidence
+from lveval.analysis import evidence
+from lveval.analysis.evidence import Evidence
+from lveval.results import ScoredRow
 
 
 def row(level: str, score: float, **record: object) -> ScoredRow:
@@ -21,8 +22,8 @@ def test_rows_are_counted_and_their_scores_split() -> None:
         "128k": Evidence(0, 0, 1),
     }
     assert list(evidence.by_level(reversed(rows))) == ["64k", "128k"]
-    assert evidence.of(rows[:6]).kept_percent == 75.0
-    assert evidence.of(rows[6:]).kept_percent is None
+    assert evidence.summarize(rows[:6]).kept_percent == 75.0
+    assert evidence.summarize(rows[6:]).kept_percent is None
 
 
 def test_tokens_are_medians_of_the_rows_that_tell_them() -> None:
@@ -34,7 +35,9 @@ def test_tokens_are_medians_of_the_rows_that_tell_them() -> None:
         (True, None),
         (10**400, -1),
     ]
-    found = evidence.of([row("16k", 0, prompt_tokens=one, prompt_tokens_full=full) for one, full in counts])
+    found = evidence.summarize(
+        [row("16k", 0, prompt_tokens=one, prompt_tokens_full=full) for one, full in counts]
+    )
     assert (found.tokens, found.tokens_full) == (900, 1000)
 
 

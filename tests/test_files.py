@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import files
-from errors import ExitCode, HarnessError
+from lveval.common import files
+from lveval.common.errors import ExitCode, LVEvalError
 
 
 @pytest.fixture
@@ -47,13 +47,13 @@ def test_a_cache_of_another_user_is_refused(cache: Path) -> None:
 
 def test_a_cache_that_cannot_be_made(cache: Path) -> None:
     cache.write_bytes(b"a file")
-    with pytest.raises(HarnessError) as caught:
+    with pytest.raises(LVEvalError) as caught:
         files.cache_dir()
     assert caught.value.code == ExitCode.STORAGE
 
 
 def refusal() -> str:
-    with pytest.raises(HarnessError) as caught:
+    with pytest.raises(LVEvalError) as caught:
         files.cache_dir()
     return caught.value.message
 
@@ -67,7 +67,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         files.write_atomic(path, "\ud800")
     path.unlink()
     path.mkdir()
-    with pytest.raises(HarnessError, match="writing failed") as caught:
+    with pytest.raises(LVEvalError, match="writing failed") as caught:
         files.write_atomic(path, "third")
     assert caught.value.code == ExitCode.STORAGE
     assert [item.name for item in tmp_path.iterdir()] == ["results.json"]
@@ -75,5 +75,5 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_a_folder_is_made_with_its_parents(tmp_path: Path) -> None:
     for _ in range(2):
-        files.make_folder(tmp_path / "a/b/c")
+        files.durable_mkdir(tmp_path / "a/b/c")
     assert (tmp_path / "a/b/c").is_dir()

@@ -27,10 +27,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-import cli
-import machines
-from backends import Options, hf
-from errors import HarnessError
+from lveval.backends import hf
+from lveval.backends.base import EngineOptions
+from lveval.common.errors import LVEvalError
+from lveval.execution import remote_cluster
+from lveval.options import Scheduler, option_parser, scheduler_options
 
 NAME = "hotpotwikiqa_mixup_1k.jsonl"
 ROWS = 60
@@ -70,7 +71,20 @@ def _namespaces(names: list[str]) -> None:
     _ip("-n", names[0], "addr", "add", "10.77.0.1/24", "dev", "br0")
     _ip("-n", names[0], "link", "set", "br0", "up")
     for number, name in enumerate(names[1:], 2):
-        _ip("-n", names[0], "link", "add", f"v{number}", "type", "veth", "peer", "name", "eth0", "netns", name)
+        _ip(
+            "-n",
+            names[0],
+            "link",
+            "add",
+            f"v{number}",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            name,
+        )
         _ip("-n", names[0], "link", "set", f"v{number}", "master", "br0", "up")
         _ip("-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", "eth0")
         _ip("-n", name, "link", "set", "eth0", "up")
@@ -83,16 +97,21 @@ def network() -> Iterator[Network]:
     try:
         _namespaces(names)
         head, run, *nodes = (
-            Machine(f"10.77.0.{number}", ("ip", "netns", "exec", name)) for number, name in enumerate(names, 1)
+            Machine(f"10.77.0.{number}", ("ip", "netns", "exec", name))
+            for number, name in enumerate(names, 1)
         )
     except (OSError, subprocess.CalledProcessError) as error:
-        shared = f"no network namespaces here ({str(getattr(error, 'stderr', '') or error).strip()})"
+        shared = (
+            f"no network namespaces here ({str(getattr(error, 'stderr', '') or error).strip()})"
+        )
         head, run, *nodes = (Machine(f"127.0.0.{number}") for number in range(2, 7))
     try:
         yield Network(head, run, (nodes[0], nodes[1], nodes[2]), shared)
     finally:
         for name in names:
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True) if not shared else None
+            subprocess.run(
+                ["ip", "netns", "del", name], check=False, capture_output=True
+            ) if not shared else None
 
 
 class Processes:
@@ -102,8 +121,12 @@ class Processes:
         self.folder = folder
         self._running: list[subprocess.Popen[bytes]] = []
 
-    def start(self, machine: Machine, log: str, *command: str | Path, **environment: str) -> subprocess.Popen[bytes]:
-        ours = {name: value for name, value in os.environ.items() if name != "DASK_LOGGING__DISTRIBUTED"}  # a nanny's
+    def start(
+        self, machine: Machine, log: str, *command: str | Path, **environment: str
+    ) -> subprocess.Popen[bytes]:
+        ours = {
+            name: value for name, value in os.environ.items() if name != "DASK_LOGGING__DISTRIBUTED"
+        }  # a nanny's
         environment = {**ours, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
         with (self.folder / log).open("wb") as output:
             process = subprocess.Popen(
@@ -132,10 +155,20 @@ class Processes:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
 
-    def scheduler(self, machine: Machine, *options: str | Path) -> tuple[subprocess.Popen[bytes], str]:
+    def scheduler(
+        self, machine: Machine, *options: str | Path
+    ) -> tuple[subprocess.Popen[bytes], str]:
         where = self.folder / "scheduler.json"
         where.unlink(missing_ok=True)
-        common = ("--host", machine.address, "--port", "0", "--no-dashboard", "--scheduler-file", where)
+        common = (
+            "--host",
+            machine.address,
+            "--port",
+            "0",
+            "--no-dashboard",
+            "--scheduler-file",
+            where,
+        )
         process = self.start(machine, "scheduler.log", "-m", "dask", "scheduler", *common, *options)
         self.wait_for("scheduler.log", "Scheduler at:")
         end = time.monotonic() + 30
@@ -150,12 +183,16 @@ class Processes:
         """A worker as README has it."""
         common = ("--nworkers", "1", "--nthreads", "2", "--memory-limit", "0", "--no-dashboard")
         here = ("--host", machine.address, "--local-directory", self.folder / "scratch")
-        return self.start(machine, log, "-m", "dask", "worker", address, *common, *here, *options, **environment)
+        return self.start(
+            machine, log, "-m", "dask", "worker", address, *common, *here, *options, **environment
+        )
 
     def prediction(
         self, machine: Machine, *options: str | Path, output: str = "out", PYTHONPATH: str = ""
     ) -> subprocess.Popen[bytes]:
-        return self.start(machine, f"{output}.log", *command(self.folder, output), *options, PYTHONPATH=PYTHONPATH)
+        return self.start(
+            machine, f"{output}.log", *command(self.folder, output), *options, PYTHONPATH=PYTHONPATH
+        )
 
 
 def command(folder: Path, output: str) -> tuple[str | Path, ...]:
@@ -167,10 +204,14 @@ def command(folder: Path, output: str) -> tuple[str | Path, ...]:
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Processes]:
-    write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", [row(number=number) for number in range(ROWS)])
+    write_data(
+        tmp_path / "data", "hotpotwikiqa_mixup_1k", [row(number=number) for number in range(ROWS)]
+    )
     with ExitStack() as stack:
         made = Processes(tmp_path)
-        stack.callback(lambda: [made.kill(process) for process in made._running if process.poll() is None])
+        stack.callback(
+            lambda: [made.kill(process) for process in made._running if process.poll() is None]
+        )
         yield made
 
 
@@ -178,7 +219,9 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
 def calm(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The answers of a single process."""
     folder = tmp_path_factory.mktemp("calm")
-    write_data(folder / "data", "hotpotwikiqa_mixup_1k", [row(number=number) for number in range(ROWS)])
+    write_data(
+        folder / "data", "hotpotwikiqa_mixup_1k", [row(number=number) for number in range(ROWS)]
+    )
     found = script(*command(folder, "out"), "--single-process")
     assert found.returncode == 0, found.stderr
     return (folder / "out/dry" / NAME).read_bytes()
@@ -218,7 +261,11 @@ def authority(folder: Path) -> tuple[str, ...]:
             .sign(ca_key, hashes.SHA256())
         )
         (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    plain = (
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
     (folder / "key.pem").write_bytes(key.private_bytes(*plain))
     files = {"--tls-ca-file": "ca.pem", "--tls-cert": "cert.pem", "--tls-key": "key.pem"}
     return tuple(word for option, name in files.items() for word in (option, str(folder / name)))
@@ -233,31 +280,53 @@ def authority(folder: Path) -> tuple[str, ...]:
         (("--scheduler", "tcp://head:8786"), "tcp:// is not encrypted"),
         (("--scheduler", "head:8786"), 'found "head:8786", expected tls://HOST:PORT'),
         (("--scheduler", "http://head:8786/"), "expected tls://HOST:PORT"),
-        (("--scheduler", "tls://head:8786", "--single-process"), "found --single-process or --num-workers too"),
-        (("--scheduler", "tls://head:8786", "--num-workers", "2"), "found --single-process or --num-workers too"),
+        (
+            ("--scheduler", "tls://head:8786", "--single-process"),
+            "found --single-process or --num-workers too",
+        ),
+        (
+            ("--scheduler", "tls://head:8786", "--num-workers", "2"),
+            "found --single-process or --num-workers too",
+        ),
         (("--insecure-scheduler",), "--insecure-scheduler: only with --scheduler ADDRESS"),
-        (("--tls-cert", "c.pem", "--tls-key", "k.pem"), "--tls-cert, --tls-key: only with --scheduler ADDRESS"),
-        (("--scheduler", "tcp://h:1", "--insecure-scheduler", "--tls-cert", "c"), "need a tls:// address"),
-        (("--scheduler", "tls://h:1", "--wait-for-workers", "nan"), "--wait-for-workers: found nan"),
+        (
+            ("--tls-cert", "c.pem", "--tls-key", "k.pem"),
+            "--tls-cert, --tls-key: only with --scheduler ADDRESS",
+        ),
+        (
+            ("--scheduler", "tcp://h:1", "--insecure-scheduler", "--tls-cert", "c"),
+            "need a tls:// address",
+        ),
+        (
+            ("--scheduler", "tls://h:1", "--wait-for-workers", "nan"),
+            "--wait-for-workers: found nan",
+        ),
     ],
 )
-def test_what_does_not_fit_together_is_one_sentence(options: tuple[str, ...], complaint: str) -> None:
-    args = cli.parser().parse_args(["--model-name", "dry", *options])
-    with pytest.raises(HarnessError) as found:
-        cli.scheduler(args)
+def test_what_does_not_fit_together_is_one_sentence(
+    options: tuple[str, ...], complaint: str
+) -> None:
+    args = option_parser().parse_args(["--model-name", "dry", *options])
+    with pytest.raises(LVEvalError) as found:
+        scheduler_options(args)
     assert complaint in found.value.message and found.value.code == 2
 
 
 def test_without_a_scheduler_nothing_changes() -> None:
-    assert cli.scheduler(cli.parser().parse_args(["--model-name", "dry"])) is None
+    assert scheduler_options(option_parser().parse_args(["--model-name", "dry"])) is None
 
 
 @pytest.mark.parametrize("certificates", ["missing", "unreadable"])
-def test_tls_without_certificates_is_refused_before_anything_is_sent(certificates: str, tmp_path: Path) -> None:
+def test_tls_without_certificates_is_refused_before_anything_is_sent(
+    certificates: str, tmp_path: Path
+) -> None:
     (tmp_path / "bad.pem").write_text("no certificate")
     files = (tmp_path / "bad.pem",) * 3 if certificates == "unreadable" else (None, None, None)
-    scheduler = machines.Scheduler("tls://127.0.0.1:1", False, *files)
-    with pytest.raises(HarnessError, match="--tls-ca-file, --tls-cert and --tls-key"), machines.connect(scheduler):
+    scheduler = Scheduler("tls://127.0.0.1:1", False, *files)
+    with (
+        pytest.raises(LVEvalError, match="--tls-ca-file, --tls-cert and --tls-key"),
+        remote_cluster.connect(scheduler),
+    ):
         pass
 
 
@@ -267,7 +336,10 @@ def test_where_no_scheduler_listens_the_run_says_so(processes: Processes) -> Non
         *command(processes.folder, "out"), *options, DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="1s"
     )  # fmt: skip
     assert found.returncode == 2, found.stderr
-    assert "tcp://127.0.0.1:1: no Dask scheduler answers there" in found.stderr and "Traceback" not in found.stderr
+    assert (
+        "tcp://127.0.0.1:1: no Dask scheduler answers there" in found.stderr
+        and "Traceback" not in found.stderr
+    )
     assert not (processes.folder / "out").exists()
 
 
@@ -275,16 +347,19 @@ def test_where_no_scheduler_listens_the_run_says_so(processes: Processes) -> Non
 
 
 def test_a_worker_vouches_for_its_code_and_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = Options(None, 500)
-    expected = machines.facts("echo", options)
-    machines.vouch("echo", options, expected)
+    options = EngineOptions(None, 500)
+    expected = remote_cluster.environment("echo", options)
+    remote_cluster.verify_environment("echo", options, expected)
     other = expected | {"engine": {"version": 1, "device": "cuda"}}
-    with pytest.raises(HarnessError, match=r"engine\.device: found None, expected cuda"):
-        machines.vouch("echo", options, other)
-    monkeypatch.setattr(machines, "CODE", {"utils.py": "0", "backends/hf.py": "0"})
-    monkeypatch.setattr(machines, "_vouched", None)
-    with pytest.raises(HarnessError, match=r"runs other code than this command \(backends/__init__.py, backends/echo"):
-        machines.vouch("echo", options, expected)
+    with pytest.raises(LVEvalError, match=r"engine\.device: found None, expected cuda"):
+        remote_cluster.verify_environment("echo", options, other)
+    monkeypatch.setattr(remote_cluster, "CODE", {"utils.py": "0", "backends/hf.py": "0"})
+    monkeypatch.setattr(remote_cluster, "_verified", None)
+    with pytest.raises(
+        LVEvalError,
+        match=r"runs other code than this command \(backends/__init__.py, backends/echo",
+    ):
+        remote_cluster.verify_environment("echo", options, expected)
 
 
 # --- Machines that come and go ----------------------------------------------------------------------------------------
@@ -293,22 +368,31 @@ def test_a_worker_vouches_for_its_code_and_its_engine(monkeypatch: pytest.Monkey
 def test_machines_have_networks_of_their_own(network: Network) -> None:
     if network.shared:
         pytest.skip(f"{network.shared}; the tests below use 127.0.0.x")
-    seen = subprocess.run([*network.run.enter, "ip", "-o", "-4", "addr"], capture_output=True, text=True, check=True)
+    seen = subprocess.run(
+        [*network.run.enter, "ip", "-o", "-4", "addr"], capture_output=True, text=True, check=True
+    )
     assert "10.77.0.2/24" in seen.stdout and "10.77.0.1/24" not in seen.stdout
     assert ipaddress.ip_address(network.head.address).is_private
 
 
-def test_nodes_lost_and_joined_under_tls_change_no_byte(network: Network, processes: Processes, calm: bytes) -> None:
+def test_nodes_lost_and_joined_under_tls_change_no_byte(
+    network: Network, processes: Processes, calm: bytes
+) -> None:
     tls, stranger = authority(processes.folder / "tls"), authority(processes.folder / "stranger")
     _, address = processes.scheduler(network.head, "--protocol", "tls", *tls)
     assert address.startswith(f"tls://{network.head.address}:")
     refused = processes.prediction(network.run, "--scheduler", address, *stranger, output="refused")
-    run = processes.prediction(network.run, "--scheduler", address, *tls, "--backend-args", "delay=0.2")
+    run = processes.prediction(
+        network.run, "--scheduler", address, *tls, "--backend-args", "delay=0.2"
+    )
     processes.wait_for("out.log", "no worker is connected to")  # that is no error
     first = processes.node(network.nodes[0], "first.log", address, *tls, "--preload", "workers")
     second = processes.node(network.nodes[1], "second.log", address, *tls, "--preload", "workers")
     assert refused.wait(60) == 2
-    assert "certificates of the same authority" in (told := processes.log("refused.log")) and "Traceback" not in told
+    assert (
+        "certificates of the same authority" in (told := processes.log("refused.log"))
+        and "Traceback" not in told
+    )
     wait_for_rows(processes.folder, 6)
     processes.wait_for("scheduler.log", "Register worker", 2)
     processes.kill(second)
@@ -333,14 +417,19 @@ def test_the_cluster_outlives_a_run_and_a_run_its_scheduler(
     wait_for_rows(processes.folder, 3)
     run.send_signal(signal.SIGINT)
     assert run.wait(30) == 130, processes.log("out.log")
-    assert "same command again" in processes.log("out.log") and "Traceback" not in processes.log("out.log")
+    assert "same command again" in processes.log("out.log") and "Traceback" not in processes.log(
+        "out.log"
+    )
     ask = (
         "import sys; from distributed import Client; client = Client(sys.argv[1])\n"
         "print(len(client.nthreads()), client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)))"
     )
     time.sleep(0.5)  # two rows may still be at work; they are nobody's any more
     asked = subprocess.run(
-        [*network.run.enter, sys.executable, "-c", ask, address], capture_output=True, text=True, timeout=60
+        [*network.run.enter, sys.executable, "-c", ask, address],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert asked.stdout.split() == ["1", "0"], asked.stderr
 
@@ -358,7 +447,9 @@ def test_the_cluster_outlives_a_run_and_a_run_its_scheduler(
     assert (processes.folder / "out/dry" / NAME).read_bytes() == calm
 
 
-def test_without_any_worker_left_the_run_ends_resumable(network: Network, processes: Processes) -> None:
+def test_without_any_worker_left_the_run_ends_resumable(
+    network: Network, processes: Processes
+) -> None:
     _, address = processes.scheduler(network.head)
     node = processes.node(network.nodes[0], "node.log", address)
     options = ("--scheduler", address, "--insecure-scheduler", "--wait-for-workers", "0.02")
@@ -367,12 +458,16 @@ def test_without_any_worker_left_the_run_ends_resumable(network: Network, proces
     wait_for_rows(processes.folder, 2)
     processes.kill(node)
     assert run.wait(60) == 3, processes.log("out.log")
-    assert "no worker was connected to" in processes.log("out.log") and "Traceback" not in processes.log("out.log")
+    assert "no worker was connected to" in processes.log(
+        "out.log"
+    ) and "Traceback" not in processes.log("out.log")
 
 
 def test_a_node_with_other_code_is_named(network: Network, processes: Processes) -> None:
     other = processes.folder / "checkout"
-    shutil.copytree(ROOT / "backends", other / "backends", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "backends", other / "backends", ignore=shutil.ignore_patterns("__pycache__")
+    )
     for path in ROOT.glob("*.py"):
         shutil.copy(path, other)
     (other / "utils.py").write_text((ROOT / "utils.py").read_text() + "\n# another version\n")
@@ -385,7 +480,9 @@ def test_a_node_with_other_code_is_named(network: Network, processes: Processes)
     processes.node(network.nodes[1], "bad.log", address, PYTHONPATH=str(other))  # joins late
     assert run.wait(60) == 2, processes.log("out.log")
     late = processes.log("out.log")
-    again = processes.prediction(network.run, "--scheduler", address, "--insecure-scheduler", output="again")
+    again = processes.prediction(
+        network.run, "--scheduler", address, "--insecure-scheduler", output="again"
+    )
     assert again.wait(60) == 2, processes.log("again.log")
     for told in (late, processes.log("again.log")):
         assert f"worker tcp://{network.nodes[1].address}:" in told and "Traceback" not in told, told
@@ -399,17 +496,23 @@ def test_the_next_run_gets_a_worker_of_its_own_and_is_told_of_too_few_threads(
     processes.node(network.nodes[0], "node.log", address)
     where = ("--scheduler", address, "--insecure-scheduler", "--limit", "2")
     first = processes.prediction(network.run, *where, output="first")
-    assert first.wait(60) == 0 and "warning" not in processes.log("first.log"), processes.log("first.log")
+    assert first.wait(60) == 0 and "warning" not in processes.log("first.log"), processes.log(
+        "first.log"
+    )
     other = processes.prediction(network.run, *where, "--backend-args", "at_once=4", output="other")
     assert other.wait(60) == 0, processes.log("other.log")
     assert "start the workers with --nthreads 5" in processes.log("other.log")
-    assert processes.log("node.log").count("it holds another run's model; replacing this worker") >= 1
+    assert (
+        processes.log("node.log").count("it holds another run's model; replacing this worker") >= 1
+    )
     assert answered(processes.folder) == 0  # that is another folder
     for name in ("first", "other"):
         assert len(lines(processes.folder / name / "dry" / NAME)) == 2
 
 
-def test_the_workers_decide_what_the_engine_is(network: Network, processes: Processes, tiny_model: Path) -> None:
+def test_the_workers_decide_what_the_engine_is(
+    network: Network, processes: Processes, tiny_model: Path
+) -> None:
     """The run's own machine needs no engine; what is recorded is what a run on the worker's machine would record."""
     absent = processes.folder / "absent"
     absent.mkdir()
@@ -417,12 +520,23 @@ def test_the_workers_decide_what_the_engine_is(network: Network, processes: Proc
         (absent / f"{package}.py").write_text("raise ModuleNotFoundError('not on this machine')\n")
     _, address = processes.scheduler(network.head)
     processes.node(network.nodes[0], "node.log", address, CUDA_VISIBLE_DEVICES="")
-    options = ("--backend", "hf", "--model-path", tiny_model, "--model-max-len", "300", "--limit", "1")
+    options = (
+        "--backend",
+        "hf",
+        "--model-path",
+        tiny_model,
+        "--model-max-len",
+        "300",
+        "--limit",
+        "1",
+    )
     where = ("--scheduler", address, "--insecure-scheduler")
     run = processes.prediction(network.run, *options, *where, PYTHONPATH=str(absent))
     assert run.wait(120) == 0, processes.log("out.log")
     engine = json.loads((processes.folder / "out/dry/run.json").read_text())["identity"]["engine"]
-    assert engine | {"device": "", "dtype": ""} == hf.identity(Options(str(tiny_model), 300)) | {
+    assert engine | {"device": "", "dtype": ""} == hf.identity(
+        EngineOptions(str(tiny_model), 300)
+    ) | {
         "device": "",
         "dtype": "",
     }
@@ -446,7 +560,9 @@ def recipes() -> list[list[str]]:
             found.append(shlex.split(line, comments=True))
     for document in yaml.safe_load_all("".join(re.findall(r"```yaml\n(.*?)```", section, re.S))):
         pod = document["spec"].get("template", {}).get("spec", {})
-        found += [container["command"] + container["args"] for container in pod.get("containers", [])]
+        found += [
+            container["command"] + container["args"] for container in pod.get("containers", [])
+        ]
     return found
 
 
@@ -456,14 +572,16 @@ def test_the_recipes_use_options_that_exist(tmp_path: Path) -> None:
     file = tmp_path / "some.pem"  # Dask looks whether it is there
     file.touch()
     seen: Counter[str] = Counter()
-    for words in ([str(file) if word.endswith(".pem") else word for word in recipe] for recipe in recipes()):
+    for words in (
+        [str(file) if word.endswith(".pem") else word for word in recipe] for recipe in recipes()
+    ):
         for start, main in (("scheduler", dask_scheduler.main), ("worker", dask_worker.main)):
             if "dask" in words and words[words.index("dask") + 1] == start:
                 options = [word for word in words[words.index(start) + 1 :] if word != "&"]
                 assert main.make_context(start, options).params["tls_key"], words
                 seen[start] += 1
         if words[:2] == ["python", "prediction.py"] and "openai" not in words:
-            scheduler = cli.scheduler(cli.parser().parse_args(words[2:]))
+            scheduler = scheduler_options(option_parser().parse_args(words[2:]))
             assert scheduler is not None and scheduler.key is not None
             seen["run"] += 1
     assert seen == {"scheduler": 3, "worker": 3, "run": 2}

@@ -14,18 +14,22 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rouge import Rouge
 
-import config
-import metrics
+from lveval import config, metrics
+from lveval.common import jieba_dictionary
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 ROOT = Path(__file__).parent.parent
 ALL_METRICS: dict[str, Callable[..., float]] = {
-    name: getattr(metrics, name) for name in dir(metrics) if name.startswith(("qa_f1_", "rouge_zh_"))
+    name: getattr(metrics, name)
+    for name in dir(metrics)
+    if name.startswith(("qa_f1_", "rouge_zh_"))
 }
 
 
 def golden(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (GOLDEN / name).read_text(encoding="utf-8").split("\n") if line]
+    return [
+        json.loads(line) for line in (GOLDEN / name).read_text(encoding="utf-8").split("\n") if line
+    ]
 
 
 CASES = [*golden("scores.jsonl"), *golden("edge.jsonl")]
@@ -36,7 +40,7 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the dictionary's cache of these tests out of the user's."""
     patch = pytest.MonkeyPatch()
     patch.setenv("LVEVAL_CACHE", str(tmp_path_factory.mktemp("cache")))
-    metrics._jieba()
+    jieba_dictionary.segmenter()
     patch.undo()
 
 
@@ -52,7 +56,9 @@ def test_the_golden_cases_are_all_there() -> None:
 def test_released_scores_are_the_published_scorers(subset: str) -> None:
     for case in CASES:
         if case["dataset"] == subset:
-            score = config.DATASET_METRIC[subset](case["pred"], case["answers"][0], case["gold_ans"])
+            score = config.DATASET_METRIC[subset](
+                case["pred"], case["answers"][0], case["gold_ans"]
+            )
             assert score == pytest.approx(case["score"], rel=0, abs=1e-12), case["id"]
 
 
@@ -60,7 +66,9 @@ def test_released_scores_are_the_published_scorers(subset: str) -> None:
 def test_described_scores_are_the_papers(subset: str) -> None:
     for case in CASES:
         if case["dataset"] == subset:
-            score = config.DATASET_METRIC_DESCRIBED[subset](case["pred"], case["answers"][0], case["gold_ans"])
+            score = config.DATASET_METRIC_DESCRIBED[subset](
+                case["pred"], case["answers"][0], case["gold_ans"]
+            )
             assert score == pytest.approx(case["score_described"], rel=0, abs=1e-12), case["id"]
 
 
@@ -102,8 +110,8 @@ def test_an_article_within_typographic_quotes_is_still_an_article() -> None:
 
 
 def test_only_the_closing_chinese_title_mark_is_deleted() -> None:
-    assert metrics._normal_chinese("》") == ""
-    assert metrics._normal_chinese("《") == "《"
+    assert metrics._normalize_zh("》") == ""
+    assert metrics._normalize_zh("《") == "《"
 
 
 def test_chinese_tokens_lose_white_space_case_and_punctuation() -> None:
@@ -116,13 +124,19 @@ def test_chinese_tokens_lose_white_space_case_and_punctuation() -> None:
 def test_keyword_recall_counts_blacklisted_words_only_as_wanted() -> None:
     # One of five keywords found is enough, "in" found as well does not help, one of six is too few.
     assert metrics.qa_f1_score_with_gold_ans("amber in", "amber", "amber reef cove isle in") > 0
-    assert metrics.qa_f1_score_with_gold_ans("amber in", "amber", "amber reef cove isle in bay") == 0.0
+    assert (
+        metrics.qa_f1_score_with_gold_ans("amber in", "amber", "amber reef cove isle in bay") == 0.0
+    )
 
 
 def test_chinese_truth_stands_in_for_missing_keywords_in_the_released_protocol_only() -> None:
     prediction, truth = "灯塔", "灯塔果园水库港口疫苗"
     assert metrics.qa_f1_zh_score_with_gold_ans(prediction, truth, None) == 0.0
-    assert metrics.qa_f1_zh_score_described(prediction, truth, None) == metrics.qa_f1_zh_score(prediction, truth) > 0
+    assert (
+        metrics.qa_f1_zh_score_described(prediction, truth, None)
+        == metrics.qa_f1_zh_score(prediction, truth)
+        > 0
+    )
 
 
 @pytest.mark.parametrize("blank", [None, "", "  ", "?!", "the"])
@@ -155,14 +169,18 @@ def test_single_metrics_do_not_look_at_keywords() -> None:
 
 @pytest.mark.parametrize("name", ALL_METRICS)
 @pytest.mark.parametrize("prediction", [None, 1, 1.5, ["amber"], {"pred": "amber"}, b"amber"])
-def test_a_prediction_that_is_no_string_is_an_error_that_names_its_type(name: str, prediction: object) -> None:
+def test_a_prediction_that_is_no_string_is_an_error_that_names_its_type(
+    name: str, prediction: object
+) -> None:
     with pytest.raises(TypeError, match=type(prediction).__name__):
         ALL_METRICS[name](prediction, "amber", None)
 
 
 @settings(max_examples=60)
 @given(st.text(), st.text(), st.none() | st.text())
-def test_every_score_lies_between_0_and_1(prediction: str, truth: str, keywords: str | None) -> None:
+def test_every_score_lies_between_0_and_1(
+    prediction: str, truth: str, keywords: str | None
+) -> None:
     for metric in ALL_METRICS.values():
         assert 0.0 <= metric(prediction, truth, keywords) <= 1.0
 
@@ -173,13 +191,17 @@ def test_every_score_lies_between_0_and_1(prediction: str, truth: str, keywords:
 def package_rouge_l(prediction: str, truth: str) -> float:
     """What the `rouge` package gives; 0 where it refuses a side without a sentence, as the published scorer has it."""
     try:
-        return float(Rouge(metrics=["rouge-l"]).get_scores([prediction], [truth])[0]["rouge-l"]["f"])
+        return float(
+            Rouge(metrics=["rouge-l"]).get_scores([prediction], [truth])[0]["rouge-l"]["f"]
+        )
     except ValueError:
         return 0.0
 
 
 # Few words, so that many repeat and the longest common subsequence has ties; dots make sentences.
-texts = st.lists(st.sampled_from(["灯", "塔", "港", "a", "b", "", ".", "..", " ", "\t", "\u3000"]), max_size=30)
+texts = st.lists(
+    st.sampled_from(["灯", "塔", "港", "a", "b", "", ".", "..", " ", "\t", "\u3000"]), max_size=30
+)
 
 
 @settings(max_examples=400)
@@ -203,7 +225,9 @@ def test_a_tie_of_the_trace_goes_along_the_prediction() -> None:
 
 
 def test_rouge_l_counts_distinct_words() -> None:
-    assert metrics._rouge_l("a a a b", "a a a") == pytest.approx(2 / 3)  # precision 1 of 2, recall 1 of 1
+    assert metrics._rouge_l("a a a b", "a a a") == pytest.approx(
+        2 / 3
+    )  # precision 1 of 2, recall 1 of 1
 
 
 def test_a_side_of_blanks_is_not_empty_for_rouge_l() -> None:
@@ -216,18 +240,22 @@ def test_the_second_cut_of_the_joined_words_is_kept() -> None:
 
     for text in ["人工智能的发展", "a.b%c 3.5%", "欧阳振华说：“好。”\r\n 真的\n"]:
         joined = " ".join(jieba.lcut(text))
-        again = [metrics._normal_chinese(word) for word in jieba.lcut(joined)]
+        again = [metrics._normalize_zh(word) for word in jieba.lcut(joined)]
         expected = " ".join(word for word in again if word not in metrics.CHINESE_BLACKLIST)
         assert metrics._chinese_words(text) == expected
 
 
 @settings(max_examples=150)
-@given(st.text(alphabet="欧阳振华灯塔的是在一人工智能发展3.5%ab-&#_，。 　\r\n\t\u2028C", max_size=40))
+@given(
+    st.text(alphabet="欧阳振华灯塔的是在一人工智能发展3.5%ab-&#_，。 　\r\n\t\u2028C", max_size=40)
+)
 def test_cutting_word_by_word_is_cutting_the_joined_words(text: str) -> None:
     import jieba
 
-    again = [metrics._normal_chinese(word) for word in jieba.lcut(" ".join(jieba.lcut(text)))]
-    assert metrics._chinese_words(text) == " ".join(word for word in again if word not in metrics.CHINESE_BLACKLIST)
+    again = [metrics._normalize_zh(word) for word in jieba.lcut(" ".join(jieba.lcut(text)))]
+    assert metrics._chinese_words(text) == " ".join(
+        word for word in again if word not in metrics.CHINESE_BLACKLIST
+    )
 
 
 def test_long_texts_score_the_same_under_any_recursion_limit() -> None:
@@ -240,7 +268,10 @@ def test_long_texts_score_the_same_under_any_recursion_limit() -> None:
         for depth in (200, 100_000):
             sys.setrecursionlimit(depth)
             scores.append(
-                [metrics.rouge_zh_score(prediction, truth), metrics.rouge_zh_score_blacklist(prediction, truth)]
+                [
+                    metrics.rouge_zh_score(prediction, truth),
+                    metrics.rouge_zh_score_blacklist(prediction, truth),
+                ]
             )
     finally:
         sys.setrecursionlimit(limit)
@@ -277,7 +308,11 @@ def python(code: str, *arguments: str, **environment: str) -> subprocess.Complet
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), **environment},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            **environment,
+        },
         capture_output=True,
         encoding="utf-8",
         check=True,
@@ -289,16 +324,22 @@ def test_scores_do_not_depend_on_the_surroundings(tmp_path: Path) -> None:
     surroundings = [
         {"PYTHONHASHSEED": "0"},
         {"PYTHONHASHSEED": "12345", "LC_ALL": "C", "TZ": "Asia/Shanghai"},
-        {"PYTHONHASHSEED": "1", "LC_ALL": "tr_TR.UTF-8", "LANG": "tr_TR.UTF-8", "TZ": "America/St_Johns"},
+        {
+            "PYTHONHASHSEED": "1",
+            "LC_ALL": "tr_TR.UTF-8",
+            "LANG": "tr_TR.UTF-8",
+            "TZ": "America/St_Johns",
+        },
     ]
-    outputs = {python(SCORE_ALL, cases, LVEVAL_CACHE=cache, **surrounding).stdout for surrounding in surroundings}
+    outputs = {
+        python(SCORE_ALL, cases, LVEVAL_CACHE=cache, **surrounding).stdout
+        for surrounding in surroundings
+    }
     assert len(outputs) == 1
 
 
 def test_importing_the_configuration_loads_no_library() -> None:
-    code = (
-        "import config, sys; print([m for m in ('jieba', 'rouge', 'torch', 'datasets', 'pandas') if m in sys.modules])"
-    )
+    code = "import config, sys; print([m for m in ('jieba', 'rouge', 'torch', 'datasets', 'pandas') if m in sys.modules])"
     assert python(code).stdout.strip() == "[]"
 
 
@@ -322,16 +363,23 @@ def test_a_cache_that_others_can_write_is_not_trusted(tmp_path: Path, open_to_al
     done = python(SCORE_ONE, LVEVAL_CACHE=str(cache))
     score, folder = done.stdout.strip().split(" ", 1)
     planted = Path(folder) / "jieba.cache"
-    planted.write_bytes(b"[\x02\x00\x00\x00{0i\x01\x00\x00\x00")  # a marshalled ({}, 1): no word is known
+    planted.write_bytes(
+        b"[\x02\x00\x00\x00{0i\x01\x00\x00\x00"
+    )  # a marshalled ({}, 1): no word is known
     (Path(folder) if open_to_all == "folder" else planted).chmod(0o777)
     assert python(SCORE_ONE, LVEVAL_CACHE=str(cache)).stdout.strip() == f"{score} None"
 
 
 @pytest.mark.parametrize(
     ("library", "said"),
-    [("__version__ = '0.39'", "found jieba 0.39; expected 0.42.1"), ("raise ImportError('gone')", "pip install jieba")],
+    [
+        ("__version__ = '0.39'", "found jieba 0.39; expected 0.42.1"),
+        ("raise ImportError('gone')", "pip install jieba"),
+    ],
 )
-def test_another_jieba_or_none_is_an_error_that_says_what_to_install(tmp_path: Path, library: str, said: str) -> None:
+def test_another_jieba_or_none_is_an_error_that_says_what_to_install(
+    tmp_path: Path, library: str, said: str
+) -> None:
     (tmp_path / "jieba.py").write_text(library)
     code = "import errors, metrics\ntry: metrics.qa_f1_zh_score('灯', '灯')\nexcept errors.HarnessError as e: print(e)"
     assert said in python(code, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)])).stdout

@@ -21,12 +21,16 @@ import pytest
 from conftest import ROOT, lines, row, script, tiktoken_files, write_data
 from fault_server import PASSING, REPLIES, answer_to
 
-import prediction
-import utils
-import workers
-from backends import Options, Service, openai_api, openai_client, replies, tokenizers
-from backends.retries import Admission, Fault, _Minute, status_fault
-from errors import HarnessError, printable
+from lveval import prediction, utils
+from lveval.backends import openai
+from lveval.backends.base import ApiOptions, EngineOptions
+from lveval.backends.openai import client, responses, tokenizers
+from lveval.backends.openai.faults import ApiError, classify_status
+from lveval.backends.openai.rate_limit import ConcurrencyLimiter, SlidingWindow
+from lveval.common.errors import LVEvalError
+from lveval.common.text import printable
+from lveval.data import prompt_sets
+from lveval.execution import worker
 
 KEY = "sk-very-secret-0123456789"
 NAME = "gpt-4o-2024-08-06"
@@ -106,13 +110,17 @@ class Ended(NamedTuple):
 
 def predict(server: Served, folder: Path, *options: str | Path) -> Ended:
     """prediction.py, run in this process: a process of its own takes seconds to import what it needs."""
-    workers._loaded = None  # a new start asks the service anew
+    worker._loaded = None  # a new start asks the service anew
     said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stderr(said),
+        contextlib.redirect_stdout(said),
+    ):
         patch.setattr(sys, "argv", list(map(str, command(server, folder, *options))))
         try:
             code = int(prediction.main())
-        except HarnessError as error:
+        except LVEvalError as error:
             return Ended(int(error.code), f"{said.getvalue()}\nerror: {printable(error.message)}")
     return Ended(code, said.getvalue())
 
@@ -121,7 +129,9 @@ def predict(server: Served, folder: Path, *options: str | Path) -> Ended:
 def starting(server: Served, folder: Path, *options: str | Path) -> Iterator[subprocess.Popen[str]]:
     """prediction.py as a process of its own."""
     words = [sys.executable, *map(str, command(server, folder, *options))]
-    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
         try:
             yield process
         finally:
@@ -183,7 +193,9 @@ def test_prompt_tokens_are_those_of_tiktoken(server: Served, tmp_path: Path) -> 
     (record,) = records(tmp_path)
     raw = json.loads((tmp_path / "data" / f"{FILE}.jsonl").read_text())
     encoding = tiktoken.get_encoding("o200k_base")
-    whole = utils.fill(utils.load_prompts("builtin").templates[FILE.removesuffix("_1k")], raw)
+    whole = utils.fill_template(
+        prompt_sets.load_prompts("builtin").templates[FILE.removesuffix("_1k")], raw
+    )
     ids = encoding.encode_ordinary(whole)
     assert record["prompt_tokens_full"] == len(ids) > 200
     cut = encoding.decode(ids[:100]) + encoding.decode(ids[-100:])
@@ -213,11 +225,14 @@ def test_what_a_reply_says_is_the_rows_status(
     record = records(tmp_path)[0]
     assert record["status"] == status
     assert record["pred"] == (answer_to(str(record["input"])) if pred is None else pred)
-    assert ("1 answers are empty: the model was still reasoning" in found.stderr) is (kind == "reasoning")
+    assert ("1 answers are empty: the model was still reasoning" in found.stderr) is (
+        kind == "reasoning"
+    )
 
 
 @pytest.mark.parametrize(
-    ("kind", "cause"), [("context", "context_overflow"), ("bad-row", "error"), ("never-fits", "error")]
+    ("kind", "cause"),
+    [("context", "context_overflow"), ("bad-row", "error"), ("never-fits", "error")],
 )
 def test_a_row_that_cannot_be_answered_keeps_no_other_from_it(
     server: Served, tmp_path: Path, kind: str, cause: str
@@ -304,7 +319,14 @@ def test_every_passing_fault_is_survived_and_recorded(server: Served, tmp_path: 
     """Each kind once, one after another; what the server counted is what was recorded."""
     data(tmp_path, 4)
     server.control(script=list(PASSING))
-    found = predict(server, tmp_path, "--concurrency", "1", "--backend-args", f"{FAST},timeout=1,timeout_per_1k=0")
+    found = predict(
+        server,
+        tmp_path,
+        "--concurrency",
+        "1",
+        "--backend-args",
+        f"{FAST},timeout=1,timeout_per_1k=0",
+    )
     assert found.returncode == 0, found.stderr
     assert_all_right(tmp_path, 4)
     tries = attempts(tmp_path)
@@ -317,7 +339,14 @@ def test_half_of_the_replies_faulty(tmp_path: Path) -> None:
     rows = 300
     data(tmp_path, rows)
     with serving("--rate", "0.5", "--seed", "3") as server:
-        found = predict(server, tmp_path, "--concurrency", "64", "--backend-args", f"{FAST},timeout=1,timeout_per_1k=0")
+        found = predict(
+            server,
+            tmp_path,
+            "--concurrency",
+            "64",
+            "--backend-args",
+            f"{FAST},timeout=1,timeout_per_1k=0",
+        )
         assert found.returncode == 0, found.stderr
         assert_all_right(tmp_path, rows)
         asked, served = server.asked, server.stats["served"]
@@ -327,7 +356,9 @@ def test_half_of_the_replies_faulty(tmp_path: Path) -> None:
         assert asked[str(record["input"])] == 1 + tries[str(record["index"])]
 
 
-def test_a_row_that_fails_each_time_ends_while_others_are_answered(server: Served, tmp_path: Path) -> None:
+def test_a_row_that_fails_each_time_ends_while_others_are_answered(
+    server: Served, tmp_path: Path
+) -> None:
     """A reply that is none, again and again for one row: it is that row, not the service."""
     data(tmp_path, 80)
     server.control(broken="When was lighthouse 5 built?", latency=0.02)
@@ -375,19 +406,23 @@ def test_an_outage_too_long_ends_the_run_resumably(server: Served, tmp_path: Pat
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["from the start", "in mid-run"])
 @pytest.mark.parametrize("kind", ["401", "403", "quota", "404", "redirect"])
-def test_what_no_waiting_mends_ends_the_run_at_once(tmp_path: Path, kind: str, at_once: bool) -> None:
+def test_what_no_waiting_mends_ends_the_run_at_once(
+    tmp_path: Path, kind: str, max_concurrent_rows: bool
+) -> None:
     data(tmp_path, 200)
     with serving("--latency", "0.2") as server:
-        server.control(**({"mode": kind} if at_once else {"script": ["ok"] * 64 + [kind] * 200}))
+        server.control(
+            **({"mode": kind} if max_concurrent_rows else {"script": ["ok"] * 64 + [kind] * 200})
+        )
         with starting(server, tmp_path, "--concurrency", "64") as process:
             _, errors = process.communicate(timeout=120)
         assert process.returncode == 5, errors
-        assert server.requests == 1 if at_once else server.requests <= 1 + 64 + 64
+        assert server.requests == 1 if max_concurrent_rows else server.requests <= 1 + 64 + 64
     assert errors.count("error: ") == 1 and "Traceback" not in errors
     assert KEY not in errors and "secret" not in errors
     assert not attempts(tmp_path)
     rows = tmp_path / "out" / NAME / "rows" / f"{FILE}.jsonl"
-    assert at_once is not rows.exists()
+    assert max_concurrent_rows is not rows.exists()
     for path in (tmp_path / "out").rglob("*"):
         assert path.is_dir() or KEY.encode() not in path.read_bytes()
 
@@ -397,7 +432,11 @@ def test_another_model_than_asked_for_is_refused(tmp_path: Path) -> None:
     with serving() as server:
         server.control(mode="other-model")
         found = predict(server, tmp_path)
-        assert found.returncode == 5 and '"cheaper-1"' in found.stderr and "served_model=cheaper-1" in found.stderr
+        assert (
+            found.returncode == 5
+            and '"cheaper-1"' in found.stderr
+            and "served_model=cheaper-1" in found.stderr
+        )
         assert server.requests == 1
         data(tmp_path / "b", 3)
         told = predict(server, tmp_path / "b", "--backend-args", f"{FAST},served_model=x")
@@ -410,7 +449,9 @@ def test_a_service_that_changes_its_model_ends_the_run(server: Served, tmp_path:
     found = predict(server, tmp_path, "--concurrency", "2")
     assert found.returncode == 5 and 'is of the model "cheaper-1"' in found.stderr, found.stderr
     taken = lines(tmp_path / "out" / NAME / "rows" / f"{FILE}.jsonl")
-    assert len(taken) == 24 and all(record["pred"] == answer_to(str(record["input"])) for record in taken)
+    assert len(taken) == 24 and all(
+        record["pred"] == answer_to(str(record["input"])) for record in taken
+    )
 
 
 def test_what_speaks_no_such_protocol_is_told(server: Served, tmp_path: Path) -> None:
@@ -421,12 +462,16 @@ def test_what_speaks_no_such_protocol_is_told(server: Served, tmp_path: Path) ->
     assert server.requests <= 10
 
 
-def test_the_question_asked_first_survives_faults_of_many_kinds(server: Served, tmp_path: Path) -> None:
+def test_the_question_asked_first_survives_faults_of_many_kinds(
+    server: Served, tmp_path: Path
+) -> None:
     data(tmp_path, 2)
     server.control(probe_script=["503-html"] * 12 + ["malformed", "500-html"] * 4)
     assert predict(server, tmp_path).returncode == 0
     assert_all_right(tmp_path, 2)
-    server.control(probe_script=["unfinished"])  # a model that reasons longer than that question allows
+    server.control(
+        probe_script=["unfinished"]
+    )  # a model that reasons longer than that question allows
     data(tmp_path / "b", 2)
     assert predict(server, tmp_path / "b").returncode == 0
 
@@ -471,12 +516,16 @@ def test_a_wrong_option_is_one_clear_sentence(
 
 def test_a_missing_key_is_told_for_a_public_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(HarnessError, match=r"OPENAI_API_KEY is not set; expected the key of api\.openai\.com"):
-        openai_client.api_key("https://api.openai.com/v1")
-    assert openai_client.api_key("http://node17:8000/v1") == "none"
+    with pytest.raises(
+        LVEvalError, match=r"OPENAI_API_KEY is not set; expected the key of api\.openai\.com"
+    ):
+        client.api_key("https://api.openai.com/v1")
+    assert client.api_key("http://node17:8000/v1") == "none"
 
 
-def test_a_plan_needs_no_key_and_a_run_does(server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_needs_no_key_and_a_run_does(
+    server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data(tmp_path, 2)
     monkeypatch.delenv("OPENAI_API_KEY")
     public = ("--base-url", "https://api.example.com/v1")
@@ -487,7 +536,9 @@ def test_a_plan_needs_no_key_and_a_run_does(server: Served, tmp_path: Path, monk
     assert not server.requests
 
 
-def test_a_plan_counts_the_answers_budget_that_the_request_names(server: Served, tmp_path: Path) -> None:
+def test_a_plan_counts_the_answers_budget_that_the_request_names(
+    server: Served, tmp_path: Path
+) -> None:
     data(tmp_path, 2)
     prices = ("--plan", "--price-in", "0", "--price-out", "1000")
     assert "answers at most 0.13 USD" in predict(server, tmp_path, *prices).stderr  # 64 tokens each
@@ -502,7 +553,11 @@ def test_tiktoken_without_network_says_what_to_do(
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "empty"))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     found = predict(server, tmp_path, "--tokenizer", "tiktoken:p50k_base")
-    assert found.returncode == 2 and "TIKTOKEN_CACHE_DIR" in found.stderr and "Traceback" not in found.stderr
+    assert (
+        found.returncode == 2
+        and "TIKTOKEN_CACHE_DIR" in found.stderr
+        and "Traceback" not in found.stderr
+    )
 
 
 def test_options_of_a_service_are_refused_elsewhere(tmp_path: Path) -> None:
@@ -528,7 +583,13 @@ def test_the_users_own_budget_goes_alone(server: Served, tmp_path: Path, field: 
     data(tmp_path, 2)
     found = predict(server, tmp_path, "--request-args", json.dumps({field: 4000}))
     assert found.returncode == 0, found.stderr
-    assert server.body == {"model": NAME, "temperature": 0, "seed": 42, field: 4000, "roles": ["user"]}
+    assert server.body == {
+        "model": NAME,
+        "temperature": 0,
+        "seed": 42,
+        field: 4000,
+        "roles": ["user"],
+    }
 
 
 def test_no_budget_at_all_can_be_asked_for(server: Served, tmp_path: Path) -> None:
@@ -553,7 +614,16 @@ def test_a_prompt_that_cannot_be_made_loses_no_answer_that_is_out(tmp_path: Path
     with serving("--latency", "0.1") as server:
         # A prompt takes one request, and the tokenizer's first two are asked before: this is in mid-run.
         server.control(tokenizer_script=["ok"] * 30 + ["bad-row"] * 100)
-        found = predict(server, tmp_path, "--tokenizer", "server", "--model-max-len", "9000", "--concurrency", "4")
+        found = predict(
+            server,
+            tmp_path,
+            "--tokenizer",
+            "server",
+            "--model-max-len",
+            "9000",
+            "--concurrency",
+            "4",
+        )
         assert found.returncode == 5 and "cannot read this message" in found.stderr, found.stderr
         taken = lines(tmp_path / "out" / NAME / "rows" / f"{FILE}.jsonl")
         assert 0 < len(taken) == server.asked.total() < 40
@@ -584,26 +654,57 @@ def test_a_key_that_is_none_is_told_and_not_shown(
     data(tmp_path, 1)
     monkeypatch.setenv("OPENAI_API_KEY", key)
     found = predict(server, tmp_path)
-    assert found.returncode == 2 and "a character that no key has" in found.stderr and "sk" not in found.stderr
+    assert (
+        found.returncode == 2
+        and "a character that no key has" in found.stderr
+        and "sk" not in found.stderr
+    )
 
 
 # --- The script -------------------------------------------------------------------------------------------------------
 
 
-def test_the_api_script_predicts_resumes_by_row_and_evaluates(server: Served, tmp_path: Path) -> None:
+def test_the_api_script_predicts_resumes_by_row_and_evaluates(
+    server: Served, tmp_path: Path
+) -> None:
     """factrecall asks one question in all its rows: a resume that went by the question would skip them."""
     same = {"input": "When was the lighthouse built?", "answers": ["1874"]}
-    write_data(tmp_path / "data", "factrecall_en_1k", [row("factrecall_en", number) | same for number in range(40)])
-    words = ["bash", str(ROOT / "batch_eval_gpt_single.sh"), NAME, "500", "--base-url", f"{server.url}/v1"]
-    words += ["--data-path", str(tmp_path / "data"), "--datasets", "factrecall_en", "--lengths", "1k"]
+    write_data(
+        tmp_path / "data",
+        "factrecall_en_1k",
+        [row("factrecall_en", number) | same for number in range(40)],
+    )
+    words = [
+        "bash",
+        str(ROOT / "batch_eval_gpt_single.sh"),
+        NAME,
+        "500",
+        "--base-url",
+        f"{server.url}/v1",
+    ]
+    words += [
+        "--data-path",
+        str(tmp_path / "data"),
+        "--datasets",
+        "factrecall_en",
+        "--lengths",
+        "1k",
+    ]
     for limit in ("15", "40"):
         found = subprocess.run(
-            [*words, "--limit", limit], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+            [*words, "--limit", limit],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
         assert found.returncode == 0, found.stderr
     assert server.asked == {"When was the lighthouse built?": 40}
     folder = tmp_path / "outputs/500" / NAME
-    assert [record["index"] for record in lines(folder / "factrecall_en_1k.jsonl")] == list(range(40))
+    assert [record["index"] for record in lines(folder / "factrecall_en_1k.jsonl")] == list(
+        range(40)
+    )
     assert json.loads((folder / "results.json").read_text()).keys() == {"factrecall_en_1k"}
 
 
@@ -637,7 +738,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(server: Served, tmp_path: Path) -> N
         wait_for_requests(server, 20, process)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
-    assert process.returncode == 130 and "Traceback" not in errors and "same command again" in errors, errors
+    assert (
+        process.returncode == 130 and "Traceback" not in errors and "same command again" in errors
+    ), errors
     assert predict(server, tmp_path, "--concurrency", "32").returncode == 0
     assert_all_right(tmp_path, 200)
 
@@ -649,7 +752,13 @@ def test_a_served_model_answers_as_the_hf_backend_does(model_path: Path, tmp_pat
     """`transformers serve` with the embedded model: the chat endpoint, its answers those of the same prompts here."""
     write_data(tmp_path / "data", FILE, [row(number=number, words=40) for number in range(3)])
     port = free_port()
-    serve = [str(Path(sys.executable).with_name("transformers")), "serve", str(model_path), "--device", "cpu"]
+    serve = [
+        str(Path(sys.executable).with_name("transformers")),
+        "serve",
+        str(model_path),
+        "--device",
+        "cpu",
+    ]
     serve += ["--dtype", "float32", "--port", str(port), "--host", "127.0.0.1"]
     cache = {"HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"}
     (tmp_path / "hf/hub").mkdir(parents=True)
@@ -659,7 +768,14 @@ def test_a_served_model_answers_as_the_hf_backend_does(model_path: Path, tmp_pat
         try:
             server = Served(f"http://127.0.0.1:{port}")
             wait_until_healthy(server, process)
-            options = ("--model-path", str(model_path), "--tokenizer", f"hf:{model_path}", "--model-max-len", "300")
+            options = (
+                "--model-path",
+                str(model_path),
+                "--tokenizer",
+                f"hf:{model_path}",
+                "--model-max-len",
+                "300",
+            )
             found = predict(server, tmp_path, *options, "--backend-args", "timeout=300")
             assert found.returncode == 0, found.stderr
         finally:
@@ -704,15 +820,22 @@ def test_a_reply_is_read_or_refused() -> None:
     def choice(**parts: object) -> bytes:
         return json.dumps({"model": "m", "choices": [parts]}).encode()
 
-    answer, served = replies.read_reply(choice(message={"content": " \n"}, finish_reason="stop"))
+    answer, served = responses.parse_response(
+        choice(message={"content": " \n"}, finish_reason="stop")
+    )
     assert (answer.status, served) == ("empty", "m")
-    answer, _ = replies.read_reply(choice(text="done", finish_reason=None))
+    answer, _ = responses.parse_response(choice(text="done", finish_reason=None))
     assert (answer.text, answer.status) == ("done", "ok")
-    for bad in (choice(), choice(message={}), choice(message={"content": 3}), choice(text="x", finish_reason="abort")):
-        with pytest.raises(Fault):
-            replies.read_reply(bad)
-    with pytest.raises(Fault):
-        replies.read_reply(b"[" * 100_000)
+    for bad in (
+        choice(),
+        choice(message={}),
+        choice(message={"content": 3}),
+        choice(text="x", finish_reason="abort"),
+    ):
+        with pytest.raises(ApiError):
+            responses.parse_response(bad)
+    with pytest.raises(ApiError):
+        responses.parse_response(b"[" * 100_000)
 
 
 @pytest.mark.parametrize(
@@ -721,8 +844,18 @@ def test_a_reply_is_read_or_refused() -> None:
         (403, {"message": "x requires moderation. Your input was flagged for y"}, "row", "refused"),
         (403, {"message": "no"}, "fatal", "error"),
         (403, {"message": "Your account was flagged"}, "fatal", "error"),
-        (400, {"message": "Could not finish the message because max_tokens was reached"}, "row", "length"),
-        (400, {"message": "This model's maximum context length is 8192 tokens"}, "row", "context_overflow"),
+        (
+            400,
+            {"message": "Could not finish the message because max_tokens was reached"},
+            "row",
+            "length",
+        ),
+        (
+            400,
+            {"message": "This model's maximum context length is 8192 tokens"},
+            "row",
+            "context_overflow",
+        ),
         (200, {"message": "upstream", "code": 502}, "transient", "error"),
         (200, {"message": "slow down", "code": 429}, "throttled", "error"),
         (200, {"message": "pay", "code": 402}, "fatal", "error"),
@@ -731,24 +864,32 @@ def test_a_reply_is_read_or_refused() -> None:
 )
 def test_what_an_error_means(status: int, error: dict[str, object], kind: str, row: str) -> None:
     if status == 200:
-        with pytest.raises(Fault) as caught:
-            replies.read_reply(json.dumps({"error": error}).encode())
+        with pytest.raises(ApiError) as caught:
+            responses.parse_response(json.dumps({"error": error}).encode())
         found = caught.value
     else:
-        found = status_fault(status, {}, error)
+        found = classify_status(status, {}, error)
     assert (found.kind, found.status) == (kind, row)
     if kind == "row":
-        assert replies.end_of(found).finish_reason == {"refused": "content_filter", "length": "length"}.get(row)
+        assert responses.failed_generation(found).finish_reason == {
+            "refused": "content_filter",
+            "length": "length",
+        }.get(row)
 
 
 def test_the_identity_names_the_service_but_not_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
     def identity(**service: object) -> dict[str, object]:
-        return dict(openai_api.identity(Options("gpt-4o", 1000, service=Service(**service))))  # type: ignore[arg-type]
+        return dict(openai.identity(EngineOptions("gpt-4o", 1000, service=ApiOptions(**service))))  # type: ignore[arg-type]
 
     assert identity()["service"] == "api.openai.com"
-    places = ("http://node17:8000/v1", "http://10.0.0.7/v1", "http://127.0.0.1:9/v1", "http://a.internal/v1")
+    places = (
+        "http://node17:8000/v1",
+        "http://10.0.0.7/v1",
+        "http://127.0.0.1:9/v1",
+        "http://a.internal/v1",
+    )
     assert {str(identity(base_url=url)["service"]) for url in places} == {"private"}
     assert identity(base_url="https://example.com/v1") != identity()
     assert KEY not in json.dumps(identity())
@@ -785,7 +926,7 @@ def test_a_tokenizer_of_the_hub_is_named_by_its_commit(tmp_path: Path) -> None:
 
 
 def test_requests_wait_for_the_minutes_allowance() -> None:
-    minute = _Minute(600)
+    minute = SlidingWindow(600)
     assert minute.wait(600) == 0 and minute.wait(9999) == 0
     minute.take(400)
     assert minute.wait(200) == 0 and 59 < minute.wait(201) <= 60  # seconds
@@ -796,11 +937,11 @@ def test_requests_wait_for_the_minutes_allowance() -> None:
     assert 59 < minute.wait(401) <= 60 and 59 < minute.wait(9999) <= 60
     minute._sent[0] = (minute._sent[0][0] - 20, 400)
     assert minute.wait(400) == 0 < minute.wait(401)
-    assert _Minute(None).wait(10**9) == 0
+    assert SlidingWindow(None).wait(10**9) == 0
 
 
 def test_a_429_shrinks_what_is_out_and_answers_let_it_grow() -> None:
-    async def out(admission: Admission) -> int:
+    async def out(admission: ConcurrencyLimiter) -> int:
         entered = 0
         async with contextlib.AsyncExitStack() as stack:
             with contextlib.suppress(TimeoutError):
@@ -810,7 +951,7 @@ def test_a_429_shrinks_what_is_out_and_answers_let_it_grow() -> None:
         return entered
 
     async def story() -> None:
-        admission = Admission(10, None, None)
+        admission = ConcurrencyLimiter(10, None, None)
         assert await out(admission) == 10
         for _ in range(5):  # of one burst: they say one thing
             admission.throttled(0.0, 0.0)
@@ -821,13 +962,25 @@ def test_a_429_shrinks_what_is_out_and_answers_let_it_grow() -> None:
         for _ in range(200):
             admission.answered()
         assert await out(admission) == 10
-        assert await out(Admission(10, 25, None)) == 2  # tokens that are out, of a minute's worth
-        assert await out(Admission(10, None, 3)) == 3
+        assert (
+            await out(ConcurrencyLimiter(10, 25, None)) == 2
+        )  # tokens that are out, of a minute's worth
+        assert await out(ConcurrencyLimiter(10, None, 3)) == 3
 
     asyncio.run(story())
 
 
 def test_every_kind_of_fault_is_used() -> None:
-    terminal = {"401", "403", "quota", "404", "redirect", "context", "filtered", "bad-row", "never-fits"}
+    terminal = {
+        "401",
+        "403",
+        "quota",
+        "404",
+        "redirect",
+        "context",
+        "filtered",
+        "bad-row",
+        "never-fits",
+    }
     terminal |= {"unfinished"}
     assert {*REPLIES} - terminal <= {*PASSING} and len(PASSING) >= 12

@@ -39,7 +39,9 @@ def tags(served: Served) -> list[str]:
 
 
 def parts(folder: Path) -> list[dict[str, object]]:
-    return [json.loads(path.read_text()) for path in (folder / "out" / NAME / "batches").glob("*.json")]
+    return [
+        json.loads(path.read_text()) for path in (folder / "out" / NAME / "batches").glob("*.json")
+    ]
 
 
 def test_rows_are_answered_in_parts_within_the_limits(server: Served, tmp_path: Path) -> None:
@@ -49,7 +51,9 @@ def test_rows_are_answered_in_parts_within_the_limits(server: Served, tmp_path: 
     assert found.returncode == 0, found.stderr
     assert_all_right(tmp_path, 60)
     assert len(tags(server)) == len(set(tags(server))) > 2
-    assert "batch batch-0: in_progress" in found.stderr and "batch batch-0: completed" in found.stderr
+    assert (
+        "batch batch-0: in_progress" in found.stderr and "batch batch-0: completed" in found.stderr
+    )
     assert all(part["collected"] for part in parts(tmp_path))
     assert not list((tmp_path / "out" / NAME / "batches").glob("*.jsonl"))
     online = predict(server, tmp_path)  # the same run, not another
@@ -67,9 +71,13 @@ def test_what_failed_is_sent_again_and_nothing_else(tmp_path: Path) -> None:
     assert {attempt["cause"] for attempt in attempts(tmp_path)} == {"transient"}
 
 
-def test_a_full_queue_is_waited_for_and_another_refusal_is_told(server: Served, tmp_path: Path) -> None:
+def test_a_full_queue_is_waited_for_and_another_refusal_is_told(
+    server: Served, tmp_path: Path
+) -> None:
     data(tmp_path, 40)
-    server.control(batch_fates=["completed", "failed:token_limit_exceeded", "failed:token_limit_exceeded"])
+    server.control(
+        batch_fates=["completed", "failed:token_limit_exceeded", "failed:token_limit_exceeded"]
+    )
     found = batched(server, tmp_path)
     assert found.returncode == 0, found.stderr
     assert_all_right(tmp_path, 40)
@@ -132,7 +140,9 @@ def test_what_never_reached_the_service_is_not_out(server: Served, tmp_path: Pat
         until(lambda: calls(server))
         process.send_signal(signal.SIGKILL)
     assert [part["file_id"] for part in parts(tmp_path)] == [""]
-    fewer = batched(server, tmp_path, "--limit", "2", "--price-in", "1", "--price-out", "1", "--max-cost", "0")
+    fewer = batched(
+        server, tmp_path, "--limit", "2", "--price-in", "1", "--price-out", "1", "--max-cost", "0"
+    )
     assert fewer.returncode == 3 and not server.asked and not parts(tmp_path), fewer.stderr
     assert predict(server, tmp_path, "--limit", "3").returncode == 0
     assert batched(server, tmp_path).returncode == 0
@@ -140,11 +150,15 @@ def test_what_never_reached_the_service_is_not_out(server: Served, tmp_path: Pat
     assert server.asked.total() == 6
 
 
-def test_a_queue_that_stays_full_ends_the_run_and_lets_the_parts_be_smaller(server: Served, tmp_path: Path) -> None:
+def test_a_queue_that_stays_full_ends_the_run_and_lets_the_parts_be_smaller(
+    server: Served, tmp_path: Path
+) -> None:
     data(tmp_path, 6)
     server.control(batch_fates=["failed:token_limit_exceeded"] * 50)
     full = batched(server, tmp_path)
-    assert full.returncode == 3 and "the account's queue of batches has no room" in full.stderr, full.stderr
+    assert full.returncode == 3 and "the account's queue of batches has no room" in full.stderr, (
+        full.stderr
+    )
     server.control(batch_fates=[])
     before = len(tags(server))
     assert predict(server, tmp_path, *BATCH[:-1], f"{BATCH[-1]},batch_mb=0.001").returncode == 0
@@ -153,7 +167,9 @@ def test_a_queue_that_stays_full_ends_the_run_and_lets_the_parts_be_smaller(serv
 
 
 @pytest.mark.parametrize("kind", ["html-200", "malformed", "empty-200", "list-200", "error-200"])
-def test_what_is_no_reply_of_the_batch_api_is_asked_again(server: Served, tmp_path: Path, kind: str) -> None:
+def test_what_is_no_reply_of_the_batch_api_is_asked_again(
+    server: Served, tmp_path: Path, kind: str
+) -> None:
     """At each of its calls: a file made, a lost batch looked for, a batch made, looked at, its answers read."""
     data(tmp_path, 3)
     server.control(batch_script=[kind, "ok", "lost-reply", kind, "ok", kind])
@@ -167,18 +183,24 @@ def test_rows_that_are_out_must_stay_selected(server: Served, tmp_path: Path) ->
     data(tmp_path, 4)
     submit_and_interrupt(server, tmp_path)
     fewer = batched(server, tmp_path, "--limit", "2")
-    assert fewer.returncode == 2 and "rows that are not selected now, such as" in fewer.stderr, fewer.stderr
+    assert fewer.returncode == 2 and "rows that are not selected now, such as" in fewer.stderr, (
+        fewer.stderr
+    )
     assert batched(server, tmp_path).returncode == 0
     assert_all_right(tmp_path, 4)
     assert server.asked.total() == 4 and batched(server, tmp_path, "--limit", "2").returncode == 0
 
 
-def test_rows_that_are_out_are_collected_whatever_is_left_to_spend(server: Served, tmp_path: Path) -> None:
+def test_rows_that_are_out_are_collected_whatever_is_left_to_spend(
+    server: Served, tmp_path: Path
+) -> None:
     data(tmp_path, 8)
     submit_and_interrupt(server, tmp_path, "--limit", "5")
     poor = batched(server, tmp_path, "--price-in", "1", "--price-out", "1", "--max-cost", "0")
     assert poor.returncode == 3 and "3 rows have no answer yet" in poor.stderr, poor.stderr
-    assert len(lines(tmp_path / "out" / NAME / "rows" / f"{FILE}.jsonl")) == 5 == server.asked.total()
+    assert (
+        len(lines(tmp_path / "out" / NAME / "rows" / f"{FILE}.jsonl")) == 5 == server.asked.total()
+    )
     assert batched(server, tmp_path).returncode == 0
     assert_all_right(tmp_path, 8)
     assert server.asked.total() == 8
@@ -188,7 +210,10 @@ def test_a_cancelled_batch_is_not_sent_again_unasked(server: Served, tmp_path: P
     data(tmp_path, 12)
     server.control(batch_fates=["cancelled"])
     found = batched(server, tmp_path)
-    assert found.returncode == 3 and "batch-0 was cancelled; run the same command again" in found.stderr, found.stderr
+    assert (
+        found.returncode == 3
+        and "batch-0 was cancelled; run the same command again" in found.stderr
+    ), found.stderr
     saved = lines(tmp_path / "out" / NAME / "rows" / f"{FILE}.jsonl")
     assert 0 < len(saved) < 12 == server.asked.total()
     assert batched(server, tmp_path).returncode == 0
@@ -210,7 +235,9 @@ def test_a_batch_that_the_service_has_lost_is_named(server: Served, tmp_path: Pa
     server.control(forget_batches=True)
     found = batched(server, tmp_path)
     (part,) = (tmp_path / "out" / NAME / "batches").glob("*.json")
-    assert found.returncode == 5 and f"has lost batch batch-0, remove {part}" in found.stderr, found.stderr
+    assert found.returncode == 5 and f"has lost batch batch-0, remove {part}" in found.stderr, (
+        found.stderr
+    )
     part.unlink()
     assert batched(server, tmp_path).returncode == 0
     assert_all_right(tmp_path, 4)
@@ -220,13 +247,19 @@ def test_twenty_kills_submit_nothing_twice(tmp_path: Path) -> None:
     """SIGKILL while parts are submitted, looked at and collected; the runs after it go on with what is out."""
     rows, kills = 40, 20
     data(tmp_path, rows)
-    small = ("--batch", "--backend-args", "first_wait=0.01,longest_wait=0.05,poll=0.05,batch_mb=0.002")
+    small = (
+        "--batch",
+        "--backend-args",
+        "first_wait=0.01,longest_wait=0.05,poll=0.05,batch_mb=0.002",
+    )
     with serving("--rate", "0.1", "--latency", "0.02") as served:
         hit = 0
         for number in range(kills):
             before = int(str(served.stats["batch_calls"]))
             with starting(served, tmp_path, *small) as process:
-                until(lambda: process.poll() is not None or calls(served) > before + number * 7 % 11)  # noqa: B023
+                until(
+                    lambda: process.poll() is not None or calls(served) > before + number * 7 % 11
+                )  # noqa: B023
                 hit += process.poll() is None
                 process.send_signal(signal.SIGKILL)
         found = predict(served, tmp_path, *small)

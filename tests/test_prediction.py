@@ -8,17 +8,27 @@ from pathlib import Path
 import pytest
 from conftest import lines, row, script, write_data
 
-import cli
-import config
-import prediction
-import utils
+from lveval import config, prediction
+from lveval.data import prompt_sets, selection
+from lveval.options import (
+    DECIDING,
+    NOT_DECIDING,
+    backend_options,
+    check_options,
+    option_parser,
+    selected_names,
+)
 
 ECHO = ("--backend", "echo", "--model-name", "dry", "--single-process")
 SELECTION = ("--datasets", "hotpotwikiqa_mixup", "cmrc_mixup", "--lengths", "1k", "2k")
 
 
-def predict(data_path: Path | str, output: Path, *options: str | Path) -> subprocess.CompletedProcess[str]:
-    return script("prediction.py", *ECHO, "--data-path", data_path, "--output-dir", output, *options)
+def predict(
+    data_path: Path | str, output: Path, *options: str | Path
+) -> subprocess.CompletedProcess[str]:
+    return script(
+        "prediction.py", *ECHO, "--data-path", data_path, "--output-dir", output, *options
+    )
 
 
 def derived(folder: Path) -> dict[str, bytes]:
@@ -29,13 +39,17 @@ def derived(folder: Path) -> dict[str, bytes]:
 
 
 def test_every_option_is_deciding_or_not() -> None:
-    known = {action.dest for action in cli.parser()._actions} - {"help"}
-    assert known == set(cli.DECIDING) | set(cli.NOT_DECIDING)
-    assert not set(cli.DECIDING) & set(cli.NOT_DECIDING)
+    known = {action.dest for action in option_parser()._actions} - {"help"}
+    assert known == set(DECIDING) | set(NOT_DECIDING)
+    assert not set(DECIDING) & set(NOT_DECIDING)
 
 
 def test_every_deciding_option_reaches_the_identity(
-    tiny_model: Path, model_path: Path, data_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path,
+    model_path: Path,
+    data_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     prompts = tmp_path / "p.json"
     prompts.write_text(json.dumps(dict.fromkeys(config.DATASET_PROMPT, "{context} {input}")))
@@ -56,23 +70,40 @@ def test_every_deciding_option_reaches_the_identity(
         "chat_template": ["--chat-template", "none"],
         "batch_size": ["--batch-size", "2"],
     }
-    asked = ["--backend", "openai", "--base-url", "http://127.0.0.1:9/v1", "--tokenizer", "tiktoken:cl100k_base"]
+    asked = [
+        "--backend",
+        "openai",
+        "--base-url",
+        "http://127.0.0.1:9/v1",
+        "--tokenizer",
+        "tiktoken:cl100k_base",
+    ]
     of_a_service = {
         "base_url": ["--base-url", "http://example.com/v1"],
         "tokenizer": ["--tokenizer", "tiktoken:o200k_base"],
         "request_args": ["--request-args", '{"top_p": 1}'],
     }
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    assert {*changes, *of_a_service, "published"} == set(cli.DECIDING)
+    assert {*changes, *of_a_service, "published"} == set(DECIDING)
 
     def identity(*options: str) -> dict[str, object]:
         command = ["--model-path", str(tiny_model), "--model-name", "dry", "--model-max-len", "300"]
-        command += ["--data-path", str(data_path), "--datasets", "cmrc_mixup", "--lengths", "1k", *options]
-        args = cli.parser().parse_args(command)
-        cli.check(args)
-        prompts = utils.load_prompts(args.prompts)
-        files = prediction.load_files(cli.selected_names(args, prompts.templates), args.data_path, None)
-        return dict(prediction.identity(args, cli.backend_options(args), prompts, files))
+        command += [
+            "--data-path",
+            str(data_path),
+            "--datasets",
+            "cmrc_mixup",
+            "--lengths",
+            "1k",
+            *options,
+        ]
+        args = option_parser().parse_args(command)
+        check_options(args)
+        prompts = prompt_sets.load_prompts(args.prompts)
+        files = selection.load_selection(
+            selected_names(args, prompts.templates), args.data_path, None
+        )
+        return dict(prediction.build_spec(args, backend_options(args), prompts, files))
 
     plain = identity()
     assert identity("--allow-pickle", "--single-process", "--limit", "2") == plain
@@ -82,8 +113,8 @@ def test_every_deciding_option_reaches_the_identity(
     assert identity(*asked, "--concurrency", "2", "--max-outage", "1", "--batch") == plain
     for option, words in of_a_service.items():
         assert identity(*asked, *words) != plain, option
-    published = cli.parser().parse_args(["--model-name", "dry", "--published"])
-    cli.check(published)
+    published = option_parser().parse_args(["--model-name", "dry", "--published"])
+    check_options(published)
     assert (published.prompts, published.chat_template) == ("official", "published")
 
 
@@ -96,7 +127,9 @@ def test_every_deciding_option_reaches_the_identity(
         ("--prompts", "PROMPTS"),
     ],
 )
-def test_a_deciding_option_refuses_to_resume(data_path: Path, tmp_path: Path, changes: tuple[str, str]) -> None:
+def test_a_deciding_option_refuses_to_resume(
+    data_path: Path, tmp_path: Path, changes: tuple[str, str]
+) -> None:
     prompts = tmp_path / "p.json"
     prompts.write_text(json.dumps(dict.fromkeys(config.DATASET_PROMPT, "{context} {input}")))
     assert predict(data_path, tmp_path / "out", *SELECTION, "--limit", "1").returncode == 0
@@ -104,7 +137,9 @@ def test_a_deciding_option_refuses_to_resume(data_path: Path, tmp_path: Path, ch
     value = str(prompts) if changes[1] == "PROMPTS" else changes[1]
     found = predict(data_path, tmp_path / "out", *SELECTION, changes[0], value)
     assert found.returncode == 4, found.stderr
-    assert "recorded" in found.stderr and "asked" in found.stderr and "Traceback" not in found.stderr
+    assert (
+        "recorded" in found.stderr and "asked" in found.stderr and "Traceback" not in found.stderr
+    )
     assert derived(tmp_path / "out/dry") == before
 
 
@@ -118,7 +153,9 @@ def test_changed_data_refuses_to_resume(data_path: Path, tmp_path: Path) -> None
 def test_overwrite_moves_the_earlier_run_aside(data_path: Path, tmp_path: Path) -> None:
     assert predict(data_path, tmp_path / "out", *SELECTION).returncode == 0
     before = derived(tmp_path / "out/dry")
-    found = predict(data_path, tmp_path / "out", *SELECTION, "--model-max-len", "300", "--overwrite")
+    found = predict(
+        data_path, tmp_path / "out", *SELECTION, "--model-max-len", "300", "--overwrite"
+    )
     assert found.returncode == 0, found.stderr
     assert derived(tmp_path / "out/dry.old-1") == before
 
@@ -137,8 +174,14 @@ def test_overwrite_moves_the_earlier_run_aside(data_path: Path, tmp_path: Path) 
         (("--backend-args", "speed=1"), 'unknown --backend-args key of backend echo "speed"'),
         (("--model-name", "../../x"), "--model-name"),
         (("--num-workers", "2"), "--single-process is one process"),
-        (("--published", "--prompts", "builtin"), "--published: the templates of --prompts builtin have SHA-256"),
-        (("--published", "--chat-template", "auto"), "--published stands for --chat-template published; found auto"),
+        (
+            ("--published", "--prompts", "builtin"),
+            "--published: the templates of --prompts builtin have SHA-256",
+        ),
+        (
+            ("--published", "--chat-template", "auto"),
+            "--published stands for --chat-template published; found auto",
+        ),
         (("--lengths", "64k"), "hotpotwikiqa_mixup_64k.jsonl"),
         (("--data-path", "no/such/folder"), "no/such/folder"),
     ],
@@ -162,23 +205,27 @@ def test_a_row_without_answers_names_file_line_and_field(tmp_path: Path) -> None
     rows = [row(number=number) for number in range(3)]
     del rows[1]["answers"]
     write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", rows)
-    found = predict(tmp_path / "data", tmp_path / "out", "--datasets", "hotpotwikiqa_mixup", "--lengths", "1k")
+    found = predict(
+        tmp_path / "data", tmp_path / "out", "--datasets", "hotpotwikiqa_mixup", "--lengths", "1k"
+    )
     assert found.returncode == 2
     assert "hotpotwikiqa_mixup_1k.jsonl:2: " in found.stderr and '"answers"' in found.stderr
     assert not (tmp_path / "out/dry/rows").exists()
 
 
 def test_the_published_alias_of_a_subset_is_known() -> None:
-    args = cli.parser().parse_args(["--datasets", "loogle_MR_mixup", "--lengths", "16k,32k", "16k"])
-    assert cli.selected_names(args, config.DATASET_PROMPT) == [
+    args = option_parser().parse_args(
+        ["--datasets", "loogle_MR_mixup", "--lengths", "16k,32k", "16k"]
+    )
+    assert selected_names(args, config.DATASET_PROMPT) == [
         ("loogle_MIR_mixup", "16k"),
         ("loogle_MIR_mixup", "32k"),
     ]
 
 
 def test_the_selection_of_config_is_the_default() -> None:
-    args = cli.parser().parse_args([])
-    assert len(cli.selected_names(args, config.DATASET_PROMPT)) == 55
+    args = option_parser().parse_args([])
+    assert len(selected_names(args, config.DATASET_PROMPT)) == 55
 
 
 # --- Resuming ---------------------------------------------------------------------------------------------------------
@@ -215,7 +262,10 @@ def test_a_growing_selection_only_adds(data_path: Path, tmp_path: Path) -> None:
 
 
 def test_a_question_that_repeats_is_never_skipped(tmp_path: Path) -> None:
-    rows = [row("factrecall_en", number) | {"input": "When was the lighthouse built?"} for number in range(200)]
+    rows = [
+        row("factrecall_en", number) | {"input": "When was the lighthouse built?"}
+        for number in range(200)
+    ]
     write_data(tmp_path / "data", "factrecall_en_1k", rows)
     options = ("--datasets", "factrecall_en", "--lengths", "1k")
     assert predict(tmp_path / "data", tmp_path / "out", *options, "--limit", "50").returncode == 0
@@ -248,7 +298,9 @@ def test_a_full_disk_ends_the_run_with_its_own_code_and_loses_nothing(tmp_path: 
     assert derived(out / "dry") == derived(tmp_path / "whole/dry")
 
 
-def test_a_model_beyond_its_window_is_refused_before_loading(tiny_model: Path, data_path: Path, tmp_path: Path) -> None:
+def test_a_model_beyond_its_window_is_refused_before_loading(
+    tiny_model: Path, data_path: Path, tmp_path: Path
+) -> None:
     found = script(
         "prediction.py", "--model-path", tiny_model, "--data-path", data_path, "--output-dir", tmp_path / "out",
         *SELECTION, "--model-max-len", "4000",
@@ -256,7 +308,9 @@ def test_a_model_beyond_its_window_is_refused_before_loading(tiny_model: Path, d
     assert found.returncode == 2 and "window is 2048" in found.stderr
 
 
-def test_rows_beyond_the_window_wait_for_retry_failed(tiny_model: Path, data_path: Path, tmp_path: Path) -> None:
+def test_rows_beyond_the_window_wait_for_retry_failed(
+    tiny_model: Path, data_path: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(tiny_model, tmp_path / "small"))
     options: tuple[str | Path, ...] = (
         "prediction.py", "--model-path", folder, "--data-path", data_path, "--output-dir", tmp_path / "out",

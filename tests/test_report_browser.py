@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from report_runs import PAYLOADS, full_run, hostile_page, rich_page, small_run
 
-from report_page import html
-from report_page.page import Page
+from lveval.report import html
+from lveval.report.data import ReportData
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
     from playwright.sync_api import Page as Tab
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt install chromium)")
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium is installed (apt install chromium)"
+)
 
 Open = Callable[..., "Opened"]
 
@@ -42,7 +46,9 @@ class Opened:
 
     def expect_count(self, text: str) -> None:
         """Waits for it: search waits for a pause in typing."""
-        from playwright.sync_api import expect  # not wait_for_function, which the page's policy refuses
+        from playwright.sync_api import (
+            expect,  # not wait_for_function, which the page's policy refuses
+        )
 
         expect(self.tab.locator("#count")).to_have_text(text, timeout=5000)
 
@@ -52,7 +58,9 @@ class Opened:
 
 @pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (pip install playwright)")
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="Playwright is not installed (pip install playwright)"
+    )
     with api.sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--disable-gpu"])
         yield started
@@ -63,7 +71,7 @@ def browser() -> "Iterator[Browser]":
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A page with all parts, one with payloads in every field, and one of a full run."""
     folder = tmp_path_factory.mktemp("pages")
-    pages: dict[str, Page] = {
+    pages: dict[str, ReportData] = {
         "small": rich_page(small_run(folder / "a run")),
         "hostile": hostile_page(small_run(folder / "hostile", rows=14)),
         "full": rich_page(full_run(folder / "full")),
@@ -79,7 +87,9 @@ def opened(browser: "Browser", files: dict[str, Path]) -> Iterator[Open]:
     tabs: list[Opened] = []
 
     def opening(name: str, width: int = 1280, **settings: Any) -> Opened:  # noqa: ANN401 - Playwright's options
-        context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, **settings)
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, offline=True, **settings
+        )
         tabs.append(Opened(context.new_page()))
         tabs[-1].tab.goto(files[name].as_uri())
         return tabs[-1]
@@ -135,7 +145,9 @@ def test_filters_narrow_the_rows(opened: Open) -> None:
     page.tab.select_option("#order", "high")
     page.tab.wait_for_timeout(50)
     scores = [float(score) for score in page.texts(".row .score")]
-    assert scores and scores == sorted(scores, reverse=True) and scores[-1] >= 20 and scores[0] <= 60
+    assert (
+        scores and scores == sorted(scores, reverse=True) and scores[-1] >= 20 and scores[0] <= 60
+    )
     page.tab.get_by_role("button", name="Reset").click()
     cause = page.tab.locator("#cause option").nth(1).inner_text()
     page.tab.select_option("#cause", cause)
@@ -204,7 +216,9 @@ def test_the_keyboard_reaches_everything(opened: Open) -> None:
         if page.tab.evaluate(f"{focused}.className") == "row":
             break
     assert page.tab.evaluate(f"{focused}.className") == "row"
-    outline = page.tab.evaluate(f"getComputedStyle({focused}).outlineStyle + getComputedStyle({focused}).outlineWidth")
+    outline = page.tab.evaluate(
+        f"getComputedStyle({focused}).outlineStyle + getComputedStyle({focused}).outlineWidth"
+    )
     assert outline == "solid3px"
     keys.press("Enter")
     assert page.tab.locator(".row").first.get_attribute("aria-expanded") == "true"

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 from report_runs import LEVELS, PAYLOADS, bare_page, full, hostile_page, rich_page, small, small_run
 
-from report_page import charts, html, tables
+from lveval.report import charts, html, tables
 
 __all__ = ["full", "small"]  # fixtures
 
@@ -58,7 +58,10 @@ def test_a_full_run_is_a_page_of_less_than_5_mb(full: Path) -> None:
 def test_long_texts_are_cut_and_the_page_says_so(small: Path, rows: int, cap: int) -> None:
     page = rich_page(small)
     many = (page.rows * 30)[:rows]
-    page.rows = [{**row, "raw_pred": f"{number:06} {'thinking, ' * 5_000}"} for number, row in enumerate(many)]
+    page.rows = [
+        {**row, "raw_pred": f"{number:06} {'thinking, ' * 5_000}"}
+        for number, row in enumerate(many)
+    ]
     text = html.render(page)
     assert len(text.encode()) < 5_000_000
     assert f"Texts longer than {cap:,} characters are cut here" in text
@@ -77,16 +80,33 @@ def test_the_page_needs_nothing_else_and_allows_nothing_else(small: Path) -> Non
     text = html.render(rich_page(small))
     page = Elements(text)
     for tag, attributes in page.found:
-        assert tag not in ("link", "img", "iframe", "object", "embed", "base", "video", "audio", "use", "image")
-        assert not {"src", "srcset", "action", "formaction", "style", "ping"} & attributes.keys(), (tag, attributes)
+        assert tag not in (
+            "link",
+            "img",
+            "iframe",
+            "object",
+            "embed",
+            "base",
+            "video",
+            "audio",
+            "use",
+            "image",
+        )
+        assert not {"src", "srcset", "action", "formaction", "style", "ping"} & attributes.keys(), (
+            tag,
+            attributes,
+        )
         assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
         assert (attributes.get("href") or "#").startswith("#")
     style, code = page.styles[0], page.scripts[1]
     assert "url(" not in style and "@import" not in style
     assert not re.search(
-        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|fetch\(|XMLHttp|import\(", code
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|fetch\(|XMLHttp|import\(",
+        code,
     )
-    policy = next(attributes["content"] for _, attributes in page.found if attributes.get("http-equiv"))
+    policy = next(
+        attributes["content"] for _, attributes in page.found if attributes.get("http-equiv")
+    )
     assert policy is not None and policy.startswith("default-src 'none';")
     for name, content in (("style-src", style), ("script-src", code)):
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
@@ -126,7 +146,10 @@ def test_there_are_enough_payloads() -> None:
 
 def test_payloads_stay_text_in_the_page(tmp_path: Path) -> None:
     folder = small_run(tmp_path / "run", rows=14)
-    tame, hostile = Elements(html.render(rich_page(folder))), Elements(html.render(hostile_page(folder)))
+    tame, hostile = (
+        Elements(html.render(rich_page(folder))),
+        Elements(html.render(hostile_page(folder))),
+    )
     assert {tag for tag, _ in hostile.found} <= {tag for tag, _ in tame.found}
     assert {name for _, attributes in hostile.found for name in attributes} <= {
         name for _, attributes in tame.found for name in attributes
@@ -142,14 +165,18 @@ def test_payloads_stay_text_in_the_page(tmp_path: Path) -> None:
 
 def test_names_cannot_steer_the_text_around_them(tmp_path: Path) -> None:
     shown = re.sub(
-        r'<script type="application/json".*?</script>', "", html.render(hostile_page(small_run(tmp_path / "run")))
+        r'<script type="application/json".*?</script>',
+        "",
+        html.render(hostile_page(small_run(tmp_path / "run"))),
     )
     assert not re.search("[\u202e\u2066\x00\x08\x1b]", shown)
 
 
 def unescaped(text: str, marks: str) -> Iterator[str]:
     """The `marks` in `text` that no backslash escapes."""
-    return (found[1] for found in re.finditer(rf"\\.|([{re.escape(marks)}])", text, re.S) if found[1])
+    return (
+        found[1] for found in re.finditer(rf"\\.|([{re.escape(marks)}])", text, re.S) if found[1]
+    )
 
 
 def test_payloads_stay_text_in_markdown(tmp_path: Path) -> None:
@@ -213,7 +240,9 @@ def test_a_name_becomes_no_link_and_no_option() -> None:
 def luminance(colour: str) -> float:
     """Relative luminance, WCAG 2.2."""
     parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
@@ -224,18 +253,33 @@ def contrast(one: str, other: str) -> float:
 
 def colours(theme: str) -> dict[str, str]:
     found = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", html.read("page.css")))
-    return found | (dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", html.read("dark.css"))) if theme == "dark" else {})
+    return found | (
+        dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", html.read("dark.css")))
+        if theme == "dark"
+        else {}
+    )
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(theme: str) -> None:
     found = colours(theme)
-    pairs = [(f"h{step}", "h-low" if step < 6 else "h-middle" if step == 6 else "h-high") for step in range(html.STEPS)]
-    pairs += [(ground, ink) for ground in ("paper", "sheet", "mark") for ink in ("ink", "soft", "accent")]
+    pairs = [
+        (f"h{step}", "h-low" if step < 6 else "h-middle" if step == 6 else "h-high")
+        for step in range(html.STEPS)
+    ]
+    pairs += [
+        (ground, ink) for ground in ("paper", "sheet", "mark") for ink in ("ink", "soft", "accent")
+    ]
     pairs += [("warn-paper", "warn-ink"), ("sheet", "good"), ("sheet", "bad")]
     for ground, ink in pairs:
-        assert contrast(found[ground], found[ink]) >= 4.5, (ground, ink, contrast(found[ground], found[ink]))
-    assert contrast(found["muted-line"], found["sheet"]) >= 3  # lines of the charts, edges of the fields
+        assert contrast(found[ground], found[ink]) >= 4.5, (
+            ground,
+            ink,
+            contrast(found[ground], found[ink]),
+        )
+    assert (
+        contrast(found["muted-line"], found["sheet"]) >= 3
+    )  # lines of the charts, edges of the fields
     order = [luminance(found[f"h{step}"]) for step in range(html.STEPS)]
     assert order == sorted(order, reverse=theme == "light")  # the scale tells without its hue
 
@@ -244,19 +288,23 @@ def test_numbers_in_bars_stand_out() -> None:
     style = html.read("page.css")
     white = re.search(r"((?:\.chart text\.in\.[\w-]+,? ?)+)\{ fill: #ffffff", style)
     assert white is not None
-    for name, fill in re.findall(r"\.(scored|e-\w+|c-\w+)(?:, \.[\w-]+)* \{ fill: (#[0-9a-f]{6}); background", style):
+    for name, fill in re.findall(
+        r"\.(scored|e-\w+|c-\w+)(?:, \.[\w-]+)* \{ fill: (#[0-9a-f]{6}); background", style
+    ):
         ink = "#ffffff" if re.search(rf"text\.in\.{name}\b", white[1]) else "#000000"
         assert contrast(fill, ink) >= 4.5, name
 
 
 def test_labels_of_curves_keep_apart() -> None:
     wanted = [100.0, 101, 101, 102, 103, 399, 400, 400]
-    places = sorted(charts.spread(wanted, 0, 400))
+    places = sorted(charts.spread_labels(wanted, 0, 400))
     assert min(after - before for before, after in pairwise(places)) >= charts.LABEL_GAP - 1e-9
     assert places[0] >= 0 and places[-1] <= 400
 
 
-@pytest.mark.parametrize(("value", "top"), [(0, 1), (0.4, 1), (6, 6), (7, 8), (24.3, 25), (30.7, 40), (100, 100)])
+@pytest.mark.parametrize(
+    ("value", "top"), [(0, 1), (0.4, 1), (6, 6), (7, 8), (24.3, 25), (30.7, 40), (100, 100)]
+)
 def test_an_axis_ends_at_a_round_number(value: float, top: float) -> None:
     ticks = charts.ticks_up_to(value)
     assert (ticks[0], ticks[-1]) == (0, top) and 2 <= len(ticks) <= 7

@@ -15,8 +15,16 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from errors import ExitCode, HarnessError
-from store import Record, Store, answered, read_manifest, read_records, run_files, run_folder
+from lveval.common.errors import ExitCode, LVEvalError
+from lveval.runs.record import Prediction
+from lveval.runs.store import (
+    RunStore,
+    answered_rows,
+    read_manifest,
+    read_records,
+    run_files,
+    run_folder,
+)
 
 NAME = "lic_mixup_16k"
 IDENTITY: dict[str, Any] = {
@@ -39,7 +47,7 @@ HOSTILE = [
 TEXTS = st.sampled_from(HOSTILE) | st.text(st.characters(exclude_categories=()), max_size=20)
 
 
-def record(index: int, **changes: object) -> Record:
+def record(index: int, **changes: object) -> Prediction:
     made = {
         "pred": "答案",
         "answers": ["a"],
@@ -53,11 +61,13 @@ def record(index: int, **changes: object) -> Record:
         "language": "zh",
         "status": "ok",
     }
-    return cast(Record, made | changes)
+    return cast(Prediction, made | changes)
 
 
-def opened(folder: Path, rows: int = 3, identity: Mapping[str, Any] = IDENTITY, **options: bool) -> Store:
-    return Store.open(folder, dict(identity), {NAME: rows}, {NAME: 197}, **options)
+def opened(
+    folder: Path, rows: int = 3, identity: Mapping[str, Any] = IDENTITY, **options: bool
+) -> RunStore:
+    return RunStore.open(folder, dict(identity), {NAME: rows}, {NAME: 197}, **options)
 
 
 def filled(folder: Path, rows: int = 3) -> bytes:
@@ -83,7 +93,7 @@ def scratch() -> Iterator[Path]:
 
 @contextmanager
 def refusal(code: ExitCode, *parts: str) -> Iterator[None]:
-    with pytest.raises(HarnessError) as caught:
+    with pytest.raises(LVEvalError) as caught:
         yield
     assert caught.value.code == code, caught.value.message
     for part in parts:
@@ -130,18 +140,22 @@ def test_the_first_record_of_a_row_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"status": "error"}, {"level": "32k"}, {"dataset": "../../x"}])
-def test_what_is_no_final_record_of_the_run_is_a_bug(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_what_is_no_final_record_of_the_run_is_a_bug(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
     with opened(tmp_path) as run:
         with pytest.raises(ValueError, match=r"attempt|not selected"):
             run.append(record(0, **changes))
         assert run.append(record(0))
-    with pytest.raises(HarnessError, match="closed"):
+    with pytest.raises(LVEvalError, match="closed"):
         run.append(record(1))
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=6), st.data())
 @settings(max_examples=60, deadline=None)
-def test_the_derived_bytes_do_not_depend_on_order_or_restarts(texts: list[str], data: st.DataObject) -> None:
+def test_the_derived_bytes_do_not_depend_on_order_or_restarts(
+    texts: list[str], data: st.DataObject
+) -> None:
     records = [record(index, pred=text, answers=[text, "x"]) for index, text in enumerate(texts)]
     order = data.draw(st.permutations(records))
     pauses = data.draw(st.sets(st.integers(0, len(order))))
@@ -169,7 +183,10 @@ def test_the_derived_bytes_do_not_depend_on_order_or_restarts(texts: list[str], 
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["append", "kill", "duplicate", "attempt"]), st.integers(0, 400)), max_size=25)
+    st.lists(
+        st.tuples(st.sampled_from(["append", "kill", "duplicate", "attempt"]), st.integers(0, 400)),
+        max_size=25,
+    )
 )
 @settings(max_examples=60, deadline=None)
 def test_no_acknowledged_row_is_lost_by_kills_in_mid_write(steps: list[tuple[str, int]]) -> None:
@@ -195,14 +212,19 @@ def test_no_acknowledged_row_is_lost_by_kills_in_mid_write(steps: list[tuple[str
                 run = opened(folder, 40)
             assert run.done("lic_mixup", "16k") == set(acknowledged)
         run.__exit__()
-        read = {item.record["index"]: item.record["pred"] for item in read_records(folder, "lic_mixup", "16k")}
+        read = {
+            item.record["index"]: item.record["pred"]
+            for item in read_records(folder, "lic_mixup", "16k")
+        }
         assert read == {index: json.loads(json.dumps(pred)) for index, pred in acknowledged.items()}
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_row_file_cut_at_any_byte_loses_only_what_was_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_row_file_cut_at_any_byte_loses_only_what_was_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     expected = filled(tmp_path / "run")
     content = rows_file(tmp_path / "run").read_bytes()
     for size in range(len(content)):
@@ -211,13 +233,17 @@ def test_a_row_file_cut_at_any_byte_loses_only_what_was_cut(tmp_path: Path, caps
         rows_file(folder).parent.mkdir()
         rows_file(folder).write_bytes(content[:size])
         whole = content[:size].count(b"\n")
-        assert [item.record["index"] for item in read_records(folder, "lic_mixup", "16k")] == list(range(whole))
+        assert [item.record["index"] for item in read_records(folder, "lic_mixup", "16k")] == list(
+            range(whole)
+        )
         with opened(folder) as run:
             assert run.done("lic_mixup", "16k") == set(range(whole))
             torn = content[:size].rpartition(b"\n")[2]
             assert ("cut off in mid-write" in capsys.readouterr().err) == bool(torn)
             aside = rows_file(folder).with_name(f"{NAME}.jsonl.torn")
-            assert (aside.read_bytes() if aside.exists() else b"") == (torn + b"\n" if torn else b"")
+            assert (aside.read_bytes() if aside.exists() else b"") == (
+                torn + b"\n" if torn else b""
+            )
             for index in range(whole, 3):
                 assert run.append(record(index, pred=f"answer {index}"))
             derived = run.derive("lic_mixup", "16k")
@@ -237,14 +263,14 @@ def test_every_flipped_bit_is_found_or_harmless(tmp_path: Path) -> None:
         for look in (lambda: read_records(tmp_path, "lic_mixup", "16k"), lambda: opened(tmp_path)):
             try:
                 result = look()
-            except HarnessError as error:
+            except LVEvalError as error:
                 assert f"{NAME}.jsonl:" in error.message and error.code == ExitCode.STORAGE
                 found += 1
                 continue
             # The last line break alone can go unnoticed: its row counts as cut off and is answered again.
             assert bit // 8 == len(original) - 1
             torn += 1
-            if isinstance(result, Store):
+            if isinstance(result, RunStore):
                 assert result.done("lic_mixup", "16k") == {0, 1}
                 result.__exit__()
             else:
@@ -279,7 +305,9 @@ def test_an_edited_derived_file_is_named_and_derived_anew(tmp_path: Path) -> Non
             run.derive("lic_mixup", "16k")
     assert derived.read_bytes() == expected
     # Another spelling of the same records is no damage, and without rows/ the file stands for itself.
-    derived.write_text("".join(json.dumps(json.loads(line)) + "\n" for line in expected.splitlines()))
+    derived.write_text(
+        "".join(json.dumps(json.loads(line)) + "\n" for line in expected.splitlines())
+    )
     assert len(read_records(tmp_path, "lic_mixup", "16k")) == 3
     rows_file(tmp_path).unlink()
     assert len(read_records(tmp_path, "lic_mixup", "16k")) == 3
@@ -293,7 +321,8 @@ def test_rows_of_another_file_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '{"format": 2}', '{"format": 1, "identity": []}', "\xff", "[" * 100000]
+    "text",
+    ["", "{", "[]", "null", '{"format": 2}', '{"format": 1, "identity": []}', "\xff", "[" * 100000],
 )
 def test_a_damaged_manifest_is_an_error(tmp_path: Path, text: str) -> None:
     filled(tmp_path)
@@ -347,7 +376,9 @@ def test_failed_means_the_last_attempt_and_no_record_since(tmp_path: Path) -> No
 
 def test_published_rows_are_read_in_their_order(tmp_path: Path) -> None:
     keys = ("pred", "answers", "gold_ans", "input", "all_classes", "length")
-    rows = [{key: record(number, pred=f"{number}\u2028")[key] for key in keys} for number in (2, 0, 1)]  # type: ignore[literal-required]
+    rows = [
+        {key: record(number, pred=f"{number}\u2028")[key] for key in keys} for number in (2, 0, 1)
+    ]  # type: ignore[literal-required]
     text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     (tmp_path / f"{NAME}.jsonl").write_bytes(text.encode())  # no line break at the end
     assert [item.record for item in read_records(tmp_path, "lic_mixup", "16k")] == rows
@@ -359,7 +390,18 @@ def test_published_rows_are_read_in_their_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["", "{", "[]", "1", '{"index": "0"}', '{"index": true}', '{"index": -1}', '{"index": [1]}', '{"pred": ""}']
+    "line",
+    [
+        "",
+        "{",
+        "[]",
+        "1",
+        '{"index": "0"}',
+        '{"index": true}',
+        '{"index": -1}',
+        '{"index": [1]}',
+        '{"pred": ""}',
+    ],
 )
 def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / f"{NAME}.jsonl").write_text(f'{{"index": 0}}\n{line}\n{{"index": 1}}\n')
@@ -395,8 +437,16 @@ def changed(path: str, value: object) -> dict[str, Any]:
     [
         ("backend", "hf", 'backend: recorded "echo", asked "hf"'),
         ("engine/version", "2", 'engine.version: recorded "1", asked "2"'),
-        ("engine/settings/temperature", 0.7, "engine.settings.temperature: recorded 0.0, asked 0.7"),
-        ("engine/settings/stop", ["b", "a"], 'engine.settings.stop: recorded ["a", "b"], asked ["b", "a"]'),
+        (
+            "engine/settings/temperature",
+            0.7,
+            "engine.settings.temperature: recorded 0.0, asked 0.7",
+        ),
+        (
+            "engine/settings/stop",
+            ["b", "a"],
+            'engine.settings.stop: recorded ["a", "b"], asked ["b", "a"]',
+        ),
         ("engine/settings", None, "engine.settings.temperature: recorded 0.0, asked nothing"),
         ("engine/new", True, "engine.new: recorded nothing, asked true"),
         ("seed", 0, "seed: recorded null, asked 0"),
@@ -406,7 +456,9 @@ def changed(path: str, value: object) -> dict[str, Any]:
         ("database", "x", 'database: recorded nothing, asked "x"'),
     ],
 )
-def test_other_settings_are_refused_field_by_field(tmp_path: Path, path: str, value: object, difference: str) -> None:
+def test_other_settings_are_refused_field_by_field(
+    tmp_path: Path, path: str, value: object, difference: str
+) -> None:
     filled(tmp_path)
     before = (tmp_path / "run.json").read_bytes()
     with refusal(ExitCode.IDENTITY, difference, "--output-dir", "--overwrite"):
@@ -423,7 +475,7 @@ def test_a_start_without_answers_binds_nothing(tmp_path: Path) -> None:
     with opened(folder) as store:  # the same settings
         assert store.failed() == {("cmrc_mixup", "16k", 1): "context_overflow"}
     other = changed("seed", 0)
-    assert answered(folder, other, [("cmrc_mixup", "16k")]) == {("cmrc_mixup", "16k"): set()}
+    assert answered_rows(folder, other, [("cmrc_mixup", "16k")]) == {("cmrc_mixup", "16k"): set()}
     with opened(folder, identity=other) as store:
         assert store.failed() == {}
     assert (folder / "attempts.jsonl.old-1").exists() and not (folder / "attempts.jsonl").exists()
@@ -433,7 +485,9 @@ def test_the_selection_may_grow(tmp_path: Path) -> None:
     filled(tmp_path, 2)
     more = changed("data/factrecall_en_16k", "sha256:3")
     del more["data"][NAME]
-    with Store.open(tmp_path, more, {"factrecall_en_16k": 5, NAME: 1}, {"factrecall_en_16k": 200}) as run:
+    with RunStore.open(
+        tmp_path, more, {"factrecall_en_16k": 5, NAME: 1}, {"factrecall_en_16k": 200}
+    ) as run:
         assert run.append(record(0, dataset="factrecall_en"))
     manifest = read_manifest(tmp_path)
     assert manifest and manifest["selection"] == {NAME: 2, "factrecall_en_16k": 5}
@@ -445,7 +499,11 @@ def test_the_selection_may_grow(tmp_path: Path) -> None:
         assert run.append(record(3)) and run.derive("lic_mixup", "16k") is None
         # The file of two rows is still there, and is not taken for the whole.
         assert (tmp_path / f"{NAME}.jsonl").read_bytes().count(b"\n") == 2
-        assert [item.record["index"] for item in read_records(tmp_path, "lic_mixup", "16k")] == [0, 1, 3]
+        assert [item.record["index"] for item in read_records(tmp_path, "lic_mixup", "16k")] == [
+            0,
+            1,
+            3,
+        ]
         assert run.append(record(2)) and run.derive("lic_mixup", "16k")
     assert (tmp_path / f"{NAME}.jsonl").read_bytes().count(b"\n") == 4
     assert run_files(tmp_path) == [("factrecall_en", "16k"), ("lic_mixup", "16k")]
@@ -455,7 +513,9 @@ def test_overwrite_moves_aside_and_deletes_nothing(tmp_path: Path) -> None:
     other = changed("backend", "hf")
     filled(tmp_path / "run")
     (tmp_path / "run/notes.txt").write_text("mine")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    before = {
+        path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()
+    }
     with opened(tmp_path / "run", identity=other, overwrite=True) as run:
         assert run.done("lic_mixup", "16k") == set()
     aside = tmp_path / "run.old-1"
@@ -463,7 +523,12 @@ def test_overwrite_moves_aside_and_deletes_nothing(tmp_path: Path) -> None:
     assert len(read_records(aside, "lic_mixup", "16k")) == 3
     opened(tmp_path / "run", overwrite=True).__exit__()
     opened(tmp_path / "new", overwrite=True).__exit__()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "run", "run.old-1", "run.old-2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "new",
+        "run",
+        "run.old-1",
+        "run.old-2",
+    ]
 
 
 def test_what_the_backend_decided_is_kept_and_compared(tmp_path: Path) -> None:
@@ -479,8 +544,16 @@ def test_what_the_backend_decided_is_kept_and_compared(tmp_path: Path) -> None:
         run.record_effective({"attn": "sdpa", "eos": [1, 2]})
         run.log({"workers": 2})
     manifest = read_manifest(tmp_path)
-    assert manifest and manifest["identity"] == IDENTITY | {"effective": {"attn": "sdpa", "eos": [1, 2]}}
-    assert manifest["log"][-1]["workers"] == 2 and set(manifest) == {"format", "identity", "selection", "rows", "log"}
+    assert manifest and manifest["identity"] == IDENTITY | {
+        "effective": {"attn": "sdpa", "eos": [1, 2]}
+    }
+    assert manifest["log"][-1]["workers"] == 2 and set(manifest) == {
+        "format",
+        "identity",
+        "selection",
+        "rows",
+        "log",
+    }
 
 
 def test_folders_of_runs(tmp_path: Path) -> None:
@@ -492,13 +565,30 @@ def test_folders_of_runs(tmp_path: Path) -> None:
         ("-x", "-x"),
     ):
         assert run_folder(tmp_path, name) == tmp_path / folder
-    for name in ("", ".", "..", "a\\b", "a\x00", "a\nb", "\x1b[0m", "\u202ex", "\ud800", "x" * 201, "模" * 70):
+    for name in (
+        "",
+        ".",
+        "..",
+        "a\\b",
+        "a\x00",
+        "a\nb",
+        "\x1b[0m",
+        "\u202ex",
+        "\ud800",
+        "x" * 201,
+        "模" * 70,
+    ):
         with refusal(ExitCode.USAGE, "--model-name"):
             run_folder(tmp_path, name)
     outputs, outside = tmp_path / "outputs", tmp_path / "outside"
     outputs.mkdir()
     outside.mkdir()
-    for name, target in (("out", outside), ("up", tmp_path), ("self", outputs), ("loop", outputs / "loop")):
+    for name, target in (
+        ("out", outside),
+        ("up", tmp_path),
+        ("self", outputs),
+        ("loop", outputs / "loop"),
+    ):
         (outputs / name).symlink_to(target)
     (outputs / "in").symlink_to("real")
     assert run_folder(outputs, "in") == outputs / "in"
@@ -509,7 +599,9 @@ def test_folders_of_runs(tmp_path: Path) -> None:
         opened(run_folder(outputs, "loop"))
 
 
-PARTS = st.lists(st.sampled_from(["..", ".", "/", "//", "a", "\\", "~", "\x00", " "]), max_size=8).map("".join)
+PARTS = st.lists(
+    st.sampled_from(["..", ".", "/", "//", "a", "\\", "~", "\x00", " "]), max_size=8
+).map("".join)
 
 
 @given(PARTS | st.text(st.characters(exclude_categories=()), max_size=30))
@@ -518,7 +610,7 @@ def test_no_model_name_leaves_the_output_folder(name: str) -> None:
     base = Path("/nowhere/outputs")
     try:
         folder = run_folder(base, name)
-    except HarnessError as error:
+    except LVEvalError as error:
         assert error.code == ExitCode.USAGE
     else:
         assert folder.parent == Path(os.path.abspath(folder)).parent == base
@@ -527,5 +619,7 @@ def test_no_model_name_leaves_the_output_folder(name: str) -> None:
 def test_importing_the_store_is_light() -> None:
     code = "import sys, store; print(sorted({name.split('.')[0] for name in sys.modules} & set(sys.argv[1:])))"
     heavy = ["torch", "transformers", "datasets", "openai", "numpy", "jieba", "dask"]
-    found = subprocess.run([sys.executable, "-c", code, *heavy], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code, *heavy], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert found.stdout == "[]\n"

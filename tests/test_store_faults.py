@@ -18,8 +18,8 @@ import pytest
 from conftest import ROOT
 from test_store import NAME, refusal, rows_file
 
-from errors import ExitCode
-from store import Store, read_records
+from lveval.common.errors import ExitCode
+from lveval.runs.store import RunStore, read_records
 
 # Preloaded before the C library: the N-th call that changes something below the run's folder kills or fails.
 SHIM = r"""
@@ -139,7 +139,15 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         pytest.skip("needs a C compiler and Linux to fail system calls")
     folder = tmp_path_factory.mktemp("shim")
     (folder / "shim.c").write_text(SHIM)
-    build = [compiler, "-shared", "-fPIC", "-o", str(folder / "shim.so"), str(folder / "shim.c"), "-ldl"]
+    build = [
+        compiler,
+        "-shared",
+        "-fPIC",
+        "-o",
+        str(folder / "shim.so"),
+        str(folder / "shim.c"),
+        "-ldl",
+    ]
     subprocess.run(build, check=True, capture_output=True)
     return {**os.environ, "LD_PRELOAD": str(folder / "shim.so")}
 
@@ -149,7 +157,9 @@ def writer(
 ) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", WRITER, str(folder), str(rows), mode]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    )
 
 
 def test_no_acknowledged_row_is_lost_by_sigkill(tmp_path: Path) -> None:
@@ -165,20 +175,28 @@ def test_no_acknowledged_row_is_lost_by_sigkill(tmp_path: Path) -> None:
             acknowledged += [int(line) for line in child.stdout.read().split("\n")[:-1]]
         assert child.returncode == -signal.SIGKILL
         read = [item.record["index"] for item in read_records(tmp_path, "lic_mixup", "16k")]
-        assert set(acknowledged) <= set(cast(list[int], read)) and len(read) == len(set(map(str, read)))
+        assert set(acknowledged) <= set(cast(list[int], read)) and len(read) == len(
+            set(map(str, read))
+        )
     assert len(acknowledged) == len(set(acknowledged)) >= 10  # no row was done twice
 
 
 @pytest.mark.parametrize("limit", ["200", "777", "1000"])
-def test_a_file_that_cannot_grow_stops_the_run_and_loses_nothing(tmp_path: Path, limit: str) -> None:
+def test_a_file_that_cannot_grow_stops_the_run_and_loses_nothing(
+    tmp_path: Path, limit: str
+) -> None:
     with writer(tmp_path, 20, limit) as child:
         lines = child.communicate(timeout=60)[0].split("\n")
     assert child.returncode == 0 and lines[0] == "open"
     acknowledged = {int(line) for line in lines if line.isdigit()}
     failed = [line for line in lines if line.startswith(("failed", "refused"))]
-    assert len(failed) == 3 and all(line.split()[1] == "6" for line in failed) and "bytes were written" in failed[0]
+    assert (
+        len(failed) == 3
+        and all(line.split()[1] == "6" for line in failed)
+        and "bytes were written" in failed[0]
+    )
     assert rows_file(tmp_path).stat().st_size == int(limit)  # a short write did happen
-    with Store.open(tmp_path, {"backend": "echo"}, {NAME: 20}, {NAME: 20}) as run:
+    with RunStore.open(tmp_path, {"backend": "echo"}, {NAME: 20}, {NAME: 20}) as run:
         assert run.done("lic_mixup", "16k") == acknowledged
 
 
@@ -187,7 +205,11 @@ def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path) -> None:
         pytest.skip("this system has no /dev/full")
     with writer(tmp_path, 3, "full") as child:
         lines = child.communicate(timeout=60)[0].split("\n")
-    assert lines[1].startswith("failed 6") and "No space left on device" in lines[1] and "free or mend" in lines[1]
+    assert (
+        lines[1].startswith("failed 6")
+        and "No space left on device" in lines[1]
+        and "free or mend" in lines[1]
+    )
 
 
 def test_a_second_launch_is_refused_until_the_first_is_dead(tmp_path: Path) -> None:
@@ -196,22 +218,28 @@ def test_a_second_launch_is_refused_until_the_first_is_dead(tmp_path: Path) -> N
         assert child.stdout is not None and child.stdout.readline() == "open\n"
         for overwrite in (False, True):
             with refusal(ExitCode.USAGE, f"pid {child.pid}", "another process"):
-                Store.open(folder, {"backend": "echo"}, {NAME: 1}, {NAME: 1}, overwrite=overwrite)
+                RunStore.open(
+                    folder, {"backend": "echo"}, {NAME: 1}, {NAME: 1}, overwrite=overwrite
+                )
         assert [path.name for path in tmp_path.iterdir()] == ["run"]
         assert read_records(folder, "lic_mixup", "16k") == []  # reading needs no lock
         child.kill()
-    Store.open(folder, {"backend": "echo"}, {NAME: 1}, {NAME: 1}).__exit__()
+    RunStore.open(folder, {"backend": "echo"}, {NAME: 1}, {NAME: 1}).__exit__()
 
 
-def test_a_lock_taken_on_a_run_that_was_just_moved_aside_is_none(tmp_path: Path, shim: dict[str, str]) -> None:
+def test_a_lock_taken_on_a_run_that_was_just_moved_aside_is_none(
+    tmp_path: Path, shim: dict[str, str]
+) -> None:
     folder, gate = tmp_path / "run", tmp_path / "gate"
-    Store.open(folder, {"backend": "echo"}, {NAME: 1}, {NAME: 1}).__exit__()
+    RunStore.open(folder, {"backend": "echo"}, {NAME: 1}, {NAME: 1}).__exit__()
     with writer(folder, 1, environment={**shim, "FLOCK_GATE": str(gate)}) as child:
         until = time.monotonic() + 20
         while not gate.exists():  # it has opened the lock's file and is about to lock it
             assert time.monotonic() < until
             time.sleep(0.005)
-        with Store.open(folder, {"backend": "echo"}, {NAME: 1}, {NAME: 1}, overwrite=True) as run:
+        with RunStore.open(
+            folder, {"backend": "echo"}, {NAME: 1}, {NAME: 1}, overwrite=True
+        ) as run:
             gate.unlink()
             output, errors = child.communicate(timeout=60)
             assert child.returncode == 1 and output == "" and "another process" in errors
@@ -375,4 +403,7 @@ def test_every_storage_call_may_kill_or_fail(tmp_path: Path, shim: dict[str, str
     for tally in tallies:
         print(", ".join(f"{name}: {value}" for name, value in tally.items()))
         assert tally["points"] > 40, tally
-        assert tally["lost"] == tally["duplicated"] == tally["altered"] == tally["bugs"] == 0, (tally, driver.stderr)
+        assert tally["lost"] == tally["duplicated"] == tally["altered"] == tally["bugs"] == 0, (
+            tally,
+            driver.stderr,
+        )

@@ -14,13 +14,13 @@ from conftest import row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import config
-import utils
-from backends import Tokenizer, Tokens
-from backends.echo import EchoTokenizer
-from backends.model_files import HFTokenizer
-from data import Row
-from errors import HarnessError
+from lveval import config, utils
+from lveval.backends.base import Tokenizer, Tokens
+from lveval.backends.echo import EchoTokenizer
+from lveval.backends.hf_models import HFTokenizer
+from lveval.common.errors import LVEvalError
+from lveval.data import prompt_sets
+from lveval.data.rows import Row
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,9 @@ def smollm2(model_path: Path) -> HFTokenizer:
 
 
 def full_row(**changes: object) -> Row:
-    return cast(Row, row() | {"question_id": None, "offsets": None, "confusing_facts": None} | changes)
+    return cast(
+        Row, row() | {"question_id": None, "offsets": None, "confusing_facts": None} | changes
+    )
 
 
 class BosTokenizer:
@@ -41,7 +43,10 @@ class BosTokenizer:
     has_chat_template = False
 
     def encode(self, text: str, add_special_tokens: bool = True) -> Tokens:
-        ids = [1 if character == "\u0001" else ord(character) + 10 for character in text.replace("<s>", "\u0001")]
+        ids = [
+            1 if character == "\u0001" else ord(character) + 10
+            for character in text.replace("<s>", "\u0001")
+        ]
         return [1, *ids] if add_special_tokens else ids
 
     def decode(self, tokens: Tokens) -> str:
@@ -73,13 +78,18 @@ def test_chinese_templates_use_full_width_punctuation() -> None:
 
 
 def test_braces_in_a_row_are_plain_text() -> None:
-    filled = utils.fill("{context}|{input}|{other}", full_row(context="a {input} {0} {", input="q {context}"))
+    filled = utils.fill_template(
+        "{context}|{input}|{other}", full_row(context="a {input} {0} {", input="q {context}")
+    )
     assert filled == "a {input} {0} {|q {context}|{other}"
 
 
 @given(st.text(), st.text())
 def test_filling_puts_each_field_in_once(context: str, question: str) -> None:
-    assert utils.fill("A{context}B{input}C", full_row(context=context, input=question)) == f"A{context}B{question}C"
+    assert (
+        utils.fill_template("A{context}B{input}C", full_row(context=context, input=question))
+        == f"A{context}B{question}C"
+    )
 
 
 # --- Prompt files -----------------------------------------------------------------------------------------------------
@@ -91,7 +101,7 @@ def test_prompts_from_python_and_json_are_parsed_alike(tmp_path: Path) -> None:
     python.write_text(f"import os\nOTHER = 1\nDATASET_PROMPT: dict = {mapping!r}\n")
     plain.write_text(json.dumps(mapping))
     wrapped.write_text(json.dumps({"DATASET_PROMPT": mapping}))
-    sets = [utils.load_prompts(str(path)) for path in (python, plain, wrapped)]
+    sets = [prompt_sets.load_prompts(str(path)) for path in (python, plain, wrapped)]
     assert [found.templates for found in sets] == [mapping] * 3
     assert len({found.sha256 for found in sets}) == 1
     assert not sets[0].official
@@ -99,9 +109,11 @@ def test_prompts_from_python_and_json_are_parsed_alike(tmp_path: Path) -> None:
 
 def test_code_in_a_prompt_file_is_never_run(tmp_path: Path) -> None:
     path, trace = tmp_path / "p.py", tmp_path / "ran"
-    path.write_text(f"open({str(trace)!r}, 'w')\nDATASET_PROMPT = dict(a=open({str(trace)!r}, 'w'))\n")
-    with pytest.raises(HarnessError, match="is no literal"):
-        utils.load_prompts(str(path))
+    path.write_text(
+        f"open({str(trace)!r}, 'w')\nDATASET_PROMPT = dict(a=open({str(trace)!r}, 'w'))\n"
+    )
+    with pytest.raises(LVEvalError, match="is no literal"):
+        prompt_sets.load_prompts(str(path))
     assert not trace.exists()
 
 
@@ -118,12 +130,14 @@ def test_code_in_a_prompt_file_is_never_run(tmp_path: Path) -> None:
         ("missing.json", None, "cannot be read"),
     ],
 )
-def test_a_bad_prompt_file_is_one_clear_sentence(tmp_path: Path, name: str, text: str | None, complaint: str) -> None:
+def test_a_bad_prompt_file_is_one_clear_sentence(
+    tmp_path: Path, name: str, text: str | None, complaint: str
+) -> None:
     path = tmp_path / name
     if text is not None:
         path.write_text(text)
-    with pytest.raises(HarnessError, match=complaint):
-        utils.load_prompts(str(path))
+    with pytest.raises(LVEvalError, match=complaint):
+        prompt_sets.load_prompts(str(path))
 
 
 @contextmanager
@@ -159,22 +173,22 @@ def test_the_official_file_is_downloaded_once_and_kept() -> None:
     content = b'DATASET_PROMPT = {"a": "{context}{input}"}'
     sha256 = hashlib.sha256(content).hexdigest()
     with serving(content) as (url, asked):
-        assert utils.official_file(url, sha256) == content.decode()
-        assert utils.official_file(url, sha256) == content.decode()
+        assert prompt_sets.official_file(url, sha256) == content.decode()
+        assert prompt_sets.official_file(url, sha256) == content.decode()
     assert asked == ["/config.py"]
 
 
 def test_an_official_file_with_another_hash_is_refused_and_not_kept() -> None:
     with serving(b"tampered") as (url, asked):
         for _ in range(2):
-            with pytest.raises(HarnessError, match="expected 7c278132"):
-                utils.official_file(url, utils.OFFICIAL_FILE_SHA256)
+            with pytest.raises(LVEvalError, match="expected 7c278132"):
+                prompt_sets.official_file(url, prompt_sets.OFFICIAL_FILE_SHA256)
     assert len(asked) == 2
 
 
 def test_offline_official_prompts_tell_what_to_do() -> None:
-    with pytest.raises(HarnessError, match="--prompts PATH"):
-        utils.official_file("http://127.0.0.1:9/config.py", "0" * 64)
+    with pytest.raises(LVEvalError, match="--prompts PATH"):
+        prompt_sets.official_file("http://127.0.0.1:9/config.py", "0" * 64)
 
 
 # --- The middle cut ---------------------------------------------------------------------------------------------------
@@ -184,7 +198,7 @@ def test_offline_official_prompts_tell_what_to_do() -> None:
 def test_the_cut_keeps_head_and_tail_of_equal_length(text: str, limit: int) -> None:
     tokenizer = EchoTokenizer()
     tokens = tokenizer.encode(text)
-    cut, full = utils.cut_middle(tokenizer, text, limit)
+    cut, full = utils.truncate_middle(tokenizer, text, limit)
     assert full == len(tokens)
     if full <= limit:
         assert cut == text
@@ -200,26 +214,33 @@ def test_echo_tokens_joined_are_the_text(text: str) -> None:
 
 
 def test_an_odd_limit_loses_one_token() -> None:
-    cut, full = utils.cut_middle(EchoTokenizer(), "a b c d e f g", 5)
+    cut, full = utils.truncate_middle(EchoTokenizer(), "a b c d e f g", 5)
     assert (cut, full) == ("a b f g", 7)
 
 
 def test_the_count_and_the_halves_include_the_bos() -> None:
     tokenizer = BosTokenizer()
-    assert utils.cut_middle(tokenizer, "abcd", 5) == ("abcd", 5)
-    assert utils.cut_middle(tokenizer, "abcde", 5) == ("ade", 6)  # half = 2: BOS and "a", then "de"
+    assert utils.truncate_middle(tokenizer, "abcd", 5) == ("abcd", 5)
+    assert utils.truncate_middle(tokenizer, "abcde", 5) == (
+        "ade",
+        6,
+    )  # half = 2: BOS and "a", then "de"
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.text(alphabet="abc \u706f\u5854\u3002.\n", min_size=1, max_size=400), st.integers(2, 80))
-def test_the_cut_with_a_real_tokenizer_is_the_published_way(smollm2: HFTokenizer, text: str, limit: int) -> None:
+def test_the_cut_with_a_real_tokenizer_is_the_published_way(
+    smollm2: HFTokenizer, text: str, limit: int
+) -> None:
     ids = smollm2.raw(text)["input_ids"]
-    cut, full = utils.cut_middle(smollm2, text, limit)
+    cut, full = utils.truncate_middle(smollm2, text, limit)
     assert full == len(ids)
     if full > limit:
         half = int(limit / 2)
         decode = smollm2.raw.decode
-        assert cut == decode(ids[:half], skip_special_tokens=True) + decode(ids[-half:], skip_special_tokens=True)
+        assert cut == decode(ids[:half], skip_special_tokens=True) + decode(
+            ids[-half:], skip_special_tokens=True
+        )
     else:
         assert cut == text
 
@@ -256,44 +277,63 @@ def test_vicuna_has_fastchats_conversation(name: str) -> None:
 
 def test_what_the_tables_do_for_a_name_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is part of a run's identity: an edited entry refuses to resume, one for other names does not."""
-    plain, internlm = utils.table_entries("qwen2.5-7b"), utils.table_entries("internlm-chat")
+    plain, internlm = utils.format_overrides("qwen2.5-7b"), utils.format_overrides("internlm-chat")
     assert (plain["chat_format"], plain["answer_cleaners"]) == ("", [])
     assert (internlm["chat_format"], internlm["answer_cleaners"]) == ("internlm", ["internlm"])
-    assert utils.table_entries("chatglm2-6b")["chat_format"] == "chatglm2"
-    monkeypatch.setitem(utils.ANSWER_CLEANERS, "internlm", lambda answer: answer.strip())
-    assert utils.table_entries("internlm-chat") != internlm
-    monkeypatch.setitem(utils.ANSWER_CLEANERS, "qwen", lambda answer: answer.strip())
+    assert utils.format_overrides("chatglm2-6b")["chat_format"] == "chatglm2"
+    monkeypatch.setitem(utils.POSTPROCESSORS, "internlm", lambda answer: answer.strip())
+    assert utils.format_overrides("internlm-chat") != internlm
+    monkeypatch.setitem(utils.POSTPROCESSORS, "qwen", lambda answer: answer.strip())
     monkeypatch.setitem(utils.CHAT_FORMATS, "Falcon", ("User: ", "\nAssistant:"))
-    assert utils.table_entries("yi-6b") == utils.table_entries("gpt-4") == plain
-    assert utils.table_entries("qwen2.5-7b") != plain
-    monkeypatch.setitem(utils.ANSWER_CLEANERS, "falcon", str.strip)  # has no source in Python
-    assert utils.table_entries("falcon-7b")["answer_cleaners"] == ["falcon"]
+    assert utils.format_overrides("yi-6b") == utils.format_overrides("gpt-4") == plain
+    assert utils.format_overrides("qwen2.5-7b") != plain
+    monkeypatch.setitem(utils.POSTPROCESSORS, "falcon", str.strip)  # has no source in Python
+    assert utils.format_overrides("falcon-7b")["answer_cleaners"] == ["falcon"]
 
 
 def test_prompts_are_named_by_what_they_are(tmp_path: Path) -> None:
     copy = tmp_path / "copy.json"
     copy.write_text(json.dumps(config.DATASET_PROMPT), encoding="utf-8")
-    assert utils.load_prompts("builtin") == utils.load_prompts(str(copy))
-    assert utils.load_prompts(str(copy)).name == "builtin"
-    copy.write_text(json.dumps(config.DATASET_PROMPT | {"lic_mixup": "{context}{input}"}), encoding="utf-8")
-    assert utils.load_prompts(str(copy)).name == "custom"
+    assert prompt_sets.load_prompts("builtin") == prompt_sets.load_prompts(str(copy))
+    assert prompt_sets.load_prompts(str(copy)).name == "builtin"
+    copy.write_text(
+        json.dumps(config.DATASET_PROMPT | {"lic_mixup": "{context}{input}"}), encoding="utf-8"
+    )
+    assert prompt_sets.load_prompts(str(copy)).name == "custom"
 
 
-def test_the_tokenizers_template_comes_before_the_bare_text_under_auto_only(smollm2: HFTokenizer) -> None:
+def test_the_tokenizers_template_comes_before_the_bare_text_under_auto_only(
+    smollm2: HFTokenizer,
+) -> None:
     auto, specials = utils.format_chat(smollm2, "P", "smollm2", "auto")
-    assert "<|im_start|>user\nP<|im_end|>" in auto and auto.endswith("<|im_start|>assistant\n") and not specials
+    assert (
+        "<|im_start|>user\nP<|im_end|>" in auto
+        and auto.endswith("<|im_start|>assistant\n")
+        and not specials
+    )
     assert utils.format_chat(smollm2, "P", "smollm2", "published") == ("P", True)
     assert utils.format_chat(smollm2, "P", "Mistral", "tokenizer")[0] == auto
     assert utils.format_chat(smollm2, "P", "Mistral", "auto")[0] == "<s>[INST] P [/INST]"
 
 
 def test_a_missing_chat_template_is_an_error_only_when_asked_for() -> None:
-    with pytest.raises(HarnessError, match="no chat template"):
+    with pytest.raises(LVEvalError, match="no chat template"):
         utils.format_chat(EchoTokenizer(), "P", "x", "tokenizer")
 
 
-def prepared(tokenizer: Tokenizer, name: str, mode: str = "published", own_chat: bool = False) -> utils.Prepared:
-    return utils.prepare(full_row(context="ab", input="c"), "{context}{input}", 9, tokenizer, 50, name, mode, own_chat)
+def prepared(
+    tokenizer: Tokenizer, name: str, mode: str = "published", native_chat: bool = False
+) -> utils.PreparedPrompt:
+    return utils.build_prompt(
+        full_row(context="ab", input="c"),
+        "{context}{input}",
+        9,
+        tokenizer,
+        50,
+        name,
+        mode,
+        native_chat,
+    )
 
 
 def test_a_doubled_bos_is_dropped() -> None:
@@ -309,9 +349,11 @@ def test_text_from_a_chat_template_gets_no_added_special_tokens(smollm2: HFToken
 
 
 def test_a_models_own_chat_gets_the_bare_prompt() -> None:
-    assert prepared(BosTokenizer(), "Mistral", "published", own_chat=True).prompt.formatted == "abc"
-    assert prepared(BosTokenizer(), "Mistral", "published", own_chat=True).prompt.own_chat
-    assert not prepared(BosTokenizer(), "Mistral", "none", own_chat=True).prompt.own_chat
+    assert (
+        prepared(BosTokenizer(), "Mistral", "published", native_chat=True).prompt.formatted == "abc"
+    )
+    assert prepared(BosTokenizer(), "Mistral", "published", native_chat=True).prompt.native_chat
+    assert not prepared(BosTokenizer(), "Mistral", "none", native_chat=True).prompt.native_chat
 
 
 # --- Evidence ---------------------------------------------------------------------------------------------------------
@@ -319,8 +361,12 @@ def test_a_models_own_chat_gets_the_bare_prompt() -> None:
 
 def kept(limit: int, **changes: object) -> bool | None:
     context = " ".join(f"w{i}" for i in range(100))
-    item = full_row(**({"context": context, "answer_keywords": None, "answers": ["none such"]} | changes))
-    return utils.prepare(item, "{context} {input}", 9, EchoTokenizer(), limit, "x", "none", False).evidence_kept
+    item = full_row(
+        **({"context": context, "answer_keywords": None, "answers": ["none such"]} | changes)
+    )
+    return utils.build_prompt(
+        item, "{context} {input}", 9, EchoTokenizer(), limit, "x", "none", False
+    ).evidence_kept
 
 
 def test_evidence_is_kept_when_nothing_is_cut() -> None:
@@ -338,7 +384,10 @@ def test_evidence_by_recorded_offsets(position: str, expected: bool) -> None:
 def test_every_piece_of_evidence_must_be_kept() -> None:
     context = " ".join(f"w{i}" for i in range(100))
     middle = context.index("w50 ")
-    assert kept(40, offsets={"evidence": [[0, 2], [middle, middle + 3]], "confusing_facts": []}) is False
+    assert (
+        kept(40, offsets={"evidence": [[0, 2], [middle, middle + 3]], "confusing_facts": []})
+        is False
+    )
 
 
 def test_without_offsets_keywords_then_the_answer_tell() -> None:
@@ -372,5 +421,5 @@ def test_post_processing_by_name(name: str, answer: str, expected: str) -> None:
 def test_an_answer_that_ends_within_its_reasoning_is_empty() -> None:
     assert utils.post_process("<think> and so on", "other") == ("", True)
     assert utils.post_process("and so on", "other", reasoning_opened=True) == ("", True)
-    assert utils.opens_reasoning("<|im_start|>assistant\n<think>\n")
-    assert not utils.opens_reasoning("<think></think>\n")
+    assert utils.prompt_opens_thinking("<|im_start|>assistant\n<think>\n")
+    assert not utils.prompt_opens_thinking("<think></think>\n")

@@ -19,20 +19,36 @@ import pytest
 from conftest import lines, row, script, write_data
 from test_workers import job, running, wait_for_rows, worker_processes
 
-import backends
-import cli
-import workers
-from backends import Answer, Options, Prompt, echo, hf, vllm_engine
-from errors import HarnessError
+from lveval.backends import BACKENDS, backend_module, echo, hf, parse_engine_args, vllm
+from lveval.backends.base import Backend, EngineOptions, Generation, Prompt
+from lveval.common.errors import LVEvalError
+from lveval.execution import dispatch, worker
+from lveval.execution.pool import gpu_groups, worker_pool
+from lveval.execution.tasks import Task
+from lveval.options import backend_options, check_options, option_parser
 
 INSTALLED = importlib.util.find_spec("vllm") is not None
-needs_vllm = pytest.mark.skipif(not INSTALLED, reason="vLLM is not installed: it needs an environment of its own")
-ECHO = ("--backend", "echo", "--model-name", "dry", "--datasets", "hotpotwikiqa_mixup", "--lengths", "1k")
+needs_vllm = pytest.mark.skipif(
+    not INSTALLED, reason="vLLM is not installed: it needs an environment of its own"
+)
+ECHO = (
+    "--backend",
+    "echo",
+    "--model-name",
+    "dry",
+    "--datasets",
+    "hotpotwikiqa_mixup",
+    "--lengths",
+    "1k",
+)
 
 
-def options(path: Path | str | None, **changes: object) -> Options:
-    given: dict[str, Any] = {"model_path": None if path is None else str(path), "model_max_len": 500} | changes
-    return Options(**given)
+def options(path: Path | str | None, **changes: object) -> EngineOptions:
+    given: dict[str, Any] = {
+        "model_path": None if path is None else str(path),
+        "model_max_len": 500,
+    } | changes
+    return EngineOptions(**given)
 
 
 # --- Options ----------------------------------------------------------------------------------------------------------
@@ -40,7 +56,7 @@ def options(path: Path | str | None, **changes: object) -> Options:
 
 def test_backend_args_have_the_types_of_the_engines_arguments() -> None:
     text = "gpu_memory_utilization=0.9,enforce_eager=true,max_num_seqs=4,kv_cache_dtype=fp8,window=65536"
-    assert backends.parse_args("vllm", text) == {
+    assert parse_engine_args("vllm", text) == {
         "gpu_memory_utilization": 0.9,
         "enforce_eager": True,
         "max_num_seqs": 4,
@@ -59,15 +75,15 @@ def test_backend_args_have_the_types_of_the_engines_arguments() -> None:
     ],
 )
 def test_a_wrong_backend_arg_is_told(text: str, complaint: str) -> None:
-    with pytest.raises(HarnessError, match=complaint):
-        backends.parse_args("vllm", text)
+    with pytest.raises(LVEvalError, match=complaint):
+        parse_engine_args("vllm", text)
 
 
 @pytest.mark.parametrize(
     ("changes", "window", "expected"),
     [
-        ({}, None, 500 + 64 + vllm_engine.ROOM),
-        ({}, 131072, 500 + 64 + vllm_engine.ROOM),
+        ({}, None, 500 + 64 + vllm.CHAT_FORMAT_MARGIN),
+        ({}, 131072, 500 + 64 + vllm.CHAT_FORMAT_MARGIN),
         ({}, 800, 800),  # the window is the end of it
         ({"args": {"max_model_len": 700}}, 800, 700),
     ],
@@ -75,16 +91,18 @@ def test_a_wrong_backend_arg_is_told(text: str, complaint: str) -> None:
 def test_the_engine_holds_limit_answer_and_format_within_the_window(
     changes: dict[str, object], window: int | None, expected: int
 ) -> None:
-    assert vllm_engine.max_model_len(options("m", budget=64, **changes), window) == expected
+    assert vllm.max_model_len(options("m", budget=64, **changes), window) == expected
 
 
 def test_an_engine_too_short_for_the_run_is_refused() -> None:
-    with pytest.raises(HarnessError, match="max_model_len=563: expected at least 564"):
-        vllm_engine.max_model_len(options("m", budget=64, args={"max_model_len": 563}), 800)
+    with pytest.raises(LVEvalError, match="max_model_len=563: expected at least 564"):
+        vllm.max_model_len(options("m", budget=64, args={"max_model_len": 563}), 800)
 
 
 def test_options_become_the_engines_arguments(tiny_model: Path) -> None:
-    plain = vllm_engine.engine_arguments(options(tiny_model, budget=64, batch_size=16, dtype="float32"), 2048)
+    plain = vllm.engine_arguments(
+        options(tiny_model, budget=64, batch_size=16, dtype="float32"), 2048
+    )
     assert plain == {
         "model": str(tiny_model),
         "dtype": "float32",
@@ -110,7 +128,7 @@ def test_options_become_the_engines_arguments(tiny_model: Path) -> None:
         batch_size=16,
         args={"window": 9000, "max_num_seqs": 2, "enable_prefix_caching": True},
     )
-    found = vllm_engine.engine_arguments(changed, 9000)
+    found = vllm.engine_arguments(changed, 9000)
     assert {key: found[key] for key in found if found[key] != plain.get(key)} == {
         "seed": 7,
         "attention_backend": "FLASHINFER",
@@ -126,42 +144,49 @@ def test_options_become_the_engines_arguments(tiny_model: Path) -> None:
 
 def test_rows_in_a_batch_have_a_default_for_each_engine() -> None:
     sizes = {}
-    for name in backends.BACKENDS:
-        args = cli.parser().parse_args(["--backend", name, "--model-name", "dry", "--model-path", "m"])
-        cli.check(args)
-        given = cli.backend_options(args)
-        sizes[name] = (args.batch_size, backends.module(name).at_once(given))
+    for name in BACKENDS:
+        args = option_parser().parse_args(
+            ["--backend", name, "--model-name", "dry", "--model-path", "m"]
+        )
+        check_options(args)
+        given = backend_options(args)
+        sizes[name] = (args.batch_size, backend_module(name).max_concurrent_rows(given))
     assert sizes == {"hf": (1, 1), "vllm": (16, 16), "openai": (1, 1), "echo": (1, 1)}
 
 
 def test_every_arg_that_decides_nothing_is_one_that_exists() -> None:
-    for name in backends.BACKENDS:
-        module = backends.module(name)
+    for name in BACKENDS:
+        module = backend_module(name)
         assert set(module.TUNING) <= set(module.ARGS), name
 
 
 def test_a_gguf_file_is_left_to_transformers(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(HarnessError, match=r"model\.gguf: .*use --backend hf"):
-        vllm_engine.load(options(tmp_path / "model.gguf"))
+    with pytest.raises(LVEvalError, match=r"model\.gguf: .*use --backend hf"):
+        vllm.load(options(tmp_path / "model.gguf"))
 
 
 def test_pickled_weights_need_the_flag_as_with_hf(tiny_model: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_model, tmp_path / "pickled"))
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(HarnessError, match=r"pytorch_model\.bin.*--allow-pickle"):
-        vllm_engine.load(options(folder))
+    with pytest.raises(LVEvalError, match=r"pytorch_model\.bin.*--allow-pickle"):
+        vllm.load(options(folder))
 
 
 @pytest.mark.skipif(INSTALLED, reason="vLLM is installed here")
-def test_a_missing_package_is_one_sentence_with_the_pip_line(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_missing_package_is_one_sentence_with_the_pip_line(
+    tiny_model: Path, tmp_path: Path
+) -> None:
     write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", [row()])
     found = script(
         "prediction.py", "--backend", "vllm", "--model-path", tiny_model, "--data-path", tmp_path / "data",
         "--output-dir", tmp_path / "out", *ECHO[4:],
     )  # fmt: skip
     assert found.returncode == 2, found.stderr
-    assert "vllm is not installed; run: pip install vllm" in found.stderr and "Traceback" not in found.stderr
+    assert (
+        "vllm is not installed; run: pip install vllm" in found.stderr
+        and "Traceback" not in found.stderr
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -178,13 +203,15 @@ def test_a_missing_package_is_one_sentence_with_the_pip_line(tiny_model: Path, t
         (["2", "3"], 2, ["2,3"]),
     ],
 )
-def test_gpus_are_dealt_out_to_workers(gpus: list[str], per_worker: int, expected: list[str]) -> None:
-    assert workers.gpu_groups(gpus, per_worker) == expected
+def test_gpus_are_dealt_out_to_workers(
+    gpus: list[str], per_worker: int, expected: list[str]
+) -> None:
+    assert gpu_groups(gpus, per_worker) == expected
 
 
 def test_a_worker_sees_all_gpus_of_its_group_and_no_other() -> None:
-    groups = workers.gpu_groups(["0", "1", "2", "3"], 2)
-    with workers.pool(single_process=False, count=2, gpus=groups, at_once=3) as executor:
+    groups = gpu_groups(["0", "1", "2", "3"], 2)
+    with worker_pool(single_process=False, count=2, gpus=groups, max_concurrent_rows=3) as executor:
         seen = {executor.submit(_visible, number).result() for number in range(20)}
     assert seen and seen <= {"0,1", "2,3"}
 
@@ -197,7 +224,10 @@ def _visible(number: int) -> str:
     ("given", "complaint"),
     [
         (("--gpus-per-worker", "0"), "--gpus-per-worker: found 0, expected at least 1"),
-        (("--gpus-per-worker", "2"), "--gpus-per-worker 2: found 0 visible GPUs, expected 2 or more"),
+        (
+            ("--gpus-per-worker", "2"),
+            "--gpus-per-worker 2: found 0 visible GPUs, expected 2 or more",
+        ),
         (("--gpus-per-worker", "2", "--single-process"), "--single-process takes all visible GPUs"),
     ],
 )
@@ -224,7 +254,7 @@ class CountingEcho(echo.EchoBackend):
         self.now = self.most = 0
         self.lock = threading.Lock()
 
-    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Answer]]:
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation]]:
         with self.lock:
             self.now += 1
             self.most = max(self.most, self.now)
@@ -237,43 +267,68 @@ class CountingEcho(echo.EchoBackend):
 
 @pytest.mark.parametrize(("at_once", "least", "most"), [(1, 1, 1), (4, 2, 5)])
 def test_as_many_rows_as_the_engine_takes_are_in_it(
-    data_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int, least: int, most: int
+    data_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    max_concurrent_rows: int,
+    least: int,
+    most: int,
 ) -> None:
     engine = CountingEcho()
-    work = replace(job(data_path, ["hotpotwikiqa_mixup_1k"]), at_once=at_once)
-    monkeypatch.setattr(workers, "_loaded", ((work.backend, work.options), engine))
-    tasks = [workers.Task("hotpotwikiqa_mixup", "1k", (index % 5,)) for index in range(15)]
-    with workers.pool(single_process=True, count=1, at_once=at_once) as executor:
-        assert len(list(workers.answers(executor, work, tasks))) == 15
+    work = replace(
+        job(data_path, ["hotpotwikiqa_mixup_1k"]), max_concurrent_rows=max_concurrent_rows
+    )
+    monkeypatch.setattr(worker, "_loaded", ((work.backend, work.options), engine))
+    tasks = [Task("hotpotwikiqa_mixup", "1k", (index % 5,)) for index in range(15)]
+    with worker_pool(
+        single_process=True, count=1, max_concurrent_rows=max_concurrent_rows
+    ) as executor:
+        assert len(list(dispatch.run_tasks(executor, work, tasks))) == 15
     assert least <= engine.most <= most
 
 
-def test_a_row_that_takes_long_holds_no_other_back(data_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_takes_long_holds_no_other_back(
+    data_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = CountingEcho(hold="Lighthouse 0 was")
-    work = replace(job(data_path, ["hotpotwikiqa_mixup_1k"]), at_once=2)
-    monkeypatch.setattr(workers, "_loaded", ((work.backend, work.options), engine))
-    tasks = [workers.Task("hotpotwikiqa_mixup", "1k", (index,)) for index in range(5)]
-    with workers.pool(single_process=True, count=1, at_once=2) as executor:
-        arriving = workers.answers(executor, work, tasks)
+    work = replace(job(data_path, ["hotpotwikiqa_mixup_1k"]), max_concurrent_rows=2)
+    monkeypatch.setattr(worker, "_loaded", ((work.backend, work.options), engine))
+    tasks = [Task("hotpotwikiqa_mixup", "1k", (index,)) for index in range(5)]
+    with worker_pool(single_process=True, count=1, max_concurrent_rows=2) as executor:
+        arriving = dispatch.run_tasks(executor, work, tasks)
         first = [next(arriving).task.indices[0] for _ in range(4)]
         engine.release.set()
-        assert (sorted(first), [result.task.indices[0] for result in arriving]) == ([1, 2, 3, 4], [0])
+        assert (sorted(first), [result.task.indices[0] for result in arriving]) == (
+            [1, 2, 3, 4],
+            [0],
+        )
 
 
 def test_killed_with_rows_in_the_engine_and_resumed_the_bytes_are_the_same(tmp_path: Path) -> None:
     """First a worker is killed, then the whole run; at most what was in the engine is answered again."""
-    write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", [row(number=number) for number in range(60)])
+    write_data(
+        tmp_path / "data", "hotpotwikiqa_mixup_1k", [row(number=number) for number in range(60)]
+    )
     common = ("prediction.py", *ECHO, "--data-path", tmp_path / "data")
     together = ("--backend-args", "delay=0.5,at_once=6")
     assert script(*common, "--output-dir", tmp_path / "calm", "--single-process").returncode == 0
-    with running(*common, "--output-dir", tmp_path / "out", "--num-workers", "2", *together) as process:
+    with running(
+        *common, "--output-dir", tmp_path / "out", "--num-workers", "2", *together
+    ) as process:
         wait_for_rows(tmp_path / "out/dry", 8)
         worker_processes(process.pid)[0].send_signal(signal.SIGKILL)
         wait_for_rows(tmp_path / "out/dry", 20)
         process.kill()
     saved = lines(tmp_path / "out/dry/rows/hotpotwikiqa_mixup_1k.jsonl")
     assert 20 <= len(saved) < 60
-    resumed = script(*common, "--output-dir", tmp_path / "out", "--num-workers", "1", "--backend-args", "at_once=3")
+    resumed = script(
+        *common,
+        "--output-dir",
+        tmp_path / "out",
+        "--num-workers",
+        "1",
+        "--backend-args",
+        "at_once=3",
+    )
     assert resumed.returncode == 0, resumed.stderr
     name = "hotpotwikiqa_mixup_1k.jsonl"
     assert (tmp_path / "out/dry" / name).read_bytes() == (tmp_path / "calm/dry" / name).read_bytes()
@@ -294,20 +349,24 @@ QUESTIONS = (
 SHORT = {"budget": 16, "batch_size": 4, "dtype": "float32", "args": {"enforce_eager": True}}
 
 
-def asked(engine: backends.Backend, text: str, budget: int = 16) -> Prompt:
+def asked(engine: Backend, text: str, budget: int = 16) -> Prompt:
     formatted = engine.tokenizer.apply_chat_template(text)
-    return Prompt(text, formatted, engine.tokenizer.encode(formatted, add_special_tokens=False), budget)
+    return Prompt(
+        text, formatted, engine.tokenizer.encode(formatted, add_special_tokens=False), budget
+    )
 
 
 @pytest.fixture(scope="module")
-def engine(model_path: Path) -> vllm_engine.VLLMBackend:
+def engine(model_path: Path) -> vllm.VLLMBackend:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    return vllm_engine.load(options(model_path, **SHORT))
+    return vllm.load(options(model_path, **SHORT))
 
 
 @needs_vllm
 @pytest.mark.filterwarnings("ignore")
-def test_it_answers_as_transformers_does_from_many_threads(engine: vllm_engine.VLLMBackend, model_path: Path) -> None:
+def test_it_answers_as_transformers_does_from_many_threads(
+    engine: vllm.VLLMBackend, model_path: Path
+) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     plain = hf.load(options(model_path, dtype="float32"))
@@ -322,8 +381,8 @@ def test_it_answers_as_transformers_does_from_many_threads(engine: vllm_engine.V
 
 @needs_vllm
 @pytest.mark.filterwarnings("ignore")
-def test_a_prompt_that_the_engine_cannot_hold_is_no_answer(engine: vllm_engine.VLLMBackend) -> None:
-    longest = 500 + 16 + vllm_engine.ROOM
+def test_a_prompt_that_the_engine_cannot_hold_is_no_answer(engine: vllm.VLLMBackend) -> None:
+    longest = 500 + 16 + vllm.CHAT_FORMAT_MARGIN
     fits, too_long = (Prompt("", "", [5] * (longest - 2 + more), 2) for more in (0, 1))
     answers = dict(engine.generate([too_long, fits]))
     assert answers[0].status == "context_overflow" and f"window is {longest}" in answers[0].error
@@ -332,7 +391,9 @@ def test_a_prompt_that_the_engine_cannot_hold_is_no_answer(engine: vllm_engine.V
 
 @needs_vllm
 @pytest.mark.filterwarnings("ignore")
-def test_a_prompt_that_vllm_will_not_take_is_that_rows_fault_alone(engine: vllm_engine.VLLMBackend) -> None:
+def test_a_prompt_that_vllm_will_not_take_is_that_rows_fault_alone(
+    engine: vllm.VLLMBackend,
+) -> None:
     answers = dict(engine.generate([Prompt("", "", [10**9], 2), asked(engine, QUESTIONS[0])]))
     assert answers[0].status == "error" and "vLLM: " in answers[0].error
     assert "Paris" in answers[1].text
@@ -343,20 +404,23 @@ def test_a_prompt_that_vllm_will_not_take_is_that_rows_fault_alone(engine: vllm_
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"gpus_per_worker": 2}, r"attention heads \(9\) must be divisible by tensor parallel size \(2\)\.\)$"),
+        (
+            {"gpus_per_worker": 2},
+            r"attention heads \(9\) must be divisible by tensor parallel size \(2\)\.\)$",
+        ),
         ({"attn": "NO_SUCH"}, "NO_SUCH"),
     ],
 )
 def test_an_engine_that_cannot_be_loaded_is_one_sentence(
-    engine: vllm_engine.VLLMBackend, model_path: Path, changes: dict[str, object], complaint: str
+    engine: vllm.VLLMBackend, model_path: Path, changes: dict[str, object], complaint: str
 ) -> None:
-    with pytest.raises(HarnessError, match=f"vLLM cannot load it .*{complaint}"):
-        vllm_engine.load(options(model_path, **SHORT, **changes))
+    with pytest.raises(LVEvalError, match=f"vLLM cannot load it .*{complaint}"):
+        vllm.load(options(model_path, **SHORT, **changes))
 
 
 @needs_vllm
 @pytest.mark.filterwarnings("ignore")
-def test_what_is_in_force_is_recorded(engine: vllm_engine.VLLMBackend) -> None:
+def test_what_is_in_force_is_recorded(engine: vllm.VLLMBackend) -> None:
     facts = engine.effective()
     assert json.loads(json.dumps(facts)) == facts
     assert facts["dtype"] == "float32"
@@ -391,7 +455,9 @@ def others(module: str, path: Path, pure: str, *texts: str) -> list[list[str]]:
 
 @needs_vllm
 @pytest.mark.parametrize("pure", ["as-shipped", "pure"])
-def test_a_shipped_repetition_penalty_acts_as_in_transformers(model_path: Path, tmp_path: Path, pure: str) -> None:
+def test_a_shipped_repetition_penalty_acts_as_in_transformers(
+    model_path: Path, tmp_path: Path, pure: str
+) -> None:
     folder = tmp_path / "penalty"  # its weights are links
     shutil.copytree(model_path, folder, copy_function=os.symlink)
     path = folder / "generation_config.json"
@@ -420,7 +486,7 @@ def test_nan_logits_are_no_answer(model_path: Path, tmp_path: Path) -> None:
 @needs_vllm
 def test_a_fault_in_a_step_breaks_the_engine_for_all_its_rows(tiny_model: Path) -> None:
     """vLLM on a CPU has no attention for heads of 8 numbers, which shows in the first step only."""
-    if vllm_engine.identity(options(tiny_model))["device"] != "cpu":
+    if vllm.identity(options(tiny_model))["device"] != "cpu":
         pytest.skip("a GPU may well have it")
     found = script("-c", OTHERS, "vllm", tiny_model, "pure", "one two", "three")
     assert found.returncode == 1
@@ -439,21 +505,27 @@ def test_a_fault_in_a_step_breaks_the_engine_for_all_its_rows(tiny_model: Path) 
 def test_what_cannot_work_is_refused_before_loading(
     tiny_model: Path, changes: dict[str, object], complaint: str
 ) -> None:
-    with pytest.raises(HarnessError, match=complaint):
-        vllm_engine.identity(options(tiny_model, **changes))
+    with pytest.raises(LVEvalError, match=complaint):
+        vllm.identity(options(tiny_model, **changes))
 
 
 @needs_vllm
 def test_the_identity_names_model_and_versions(tiny_model: Path) -> None:
-    facts = vllm_engine.identity(options(tiny_model, gpus_per_worker=2, batch_size=9))
+    facts = vllm.identity(options(tiny_model, gpus_per_worker=2, batch_size=9))
     assert facts["model"] == hf.identity(options(tiny_model))["model"]
     assert all(str(facts[name])[0].isdigit() for name in ("version", "transformers", "torch"))
-    assert facts == vllm_engine.identity(options(tiny_model))  # workers and their GPUs are no part of it
+    assert facts == vllm.identity(options(tiny_model))  # workers and their GPUs are no part of it
 
 
 @needs_vllm
-def test_a_run_is_killed_and_resumed_and_nothing_of_it_lives_on(model_path: Path, tmp_path: Path) -> None:
-    write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", [row(number=number, words=40) for number in range(24)])
+def test_a_run_is_killed_and_resumed_and_nothing_of_it_lives_on(
+    model_path: Path, tmp_path: Path
+) -> None:
+    write_data(
+        tmp_path / "data",
+        "hotpotwikiqa_mixup_1k",
+        [row(number=number, words=40) for number in range(24)],
+    )
     common: tuple[str | Path, ...] = (
         "prediction.py", "--backend", "vllm", "--model-path", model_path, "--model-name", "v", "--dtype", "float32",
         "--model-max-len", "200", "--batch-size", "4", "--backend-args", "enforce_eager=true",

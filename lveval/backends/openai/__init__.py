@@ -1,0 +1,98 @@
+"""Any endpoint that speaks OpenAI's protocol, online or through the Batch API: the face of the openai backend.
+
+OPENAI_API_KEY=… python prediction.py --backend openai --model-name gpt-4-1106-preview --model-max-len 127500
+"""
+
+import asyncio
+from pathlib import Path
+
+from lveval.backends.base import ApiOptions, EngineOptions, Json, Tokenizer
+from lveval.backends.base import one_row_at_a_time as max_concurrent_rows
+from lveval.backends.openai import tokenizers
+from lveval.backends.openai.batch import BatchBackend, claim_rows_in_flight, rows_in_flight
+from lveval.backends.openai.client import api_key, base_url, blocking, endpoint_host
+from lveval.backends.openai.online import OpenAIBackend
+from lveval.backends.openai.retry import shutting_down
+from lveval.backends.openai.settings import (
+    ARGS,
+    BUDGETS,
+    OWN_FIELDS,
+    TUNING,
+    engine_settings,
+    model_id,
+    requested_max_tokens,
+    retry_policy,
+)
+from lveval.common.errors import UsageError
+
+__all__ = [
+    "ARGS",
+    "TUNING",
+    "answer_tokens",
+    "claim_rows_in_flight",
+    "identity",
+    "load",
+    "max_concurrent_rows",
+    "native_chat",
+    "rows_in_flight",
+    "tokenizer",
+]
+
+
+def identity(options: EngineOptions) -> dict[str, Json]:
+    """What decides the answers of a service, told without asking it. Raises HarnessError where options cannot work."""
+    service = options.service or ApiOptions()
+    for name in service.request_args:
+        if name in OWN_FIELDS:
+            raise UsageError(
+                f'--request-args: "{name}" is the harness\'s own; expected another field of the request'
+            )
+    url, model = base_url(service), model_id(options)
+    return {
+        "protocol": 2,  # of this module: what it sends and what it takes for an answer
+        "service": endpoint_host(url),
+        "model": model,
+        "tokenizer": tokenizers.fingerprint(tokenizers.tokenizer_spec(service, model)),
+        "endpoint": "chat" if service.chat else "completions",
+        "request_args": dict(service.request_args),
+        "system_message": service.system_message,
+        "seed": options.seed,
+    }
+
+
+def native_chat(options: EngineOptions) -> bool:
+    """Whether the service formats the prompt: its chat endpoint does."""
+    return (options.service or ApiOptions()).chat
+
+
+def answer_tokens(options: EngineOptions) -> int | None:
+    """The new tokens that --request-args allows an answer; 0: the subset's budget; None: it drops the limit."""
+    request_args = (options.service or ApiOptions()).request_args
+    asked = requested_max_tokens(request_args)
+    return None if not asked and not BUDGETS.isdisjoint(request_args) else asked
+
+
+def tokenizer(options: EngineOptions) -> Tokenizer:
+    """The tokenizer that prompts are cut and counted with."""
+    service, model = options.service or ApiOptions(), model_id(options)
+    spec = tokenizers.tokenizer_spec(service, model)
+    if spec == "server":
+        root = base_url(service).removesuffix("/v1")
+        client = blocking(root, engine_settings(options)["timeout"])
+        return tokenizers.ServerTokenizer(client, model, retry_policy(options))
+    return tokenizers.load(spec, trust_remote_code=options.trust_remote_code)
+
+
+def load(options: EngineOptions) -> OpenAIBackend | BatchBackend:
+    """The service, asked once: a wrong key or model, or a field it does not know, shows before many rows are sent."""
+    shutting_down.clear()  # of an earlier run in this process
+    service = options.service or ApiOptions()
+    api_key(base_url(service))  # before anything is loaded
+    backend = OpenAIBackend(options, tokenizer(options))
+    asyncio.run(backend.probe())
+    if not service.batch:
+        return backend
+    args = engine_settings(options)
+    return BatchBackend(
+        backend, Path(service.batch_folder), args["poll"], int(args["batch_mb"] * 1_000_000)
+    )

@@ -1,0 +1,420 @@
+"""The Batch API of the OpenAI backend: files of requests, answered within a day, at a lower price.
+
+    python prediction.py --backend openai --batch --model-name gpt-4o-mini --model-max-len 127500
+
+A batch costs money once it is submitted, so a kill at any point must neither lose nor repeat one: a part's requests and
+its tag are on disk before it is submitted, the tag goes along as metadata, and a start looks first whether the service
+knows a batch of that tag.
+"""
+
+import json
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lveval.backends.base import ApiOptions, EngineOptions, Generation, Json, Prompt, RowKey
+from lveval.backends.openai.faults import ApiError, classify_status, redacted
+from lveval.backends.openai.online import OpenAIBackend
+from lveval.backends.openai.responses import failed_generation
+from lveval.backends.openai.retry import RESUME_HINT, call_with_retry
+from lveval.common.errors import (
+    IncompleteRun,
+    LVEvalError,
+    ServiceError,
+    StorageError,
+    UsageError,
+)
+from lveval.common.files import disk_errors, durable_mkdir, write_atomic
+from lveval.common.text import printable
+from lveval.runs.record import encode
+
+if TYPE_CHECKING:
+    import openai
+
+
+# The service's limit on a file of requests; that on its bytes bounds openai_api's batch_mb.
+MOST_REQUESTS = 50_000
+
+TAG = "lveval_tag"  # of a batch's metadata
+
+TERMINAL = ("completed", "expired", "cancelled", "failed")
+
+# How often a row is sent again in a later batch.
+MAX_RESUBMISSIONS = 3
+
+# How often a part that finds no room in the account's queue is submitted again while none of ours is in it.
+QUEUE_TRIES = 10
+
+
+Got = TypeVar("Got")
+
+
+@dataclass
+class BatchFile:
+    """A file of requests, `<folder>/<name>.jsonl`, and the batch it became, as kept in `<folder>/<name>.json`."""
+
+    name: str
+    tag: str
+    keys: list[str]
+    file_id: str = ""
+    batch_id: str = ""
+    collected: bool = False
+
+
+class BatchBackend:
+    """The service's Batch API behind the same seam; all prompts are taken before the first answer comes."""
+
+    def __init__(self, online: OpenAIBackend, folder: Path, poll: float, most_bytes: int) -> None:
+        self.tokenizer = online.tokenizer
+        self.native_chat = online.native_chat
+        self._online = online
+        self._folder = folder
+        self._poll = poll  # seconds between two looks
+        self._stop: LVEvalError | None = None  # why no more is submitted
+        self._most_bytes = most_bytes
+
+    def effective(self) -> dict[str, Json]:
+        """As online: a batch gives the same answers."""
+        return self._online.effective()
+
+    def context_window(self) -> int | None:
+        """As online."""
+        return self._online.context_window()
+
+    def stop_waiting(self) -> None:
+        """As online."""
+        self._online.stop_waiting()
+
+    def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Generation]]:
+        """Submit what is not out yet, wait, collect; rows that failed for a passing cause go into another batch."""
+        with self._online.blocking_client() as client:
+            rows = _Rows()
+            waiting = open_parts(self._folder)
+            waiting += self._write(self._requests(prompts, waiting, rows))
+            held: list[BatchFile] = []  # there was no room for them in the account's queue
+            seen: dict[str, str] = {}
+            turns = 0  # in which there was room for none of them
+            while waiting or held:
+                self._submit(client, waiting)
+                over = 0
+                for part in list(waiting):
+                    batch = self._ask(
+                        _validated(client.batches.retrieve, "id", "status", batch_id=part.batch_id),
+                        part=part,
+                    )
+                    _log_progress(batch, seen)
+                    if batch.status not in TERMINAL:
+                        continue
+                    waiting.remove(part)
+                    if batch.status == "failed":
+                        self._renew(part, batch)
+                        held.append(part)
+                        continue
+                    over += 1
+                    again: set[str] = set()
+                    yield from self._collect(client, part, batch, rows, again)
+                    held += self._write(
+                        line for line in self._lines(part) if json.loads(line)["custom_id"] in again
+                    )
+                    self._close(part)
+                    if self._stop:
+                        raise self._stop
+                if held and (over or not waiting):
+                    turns = 0 if over else turns + 1
+                    if turns > QUEUE_TRIES:
+                        raise IncompleteRun(
+                            "the account's queue of batches has no room; all answers so far are saved; run the same "
+                            "command again later, or with smaller batches (--backend-args batch_mb=N)"
+                        )
+                    waiting, held = waiting + held, []
+                if waiting:
+                    time.sleep(self._poll)
+
+    def _requests(
+        self, prompts: Iterable[Prompt], parts: Sequence[BatchFile], rows: "_Rows"
+    ) -> Iterator[bytes]:
+        """The lines for the prompts that no batch holds."""
+        out = {key for part in parts for key in part.keys}
+        for position, prompt in enumerate(prompts):
+            rows.positions[prompt.key] = position
+            if prompt.key not in out:
+                path, body = self._online.request(prompt)
+                asked = {
+                    "custom_id": prompt.key,
+                    "method": "POST",
+                    "url": f"/v1{path}",
+                    "body": body,
+                }
+                yield encode(asked) + b"\n"
+
+    def _write(self, requests: Iterable[bytes]) -> list[BatchFile]:
+        """Files of requests within the service's limits."""
+        parts: list[BatchFile] = []
+        pending: list[bytes] = []
+        size = 0
+        for line in requests:
+            if pending and (size + len(line) > self._most_bytes or len(pending) == MOST_REQUESTS):
+                parts.append(self._write_part(pending))
+                pending, size = [], 0
+            pending.append(line)
+            size += len(line)
+        return [*parts, self._write_part(pending)] if pending else parts
+
+    def _write_part(self, requests: Sequence[bytes]) -> BatchFile:
+        """The file of requests is there whole before its part is, which counts from then on."""
+        name = uuid.uuid4().hex
+        part = BatchFile(name, name, [json.loads(line)["custom_id"] for line in requests])
+        path = self._folder / f"{name}.jsonl"
+        with disk_errors("writing", path):
+            durable_mkdir(self._folder)
+            write_atomic(path, b"".join(requests).decode())
+        self._keep(part)
+        return part
+
+    def _keep(self, part: BatchFile) -> None:
+        path = self._folder / f"{part.name}.json"
+        with disk_errors("writing", path):
+            write_atomic(path, json.dumps(asdict(part)) + "\n")
+
+    def _close(self, part: BatchFile) -> None:
+        """All of it is recorded, or part of another: its requests are not needed any more."""
+        part.collected = True
+        self._keep(part)
+        with disk_errors("removing", self._folder):
+            (self._folder / f"{part.name}.jsonl").unlink(missing_ok=True)
+
+    def _submit(self, client: "openai.OpenAI", parts: Sequence[BatchFile]) -> None:
+        """Make each part a batch, unless the service has one of its tag: a kill came before its id was recorded."""
+        for part in parts:
+            if part.batch_id:
+                continue
+            find = partial(_find_by_tag, client, part.tag)
+            found = self._ask(find) if part.file_id else None  # without a file there is no batch
+            if found is None:
+                if not part.file_id:
+                    path = self._folder / f"{part.name}.jsonl"
+                    part.file_id = self._ask(
+                        _validated(client.files.create, "id", file=path, purpose="batch")
+                    ).id
+                    self._keep(part)
+                endpoint: Any = "/v1/chat/completions" if self.native_chat else "/v1/completions"
+                create = _validated(
+                    client.batches.create,
+                    "id",
+                    input_file_id=part.file_id,
+                    endpoint=endpoint,
+                    completion_window="24h",
+                    metadata={TAG: part.tag},
+                )
+                found = self._ask(create, unless=find)
+            part.batch_id = found.id
+            self._keep(part)
+
+    def _renew(self, part: BatchFile, batch: Any) -> None:  # noqa: ANN401 - an openai Batch
+        """Give the part of a batch that the service refused for want of room another tag. Raises HarnessError."""
+        errors = getattr(batch.errors, "data", None) or []
+        if {error.code for error in errors} != {"token_limit_exceeded"}:
+            words = (
+                "; ".join(f"{error.code}: {error.message}" for error in errors) or "no reason given"
+            )
+            self._close(part)  # its rows go into another batch on the next start
+            raise ServiceError(f"the service refused the batch {batch.id} ({words}); {RESUME_HINT}")
+        part.tag, part.file_id, part.batch_id = uuid.uuid4().hex, "", ""  # nothing of it is out
+        self._keep(part)
+
+    def _lines(self, part: BatchFile) -> list[bytes]:
+        path = self._folder / f"{part.name}.jsonl"
+        with disk_errors("reading", path):
+            return path.read_bytes().splitlines(keepends=True)
+
+    def _collect(
+        self,
+        client: "openai.OpenAI",
+        part: BatchFile,
+        batch: Any,  # noqa: ANN401
+        rows: "_Rows",
+        again: set[str],
+    ) -> Iterator[tuple[int, Generation]]:
+        """The ends of a batch's rows; the keys of those that are to be sent again are added to `again`."""
+        ends: dict[str, Generation | ApiError] = {}
+        for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
+            content = self._ask(partial(client.files.content, file_id), part=part).content
+            ends |= dict(self._read_line(line) for line in content.split(b"\n") if line.strip())
+        for key in sorted(
+            part.keys, key=lambda key: not isinstance(ends.get(key), Generation)
+        ):  # what is paid for first
+            position = rows.positions.get(key)
+            if position is None:  # recorded already, or not selected this time
+                continue
+            end = ends.get(key) or ApiError(
+                "transient", f"the batch ended ({batch.status}) without a reply to this row"
+            )
+            if isinstance(end, ApiError):
+                redacted(end)
+            if isinstance(end, ApiError) and (end.kind == "fatal" or end.field == "model"):
+                self._stop = ServiceError(f"{end.message}; {RESUME_HINT}")
+            elif isinstance(end, Generation):
+                yield position, end
+            elif end.kind in ("row", "bad") or rows.rounds[key] == MAX_RESUBMISSIONS:
+                yield position, failed_generation(end)
+            elif batch.status == "cancelled":  # by its owner, who then decides what is sent again
+                words = f"the batch {batch.id} was cancelled; run the same command again to send the rest of its rows"
+                self._stop = self._stop or IncompleteRun(words)
+            else:
+                rows.rounds[key] += 1
+                again.add(key)
+                yield position, Generation("", "transient", error=end.message)
+
+    def _read_line(self, line: bytes) -> tuple[str, Generation | ApiError]:
+        """(custom_id, the row's end) of a line in a batch's output or error file. Raises HarnessError."""
+        try:
+            reply = json.loads(line)
+            key, response, error = (
+                reply["custom_id"],
+                reply.get("response") or {},
+                reply.get("error") or {},
+            )
+            body, status = response.get("body"), response.get("status_code")
+        except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+            raise ServiceError(f"a batch's file holds no reply: {line[:80]!r}") from None
+        if status == 200:
+            try:
+                return key, self._online.read(json.dumps(body).encode())
+            except ApiError as fault:
+                return key, fault
+        if isinstance(status, int):
+            words = body.get("error") if isinstance(body, dict) else None
+            return key, classify_status(status, {}, words if isinstance(words, dict) else {})
+        return key, ApiError("transient", f"{error.get('code')}: {error.get('message')}"[:200])
+
+    def _ask(
+        self,
+        call: Callable[[], Got],
+        unless: Callable[[], Got | None] | None = None,
+        *,
+        part: BatchFile | None = None,
+    ) -> Got:
+        where = self._folder / f"{part.name}.json" if part else None  # its rows are then sent again
+        lost = f"; if the service has lost batch {part.batch_id}, remove {where}" if part else ""
+        return call_with_retry(call, self._online.waits, unless, hint=lost)
+
+
+@dataclass
+class _Rows:
+    """The rows of this start: their positions among the prompts, and how often they were sent again."""
+
+    positions: dict[str, int] = field(default_factory=dict)
+    rounds: Counter[str] = field(default_factory=Counter)
+
+
+def open_parts(folder: Path) -> list[BatchFile]:
+    """The parts in `folder` that are not collected."""
+    parts: list[BatchFile] = []
+    with disk_errors("reading", folder):
+        for path in sorted(folder.glob("*.json")):
+            try:
+                part = BatchFile(**json.loads(path.read_bytes()))
+            except (ValueError, TypeError):
+                raise StorageError(
+                    f"{path}: found no part of a batch; restore it from a copy"
+                ) from None
+            if not part.collected:
+                parts.append(part)
+    return parts
+
+
+def remove_orphans(folder: Path) -> None:
+    """Remove what an earlier start left unfinished: parts that never reached the service, files without a part."""
+    with disk_errors("removing", folder):
+        for part in open_parts(folder):
+            if not part.file_id:
+                (folder / f"{part.name}.json").unlink()
+        names = {part.name for part in open_parts(folder)}
+        for path in (*folder.glob("*.jsonl"), *folder.glob(".*.tmp")):
+            if path.stem not in names:
+                path.unlink()
+
+
+def rows_in_flight(options: EngineOptions) -> set[RowKey]:
+    """(subset, level, index) of the rows in parts that have reached the service and are not collected; only reads."""
+    folder = Path((options.service or ApiOptions()).batch_folder)
+    return {row_of(key) for part in open_parts(folder) if part.file_id for key in part.keys}
+
+
+def row_of(key: str) -> RowKey:
+    """(subset, level, index) of a request's key."""
+    subset, level, index = key.split("/")
+    return subset, level, int(index)
+
+
+def claim_rows_in_flight(
+    options: EngineOptions, is_answered: Callable[[RowKey], bool], selection: Mapping[str, int]
+) -> set[RowKey]:
+    """(subset, level, index) of the rows that batches answer at this moment, and that are not recorded.
+
+    `selection`: `<subset>_<level>` -> number of its first rows that are selected. Raises HarnessError for a row that is
+    not, or without --batch: what was paid would be lost. Only for the process that holds the run's lock.
+    """
+    service = options.service or ApiOptions()
+    folder = Path(service.batch_folder)
+    remove_orphans(folder)
+    out = set()
+    for part in open_parts(folder):
+        if not service.batch:
+            raise UsageError(
+                f"{folder}: batches of this run are out at the service; collect them first: the same command with "
+                "--batch"
+            )
+        for key in part.keys:
+            subset, level, index = row_of(key)
+            if is_answered((subset, level, index)):
+                continue
+            if index >= selection.get(f"{subset}_{level}", 0):
+                raise UsageError(
+                    f"{folder}: a batch of this run is out with rows that are not selected now, such as {key}; let the "
+                    "command that submitted it run to its end, then select fewer"
+                )
+            out.add((subset, level, index))
+    return out
+
+
+def _find_by_tag(client: "openai.OpenAI", tag: str) -> Any:  # noqa: ANN401
+    """The batch of this tag at the service, or None. Raises ValueError where the reply is no list of batches."""
+    try:
+        page = client.batches.list(limit=100)
+        if not isinstance(page.data, list):
+            raise ValueError("no list")
+        return next((batch for batch in page if (batch.metadata or {}).get(TAG) == tag), None)
+    except (
+        AttributeError
+    ):  # what the client does with JSON of another shape, and with a page of HTML
+        raise ValueError("no list") from None
+
+
+def _validated(call: Callable[..., Any], *names: str, **asked: Any) -> Callable[[], Any]:  # noqa: ANN401
+    """`call` with what is asked; ValueError where the reply has no text under one of `names`: it is something else."""
+
+    def checked() -> Any:  # noqa: ANN401
+        got = call(**asked)
+        if not all(isinstance(getattr(got, name, None), str) for name in names):
+            raise ValueError("no such reply")
+        return got
+
+    return checked
+
+
+def _log_progress(batch: Any, told: dict[str, str]) -> None:  # noqa: ANN401
+    """One line where a batch's progress is news."""
+    counts = batch.request_counts
+    news = f"batch {batch.id}: {batch.status}" + (
+        f", {counts.completed} of {counts.total} rows" if counts else ""
+    )
+    if told.get(batch.id) != news:
+        told[batch.id] = news
+        print(printable(news), file=sys.stderr)

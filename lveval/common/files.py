@@ -1,0 +1,97 @@
+"""Files that survive: replaced whole or not at all, folders that are there for good, and the private cache.
+
+    write_atomic(Path("outputs/chatglm3/results.json"), text)
+
+A fault of the disk ends in a HarnessError with the exit code of storage.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lveval.common.errors import StorageError, UsageError
+
+
+@contextmanager
+def disk_errors(doing: str, path: Path) -> Iterator[None]:
+    """A block in which a fault of the disk becomes a HarnessError (STORAGE)."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path}: {doing} failed ({error.strerror or error}); what was recorded before is safe: free or mend the "
+            "disk, then run the same command again"
+        ) from error
+
+
+def rename_to_backup(path: Path) -> Path:
+    """Rename a file or folder to `<name>.old-<N>`, the first N that is free; the new path."""
+    number = 1
+    while os.path.lexists(target := path.with_name(f"{path.name}.old-{number}")):
+        number += 1
+    path.rename(target)
+    fsync_dir(path.parent)
+    return target
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content` whole or not at all: temporary file, fsync, rename, fsync of the folder."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors("writing", path):
+        try:
+            with beside.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.rename(path)
+        except BaseException:
+            with suppress(OSError):
+                beside.unlink()
+            raise
+        fsync_dir(path.parent)
+
+
+def fsync_dir(folder: Path) -> None:
+    """Make the names in `folder` durable: a created or renamed file has its name for good after this."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def durable_mkdir(folder: Path) -> None:
+    """Create a folder and its parents for good: a folder's name is on the disk once its parent was synced."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        fsync_dir(path.parent)
+
+
+def cache_dir() -> Path:
+    """The harness's private cache folder, made (mode 0700) where it is missing.
+
+    `$LVEVAL_CACHE`, else `$XDG_CACHE_HOME/lveval`, else `~/.cache/lveval`. What lies there decides scores (rows, a
+    segmenter's dictionary), so a folder that another user owns or may write to is refused with a HarnessError.
+    """
+    chosen, xdg = os.environ.get("LVEVAL_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        if chosen:
+            folder = Path(chosen).expanduser().absolute()
+        else:
+            # The XDG specification: a relative path is invalid and ignored.
+            folder = (Path(xdg) if Path(xdg).is_absolute() else Path.home() / ".cache") / "lveval"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder is known
+        raise StorageError(
+            f"the cache folder cannot be made: {error}; set LVEVAL_CACHE to a folder of yours"
+        ) from error
+    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UsageError(
+            f"{folder}: found a folder of user {found.st_uid}, mode {stat.S_IMODE(found.st_mode):o}; expected one "
+            f"that only you can write; run chmod 700 on it, or set LVEVAL_CACHE to another folder"
+        )
+    return folder

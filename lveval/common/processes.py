@@ -1,0 +1,29 @@
+"""Processes that compute side by side, and that end with this one however it ends.
+
+with pools.processes(4) as pool:
+    futures = [pool.submit(function, item) for item in items]
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor
+
+
+def process_pool(count: int) -> ProcessPoolExecutor:
+    """`count` new processes, which import this program's modules anew (a fork would copy threads' locks)."""
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start)
+
+
+def _start() -> None:
+    """Ctrl-C is the main process's to handle; where that was killed nobody else would end this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

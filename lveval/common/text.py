@@ -1,0 +1,18 @@
+"""TODO lveval.common.text."""
+
+import unicodedata
+
+
+def printable(text: str) -> str:
+    """`text` without characters that could steer a terminal: controls and bidi overrides become `\\uXXXX`."""
+    return "".join(
+        character
+        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
+        else f"\\u{ord(character):04x}"
+        for character in text
+    )
+
+
+def one_line(text: str) -> str:
+    """`text` as `printable` has it, on one line."""
+    return " ".join(printable(text).split())

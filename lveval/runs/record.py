@@ -1,0 +1,74 @@
+"""TODO lveval.runs.record."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypedDict
+
+from lveval.common.errors import UsageError
+
+FINAL_STATUSES = ("ok", "length", "empty", "refused")
+
+CAUSES = ("error", "invalid", "context_overflow", "worker_died", "transient")
+
+
+JsonObject = dict[str, Any]
+
+
+class Prediction(TypedDict, total=False):
+    """A row's answer as it is kept; the first six keys are the published harness's."""
+
+    pred: str
+    answers: list[str]
+    gold_ans: str | None
+    input: str
+    all_classes: list[str] | None
+    length: int
+    dataset: str
+    level: str
+    index: int
+    language: str
+    status: str
+    prompt_tokens: int
+    prompt_tokens_full: int
+    evidence_kept: bool | None
+    raw_pred: str
+    finish_reason: str
+    usage: dict[str, int]
+    confusing_facts: list[str]
+    question_id: str
+
+
+class LocatedRecord(NamedTuple):
+    """A record as read from disk and where it stands, for messages; its values are not checked here."""
+
+    record: dict[str, object]
+    where: str
+
+
+def encode(record: Mapping[str, object]) -> bytes:
+    """A record as one line, without its break; with a lone surrogate, which UTF-8 cannot hold, in ASCII and escapes."""
+    try:
+        return json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(record, ensure_ascii=True).encode()
+
+
+def parse_record(line: bytes, where: str) -> dict[str, object]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{where}: found no JSON ({error}); expected a JSON object") from None
+    if not isinstance(record, dict):
+        raise UsageError(
+            f"{where}: found {type(record).__name__}; expected an object with the keys of a prediction"
+        )
+    return record
+
+
+def index_of(item: LocatedRecord) -> int:
+    index = item.record.get("index")
+    if type(index) is not int or index < 0:
+        raise UsageError(
+            f'{item.where}: "index": found {index!r}; expected the row\'s position in its data file'
+        )
+    return index
