@@ -20,13 +20,7 @@ from typing import TYPE_CHECKING, cast
 
 from lveval import config
 from lveval.analysis.causes import classify_error
-from lveval.common.errors import (
-    ExitCode,
-    StorageError,
-    UsageError,
-    run_cli,
-    unknown_name,
-)
+from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli, unknown_name
 from lveval.common.files import write_atomic
 from lveval.common.levels import level_length
 from lveval.common.text import printable

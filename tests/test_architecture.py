@@ -15,7 +15,7 @@ MODULES = sorted(
     for folder in (".", "analysis", "backends", "report_page", "samples")
     for path in (ROOT / folder).glob("*.py")
 )
-SCRIPTS = ("prediction.py", "evaluation.py", "report.py", "construct.py")
+SCRIPTS = ("prediction.py", "evaluation.py", "-m", "lveval", "report", "-m", "lveval", "construct")
 HEAVY = (
     "torch", "transformers", "datasets", "vllm", "openai", "distributed", "pandas", "numpy", "jieba", "pyarrow",
     "jinja2", "matplotlib",

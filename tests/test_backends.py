@@ -204,13 +204,15 @@ def test_out_of_memory_fails_that_row_alone_after_a_second_try(chat_model: Path)
 def test_too_little_memory_to_load_is_one_sentence(model_path: Path) -> None:
     """The address space is limited to what torch takes and a little more, far less than the weights."""
     code = (
-        "import re, resource, sys, torch, transformers, errors\n"
+        "import re, resource, sys, torch, transformers\n"
         "from pathlib import Path\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM\n"
-        "from backends import Options, hf\n"
+        "from lveval.backends import hf\n"
+        "from lveval.backends.base import EngineOptions\n"
+        "from lveval.common.errors import run_cli\n"
         "taken = int(re.search(r'VmSize:\\s+([0-9]+) kB', Path('/proc/self/status').read_text())[1]) * 1024\n"
         "resource.setrlimit(resource.RLIMIT_AS, (taken + 300 * 2**20,) * 2)\n"
-        "errors.run(lambda: hf.load(Options(sys.argv[1], 500)) and 0)\n"
+        "run_cli(lambda: hf.load(EngineOptions(sys.argv[1], 500)) and 0)\n"
     )
     found = script("-c", code, model_path)
     assert found.returncode == 2, found.stderr

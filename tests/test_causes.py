@@ -478,10 +478,7 @@ def test_points_lost_by_hand() -> None:
     table = causes.points_lost(rows, ["correct", "wrong", "verbose", "correct"])
     assert {
         name: points for name, points in table.files["factrecall_en", "16k"].items() if points
-    } == {
-        "correct": 12.5,
-        "wrong": 50.0,
-    }
+    } == {"correct": 12.5, "wrong": 50.0}
     assert {name: points for name, points in table.levels["16k"].items() if points} == {
         "correct": 6.25,
         "verbose": 15.0,

@@ -26,7 +26,7 @@ from lveval.construct import synthetic, write
 from lveval.construct.build import SENTENCE_END
 from lveval.construct.sources import Document, Phrases
 
-ROOT = Path(construct.__file__).parent
+ROOT = Path(__file__).resolve().parents[1]
 SUBSETS = {"en": "hotpotwikiqa_mixup", "zh": "lic_mixup"}
 ENGLISH: list[dict[str, Any]] = [
     {
@@ -249,7 +249,9 @@ def test_the_shipped_sources_build(tmp_path: Path) -> None:
 def script(folder: Path, sources: Path, *arguments: str, hash_seed: str = "0", **how: Any) -> int:  # noqa: ANN401
     command = [
         sys.executable,
-        str(ROOT / "construct.py"),
+        "-m",
+        "lveval",
+        "construct",
         "--output-dir",
         str(folder),
         "--sources",
@@ -279,7 +281,9 @@ def test_same_bytes_whatever_the_hash_seed_the_workers_and_the_selection(
 def test_killed_it_leaves_no_process_behind(tmp_path: Path) -> None:
     command = [
         sys.executable,
-        str(ROOT / "construct.py"),
+        "-m",
+        "lveval",
+        "construct",
         "--output-dir",
         str(tmp_path / "out"),
         "--rows",

@@ -22,7 +22,7 @@ from lveval.data import dataset, sources
 from lveval.data.dataset import DataFile, load_file
 from lveval.data.rows import Row
 
-ROOT = Path(data.__file__).parent
+ROOT = Path(__file__).resolve().parent.parent
 SUBSET, LEVEL = "hotpotwikiqa_mixup", "16k"
 NAME = f"{SUBSET}_{LEVEL}.jsonl"
 
@@ -342,13 +342,14 @@ def peak_mb(): return int(re.search(r"VmHWM:\\s+([0-9]+) kB", Path("/proc/self/s
 """
 
 HUGE = f"""{PEAK}
-import data, errors
+from lveval.common.errors import run_cli
+from lveval.data.dataset import load_file
 def main():
     try:
-        return len(data.load("hotpotwikiqa_mixup", "16k", Path(sys.argv[1])))
+        return len(load_file("hotpotwikiqa_mixup", "16k", Path(sys.argv[1])))
     finally:
         print(peak_mb())
-errors.run(main)
+run_cli(main)
 """
 
 
@@ -400,7 +401,9 @@ def test_the_file_to_delete_is_the_hub_clients_blob(tmp_path: Path) -> None:
     link.parent.mkdir(parents=True)
     link.symlink_to(blob)
     code = (
-        "import data, errors; errors.run(lambda: len(data.load('hotpotwikiqa_mixup', '16k', None)))"
+        "from lveval.common.errors import run_cli\n"
+        "from lveval.data.dataset import load_file\n"
+        "run_cli(lambda: len(load_file('hotpotwikiqa_mixup', '16k', None)))"
     )
     for damaged, told in (
         (False, "found 2 rows; expected the 124"),
@@ -520,11 +523,11 @@ def test_leftovers_of_a_killed_process_are_removed_when_old(tmp_path: Path, cach
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-import data
-from errors import run
+from lveval.common.errors import run_cli
+from lveval.data.dataset import load_file
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-run(lambda: len(data.load("hotpotwikiqa_mixup", "16k", Path(sys.argv[1]))))
+run_cli(lambda: len(load_file("hotpotwikiqa_mixup", "16k", Path(sys.argv[1]))))
 """
 
 
@@ -540,10 +543,11 @@ def test_no_room_for_the_copy(tmp_path: Path, cache: Path) -> None:
 RACE = """
 import sys, time
 from pathlib import Path
-import data, datasets, pyarrow
+import datasets, pyarrow
+from lveval.data.dataset import load_file
 while time.time() < float(sys.argv[2]):
     pass
-file = data.load("hotpotwikiqa_mixup", "16k", Path(sys.argv[1]))
+file = load_file("hotpotwikiqa_mixup", "16k", Path(sys.argv[1]))
 print(len(file), file.fingerprint, sum(len(file.row(i)["context"]) for i in range(len(file))))
 """
 
@@ -586,9 +590,10 @@ def test_two_threads(tmp_path: Path, cache: Path) -> None:
 
 
 MEMORY = f"""{PEAK}
-import data, datasets, pyarrow, tqdm
+import datasets, pyarrow, tqdm
+from lveval.data.dataset import load_file
 before = peak_mb()
-file = data.load("hotpotwikiqa_mixup", "256k", Path(sys.argv[1]))
+file = load_file("hotpotwikiqa_mixup", "256k", Path(sys.argv[1]))
 built = peak_mb()
 for i in range(len(file)): assert len(file.row(i)["context"]) >= 1_500_000
 print(len(file), built - before, peak_mb() - before)
@@ -612,5 +617,5 @@ def test_memory_stays_that_of_a_row(tmp_path: Path) -> None:
 
 def test_import_is_light() -> None:
     heavy = "[name for name in ('datasets', 'pyarrow', 'huggingface_hub', 'torch', 'tqdm') if name in sys.modules]"
-    done = child(f"import sys, data; print({heavy})")
+    done = child(f"import sys; from lveval.data import dataset; print({heavy})")
     assert done.stdout.strip() == "[]", done.stderr

@@ -288,13 +288,13 @@ def hub() -> Iterator[Hub]:
 
 LOAD = """
 import sys
-import data
-from errors import ExitCode, run
+from lveval.common.errors import ExitCode, run_cli
+from lveval.data.dataset import load_file
 def main():
-    file = data.load(sys.argv[1], "16k", None, *sys.argv[2:])
+    file = load_file(sys.argv[1], "16k", None, *sys.argv[2:])
     print(len(file), file.fingerprint, file.row(0)["answers"])
     return ExitCode.COMPLETE
-run(main)
+run_cli(main)
 """
 
 

@@ -35,7 +35,9 @@ def predictions(folder: Path) -> dict[str, bytes]:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped samples, built at 1k: every subset."""
     folder = tmp_path_factory.mktemp("built") / "data"
-    found = script("construct.py", "--output-dir", folder, "--lengths", "1k", "--rows", "2")
+    found = script(
+        "-m", "lveval", "construct", "--output-dir", folder, "--lengths", "1k", "--rows", "2"
+    )
     assert found.returncode == 0, found.stderr
     return folder
 

@@ -338,10 +338,14 @@ def test_the_same_rows_in_any_order_give_the_same_bytes() -> None:
 
 def test_the_hash_seed_of_python_changes_nothing() -> None:
     code = (
-        "from analysis import ScoredRow, comparison, intervals, lengths\n"
+        "from lveval.analysis.comparison import compare_runs\n"
+        "from lveval.analysis.intervals import score_intervals\n"
+        "from lveval.analysis.length_effect import measure_length_effect\n"
+        "from lveval.results import ScoredRow\n"
         "a, b = ([ScoredRow('lic_mixup', level, at, at * times % 11 / 11, 0, {'input': f'q{at}'})\n"
         "         for level in ('16k', '32k') for at in range(30)] for times in (7, 5))\n"
-        "print(intervals.of(a, draws=300), comparison.of(a, b, draws=300, flips=300), lengths.of(a, draws=300))"
+        "print(score_intervals(a, draws=300), compare_runs(a, b, draws=300, flips=300))\n"
+        "print(measure_length_effect(a, draws=300))"
     )
     one, other = (script("-c", code, PYTHONHASHSEED=seed) for seed in ("1", "2"))
     assert one.returncode == 0, one.stderr

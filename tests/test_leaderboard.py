@@ -9,8 +9,8 @@ from conftest import ROOT
 
 from lveval import config
 
-PUBLISHED = ROOT / "leaderboard" / "published.csv"
-OVERALL = ROOT / "leaderboard" / "published_overall.csv"
+PUBLISHED = ROOT / "lveval/report/published" / "published.csv"
+OVERALL = ROOT / "lveval/report/published" / "published_overall.csv"
 OUTLIER = (
     "ChatGLM3-6B-32k",
     "multifieldqa_zh_mixup",
@@ -48,7 +48,9 @@ def test_every_model_has_every_subset_at_every_level() -> None:
         for level in ("16k", "32k", "64k", "128k", "256k")
     }
     assert all(0 <= score <= 100 for score in scores.values())
-    with (ROOT / "leaderboard" / "models.csv").open(encoding="utf-8", newline="") as file:
+    with (ROOT / "lveval/report/published" / "models.csv").open(
+        encoding="utf-8", newline=""
+    ) as file:
         assert {row["model"] for row in csv.DictReader(file)} == models
 
 

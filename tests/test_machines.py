@@ -386,8 +386,12 @@ def test_nodes_lost_and_joined_under_tls_change_no_byte(
         network.run, "--scheduler", address, *tls, "--backend-args", "delay=0.2"
     )
     processes.wait_for("out.log", "no worker is connected to")  # that is no error
-    first = processes.node(network.nodes[0], "first.log", address, *tls, "--preload", "workers")
-    second = processes.node(network.nodes[1], "second.log", address, *tls, "--preload", "workers")
+    first = processes.node(
+        network.nodes[0], "first.log", address, *tls, "--preload", "lveval.execution.worker"
+    )
+    second = processes.node(
+        network.nodes[1], "second.log", address, *tls, "--preload", "lveval.execution.worker"
+    )
     assert refused.wait(60) == 2
     assert (
         "certificates of the same authority" in (told := processes.log("refused.log"))
@@ -397,7 +401,9 @@ def test_nodes_lost_and_joined_under_tls_change_no_byte(
     processes.wait_for("scheduler.log", "Register worker", 2)
     processes.kill(second)
     before = processes.log("out.log").count(f"workers at {address}: 2")
-    processes.node(network.nodes[2], "third.log", address, *tls, "--preload", "workers")
+    processes.node(
+        network.nodes[2], "third.log", address, *tls, "--preload", "lveval.execution.worker"
+    )
     processes.wait_for("out.log", f"workers at {address}: 2", before + 1)
     assert answered(processes.folder) < ROWS - 5
     processes.kill(first)  # what is left falls to the late one
@@ -536,10 +542,7 @@ def test_the_workers_decide_what_the_engine_is(
     engine = json.loads((processes.folder / "out/dry/run.json").read_text())["identity"]["engine"]
     assert engine | {"device": "", "dtype": ""} == hf.identity(
         EngineOptions(str(tiny_model), 300)
-    ) | {
-        "device": "",
-        "dtype": "",
-    }
+    ) | {"device": "", "dtype": ""}
     assert (engine["device"], engine["dtype"]) == ("cpu", "float32")
     assert answered(processes.folder) == 1
 

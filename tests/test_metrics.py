@@ -295,7 +295,7 @@ def test_rouge_l_is_the_packages_where_the_package_needs_a_deeper_stack() -> Non
 
 SCORE_ALL = """
 import json, pathlib, sys
-import config
+from lveval import config
 cases = [json.loads(l) for l in pathlib.Path(sys.argv[1]).read_text(encoding="utf-8").split("\\n") if l][::11]
 print([
     table[case["dataset"]](case["pred"], case["answers"][0], case["gold_ans"]).hex()
@@ -339,13 +339,17 @@ def test_scores_do_not_depend_on_the_surroundings(tmp_path: Path) -> None:
 
 
 def test_importing_the_configuration_loads_no_library() -> None:
-    code = "import config, sys; print([m for m in ('jieba', 'rouge', 'torch', 'datasets', 'pandas') if m in sys.modules])"
+    code = "import sys; from lveval import config; print([m for m in ('jieba', 'rouge', 'torch', 'datasets', 'pandas') if m in sys.modules])"
     assert python(code).stdout.strip() == "[]"
 
 
 # --- the dictionary's cache -----------------------------------------------------------------------------------------
 
-SCORE_ONE = "import metrics; print(metrics.qa_f1_zh_score('灯塔在港口', '港口灯塔'), metrics._dictionary_folder())"
+SCORE_ONE = (
+    "from lveval import metrics\n"
+    "from lveval.common.jieba_dictionary import _dictionary_folder\n"
+    "print(metrics.qa_f1_zh_score('灯塔在港口', '港口灯塔'), _dictionary_folder())"
+)
 
 
 def test_the_dictionary_is_cached_in_a_private_folder_without_a_word(tmp_path: Path) -> None:
@@ -381,5 +385,8 @@ def test_another_jieba_or_none_is_an_error_that_says_what_to_install(
     tmp_path: Path, library: str, said: str
 ) -> None:
     (tmp_path / "jieba.py").write_text(library)
-    code = "import errors, metrics\ntry: metrics.qa_f1_zh_score('灯', '灯')\nexcept errors.HarnessError as e: print(e)"
+    code = (
+        "from lveval import metrics\nfrom lveval.common.errors import UsageError\n"
+        "try: metrics.qa_f1_zh_score('灯', '灯')\nexcept UsageError as e: print(e)"
+    )
     assert said in python(code, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)])).stdout

@@ -916,7 +916,7 @@ def test_a_tokenizer_of_the_hub_is_named_by_its_commit(tmp_path: Path) -> None:
     (repo / "snapshots" / commit / "tokenizer_config.json").write_text("{}")
     (repo / "refs").mkdir()
     (repo / "refs/main").write_text(commit)
-    code = "from backends import tokenizers; print(tokenizers.fingerprint('hf:a/b')); tokenizers.fingerprint('hf:a/c')"
+    code = "from lveval.backends.openai import tokenizers; print(tokenizers.fingerprint('hf:a/b')); tokenizers.fingerprint('hf:a/c')"
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
         capture_output=True, text=True, check=False,

@@ -218,7 +218,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--rows",
         "60",
     )
-    found = script("construct.py", "--output-dir", folder, *options)
+    found = script("-m", "lveval", "construct", "--output-dir", folder, *options)
     assert found.returncode == 0, found.stderr
     return folder
 

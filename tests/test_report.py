@@ -240,14 +240,18 @@ def test_a_damaged_leaderboard_names_file_and_line(tmp_path: Path) -> None:
 
 def test_a_dry_run_becomes_a_page(tmp_path: Path) -> None:
     data, run = tmp_path / "data", tmp_path / "outputs" / "dry-run"
-    made = script("construct.py", "--output-dir", data, "--rows", "2", "--lengths", "1k", "2k")
+    made = script(
+        "-m", "lveval", "construct", "--output-dir", data, "--rows", "2", "--lengths", "1k", "2k"
+    )
     assert made.returncode == 0, made.stderr
     answered = script(
         "prediction.py", "--backend", "echo", "--model-name", "dry-run", "--data-path", data, "--output-dir",
         tmp_path / "outputs", "--lengths", "1k", "2k", "--model-max-len", "1500", "--single-process",
     )  # fmt: skip
     assert answered.returncode == 0, answered.stderr
-    done = script("report.py", "--input-dir", run, "--leaderboard", "--markdown", "--latex")
+    done = script(
+        "-m", "lveval", "report", "--input-dir", run, "--leaderboard", "--markdown", "--latex"
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         str(run / name) for name in ("report.md", "report.tex", "report.html")
@@ -261,7 +265,9 @@ def test_a_dry_run_becomes_a_page(tmp_path: Path) -> None:
         1,
     }  # some evidence was cut at 1,500 tokens
     again = script(
-        "report.py",
+        "-m",
+        "lveval",
+        "report",
         "--output-dir",
         tmp_path / "outputs",
         "--model-name",
@@ -278,7 +284,15 @@ def test_runs_are_compared_on_the_page(small: Path, tmp_path: Path) -> None:
     manifest = json.loads((other / "run.json").read_text())
     (other / "run.json").write_text(json.dumps({**manifest, "selection": {"lic_mixup_16k": 12}}))
     done = script(
-        "report.py", "--input-dir", small, "--compare", other, "--output", tmp_path / "page.html"
+        "-m",
+        "lveval",
+        "report",
+        "--input-dir",
+        small,
+        "--compare",
+        other,
+        "--output",
+        tmp_path / "page.html",
     )
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "page.html").read_text()
@@ -294,7 +308,15 @@ def test_runs_are_compared_on_the_page(small: Path, tmp_path: Path) -> None:
         tmp_path / "nothing", {"cmrc_mixup_16k": [make_row("cmrc_mixup", "16k", 0, Random(1))]}
     )
     done = script(
-        "report.py", "--input-dir", small, "--compare", nothing, "--output", tmp_path / "none.html"
+        "-m",
+        "lveval",
+        "report",
+        "--input-dir",
+        small,
+        "--compare",
+        nothing,
+        "--output",
+        tmp_path / "none.html",
     )
     assert (
         done.returncode == 4
@@ -323,14 +345,18 @@ def test_tables_for_papers_carry_the_pages_warnings(small: Path) -> None:
     ],
 )
 def test_wrong_options_are_told(small: Path, options: list[str], message: str) -> None:
-    done = script("report.py", *[str(small) if option == "RUN" else option for option in options])
+    done = script(
+        "-m", "lveval", "report", *[str(small) if option == "RUN" else option for option in options]
+    )
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_page_that_cannot_be_written_is_told(small: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    done = script("report.py", "--input-dir", small, "--output", tmp_path / "file" / "page.html")
+    done = script(
+        "-m", "lveval", "report", "--input-dir", small, "--output", tmp_path / "file" / "page.html"
+    )
     assert done.returncode == 6
     assert "Traceback" not in done.stderr
 

@@ -101,11 +101,11 @@ ssize_t write(int fd, const void *bytes, size_t size) {
 WRITER = """
 import resource, signal, sys
 from pathlib import Path
-from errors import HarnessError
-from store import Store
+from lveval.common.errors import LVEvalError
+from lveval.runs.store import RunStore
 
 folder, rows, mode = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-with Store.open(folder, {"backend": "echo"}, {"lic_mixup_16k": rows}, {"lic_mixup_16k": rows}) as run:
+with RunStore.open(folder, {"backend": "echo"}, {"lic_mixup_16k": rows}, {"lic_mixup_16k": rows}) as run:
     print("open", flush=True)
     if mode == "hold":
         sys.stdin.read()
@@ -119,12 +119,12 @@ with Store.open(folder, {"backend": "echo"}, {"lic_mixup_16k": rows}, {"lic_mixu
         record = {"pred": f"{index}" * 50, "index": index, "status": "ok", "dataset": "lic_mixup", "level": "16k"}
         try:
             run.append(record)
-        except HarnessError as error:
+        except LVEvalError as error:
             print("failed", int(error.code), error.message, flush=True)
             for again in (lambda: run.append(record), lambda: run.derive("lic_mixup", "16k") or run.log({})):
                 try:
                     again()
-                except HarnessError as error:
+                except LVEvalError as error:
                     print("refused", int(error.code), error.message, flush=True)
             break
         print(index, flush=True)
@@ -250,8 +250,8 @@ def test_a_lock_taken_on_a_run_that_was_just_moved_aside_is_none(
 DRIVER = """
 import ctypes, errno, json, os, shutil, sys, traceback
 from pathlib import Path
-from errors import ExitCode, HarnessError
-from store import Store, read_records
+from lveval.common.errors import ExitCode, LVEvalError
+from lveval.runs.store import RunStore, read_records
 
 base = Path(sys.argv[1])
 shim = ctypes.CDLL(None)
@@ -260,7 +260,7 @@ FAULTS = {"kill before": -1, "kill after": -2, "kill torn": -3, "short": -4, "EI
 
 
 def opened(folder, **options):
-    return Store.open(folder, {"backend": "echo"}, {NAME: ROWS}, {NAME: ROWS}, **options)
+    return RunStore.open(folder, {"backend": "echo"}, {NAME: ROWS}, {NAME: ROWS}, **options)
 
 
 def record(index):
@@ -289,7 +289,7 @@ def work(folder, start, acknowledge):
                 run.attempt("lic_mixup", "16k", 1, "error", "timed out")
                 finish(run, acknowledge)
                 run.log({"event": "end"})
-            except HarnessError as error:
+            except LVEvalError as error:
                 before = bytes_below(folder)
                 refusals = 0
                 for again in (
@@ -299,10 +299,10 @@ def work(folder, start, acknowledge):
                 ):
                     try:
                         again()
-                    except HarnessError:
+                    except LVEvalError:
                         refusals += 1
                 return int(error.code) if refusals == 3 and bytes_below(folder) == before else 7
-    except HarnessError as error:
+    except LVEvalError as error:
         return int(error.code)
     except BaseException:
         traceback.print_exc()

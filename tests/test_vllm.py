@@ -433,12 +433,13 @@ def test_what_is_in_force_is_recorded(engine: vllm.VLLMBackend) -> None:
 OTHERS = """
 import json, os, sys
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-from backends import Options, Prompt, hf, vllm_engine
+from lveval.backends import hf, vllm
+from lveval.backends.base import EngineOptions, Prompt
 
 module, path, pure, texts = sys.argv[1], sys.argv[2], sys.argv[3] == "pure", sys.argv[4:]
 args = {"enforce_eager": True} if module == "vllm" else {}
-given = Options(path, 500, dtype="float32", budget=16, batch_size=4, pure_greedy=pure, args=args)
-engine = (vllm_engine if module == "vllm" else hf).load(given)
+given = EngineOptions(path, 500, dtype="float32", budget=16, batch_size=4, pure_greedy=pure, args=args)
+engine = (vllm if module == "vllm" else hf).load(given)
 prompts = [Prompt(text, text, engine.tokenizer.encode(text), 16) for text in texts]
 found = dict(engine.generate(prompts))
 print(json.dumps([[found[n].status, found[n].text] for n in range(len(texts))]))

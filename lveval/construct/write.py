@@ -19,13 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from lveval import config
-from lveval.common.errors import (
-    ExitCode,
-    StorageError,
-    UsageError,
-    run_cli,
-    unknown_name,
-)
+from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli, unknown_name
 from lveval.common.processes import process_pool
 from lveval.construct.build import TOLERANCE, UNITS, BuildSpec, build_lines, candidates, level_size
 from lveval.construct.sources import SAMPLES, read_distractors, read_sources

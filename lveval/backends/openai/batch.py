@@ -23,13 +23,7 @@ from lveval.backends.openai.faults import ApiError, classify_status, redacted
 from lveval.backends.openai.online import OpenAIBackend
 from lveval.backends.openai.responses import failed_generation
 from lveval.backends.openai.retry import RESUME_HINT, call_with_retry
-from lveval.common.errors import (
-    IncompleteRun,
-    LVEvalError,
-    ServiceError,
-    StorageError,
-    UsageError,
-)
+from lveval.common.errors import IncompleteRun, LVEvalError, ServiceError, StorageError, UsageError
 from lveval.common.files import disk_errors, durable_mkdir, write_atomic
 from lveval.common.text import printable
 from lveval.runs.record import encode
