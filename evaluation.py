@@ -24,7 +24,7 @@ from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli, un
 from lveval.common.files import write_atomic
 from lveval.common.levels import level_length
 from lveval.common.text import printable
-from lveval.options import add_run_options, named_run_folder
+from lveval.options import add_run_folder_options, named_run_folder
 from lveval.report.text import (
     print_comparisons,
     print_counts,
@@ -274,7 +274,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "4 runs that cannot be compared, 6 a file cannot be written",
         allow_abbrev=False,
     )
-    add_run_options(parser)
+    add_run_folder_options(parser)
     parser.add_argument(
         "--allow-partial",
         action="store_true",

@@ -19,7 +19,7 @@ from lveval.common.errors import ExitCode, UsageError, run_cli
 from lveval.common.files import disk_errors, write_atomic
 from lveval.common.text import printable
 from lveval.evaluation import evaluate
-from lveval.options import add_run_options, named_run_folder
+from lveval.options import add_run_folder_options, named_run_folder
 
 if TYPE_CHECKING:
     from lveval.report.data import ReportData
@@ -72,7 +72,7 @@ def report_parser(argv: Sequence[str] | None) -> argparse.Namespace:
         "6 a file cannot be written",
         allow_abbrev=False,
     )
-    add_run_options(parser)
+    add_run_folder_options(parser)
     parser.add_argument(
         "--output", type=Path, help="the page (default: report.html in the run's folder)"
     )

@@ -1,32 +1,322 @@
-"""What a run is told on its command line: every option of prediction.py, checked before anything heavy is loaded.
+"""Every option of a run, once: a field says its help, its default and whether it decides the answers.
 
-    python prediction.py --help
+    options = RunOptions.parse(["--backend", "echo", "--model-name", "dry", "--limit", "2"])
+    options.engine_options(), options.selected_files(templates)
 
-Each option is deciding or not: a deciding one decides the answers and may not change when a run is resumed.
+argparse's command line is generated from the fields, and what cannot work is refused before
+anything heavy is loaded. An option that decides the answers may not change when a run is resumed.
 """
 
 import argparse
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
-from lveval import config, utils
+from lveval import config
 from lveval.backends import BACKENDS, REMOTE, backend_module, parse_engine_args
 from lveval.backends.base import ApiOptions, EngineOptions, Json
 from lveval.common.errors import UsageError, unknown_name
-from lveval.runs import store
+from lveval.common.levels import FileKey
 from lveval.runs.store import run_folder
 
-ADDRESS = re.compile(r"(?P<protocol>tls|tcp)://(\[[0-9A-Fa-f:.%]+\]|[^\s/:\[\]]+):[0-9]{1,5}")
+T = TypeVar("T")
+
+CHAT_MODES = ("auto", "published", "tokenizer", "none")
+# Rows in a batch where --batch-size does not say: enough to keep a GPU busy while answers are
+# written token by token. A long prompt fills it alone; what does not fit waits in vLLM's queue.
+BATCH_SIZE = {"vllm": 16}
+
+# (whether a value is allowed, what is expected) for `valid` below.
+Range = tuple[Callable[[Any], bool], str]
+AT_LEAST_1: Range = (lambda value: value >= 1, "at least 1")
+AMOUNT: Range = (lambda value: 0 <= value < math.inf, "a number from 0")
+
+
+def option(
+    text: str,
+    default: Any = None,  # noqa: ANN401 - of the field's type
+    *,
+    decides: bool = False,
+    valid: Range | None = None,
+    remote_only: bool = False,
+    names: tuple[str, ...] = (),
+    **argparse_words: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401 - what dataclasses take for a field
+    """Declare a field that is an option of the command line, with its help `text`.
+
+    `decides`: part of the run's identity. `remote_only`: for backends that ask an endpoint.
+    `names`: further spellings; other words go to argparse.
+    """
+    words = {"help": text} | argparse_words
+    metadata = {"decides": decides, "valid": valid, "remote_only": remote_only, "names": names}
+    return field(default=default, metadata={**metadata, "argparse": words})
+
+
+def parse_request_args(text: str) -> dict[str, Json]:
+    """Parse the JSON object of --request-args. Raises UsageError."""
+    try:
+        found = json.loads(text or "{}", parse_constant=float)
+        json.dumps(found, allow_nan=False)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        example = '{"reasoning_effort": "low"}'
+        raise UsageError(f"--request-args: found {text}, expected a JSON object such as {example}")
+    return found
+
+
+# --- The options, in the groups of --help -------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The model and how its engine is set."""
+
+    TITLE: ClassVar[str] = "model"
+    backend: str = option(f"the engine: {', '.join(BACKENDS)}", "hf", decides=True)
+    model_path: str | None = option(
+        "model folder, .gguf file or Hub name (not needed for echo)", decides=True
+    )
+    model_name: str = option(
+        "names the run and its prompt format (default: last part of the path)", "", decides=True
+    )
+    model_max_len: int = option(
+        "longer prompts lose their middle; by convention 500 below the model's window",
+        15500,
+        decides=True,
+        valid=(lambda value: value >= 2, "at least 2"),
+        names=("--model-max-length",),
+        metavar="TOKENS",
+    )
+    dtype: str = option(
+        "of the weights; auto: bfloat16 on a GPU, float32 on a CPU",
+        "auto",
+        decides=True,
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    attn: str = option(
+        "attention: sdpa, eager, flash_attention_2 …; auto: flash-attention where installed, else "
+        "the default",
+        "auto",
+        decides=True,
+        metavar="NAME",
+    )
+    pure_greedy: bool = option(
+        "ignore the model's shipped generation settings", False, decides=True
+    )
+    seed: int = option(
+        "of the random number generators",
+        42,
+        decides=True,
+        valid=(lambda value: 0 <= value < 2**32, f"0 to {2**32 - 1}"),
+    )
+    trust_remote_code: bool = option("run Python code that the model brings", False, decides=True)
+    allow_pickle: bool = option("read pickled weights, which can run code", False)
+    backend_args: str = option(
+        "what only one backend knows; hf and vllm: window=N, the model's true window in tokens "
+        "where its config tells too few; vllm: the names in lveval/backends/vllm.py; echo: "
+        "delay=SECONDS an answer; openai: served_model, timeout, timeout_per_1k, first_wait, "
+        "longest_wait, poll, batch_mb",
+        "",
+        decides=True,
+        metavar="KEY=VALUE,…",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionOptions:
+    """What is asked."""
+
+    TITLE: ClassVar[str] = "what is asked"
+    data_path: Path | None = option(
+        "folder with the data files (default: download from the Hub)", decides=True
+    )
+    datasets: list[str] | None = option(
+        "instead of config.DATASET_SELECTED", nargs="+", metavar="SUBSET"
+    )
+    lengths: list[str] | None = option(
+        "instead of config.DATASET_LENGTH_LEVEL, like 16k", nargs="+", metavar="LEVEL"
+    )
+    limit: int | None = option("only the first K rows of each file", valid=AT_LEAST_1, metavar="K")
+    prompts: str = option(
+        "builtin, official, or a file with DATASET_PROMPT (default: builtin)", "", decides=True
+    )
+    chat_template: str = option(
+        "auto (default): the model's .chat(), the table in utils.py, the tokenizer's template or "
+        "bare text, whichever comes first; published: the same without the tokenizer's template; "
+        "tokenizer: only that; none: bare",
+        "",
+        decides=True,
+        metavar="MODE",
+    )
+    published: bool = option(
+        "as the leaderboard: --prompts official --chat-template published", False, decides=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointOptions:
+    """How an endpoint is asked."""
+
+    TITLE: ClassVar[str] = "an endpoint (--backend openai); its key is read from OPENAI_API_KEY"
+    base_url: str | None = option(
+        "its address, as http://127.0.0.1:8000/v1 (default: OpenAI's)",
+        decides=True,
+        remote_only=True,
+        metavar="URL",
+    )
+    tokenizer: str | None = option(
+        "cuts and counts prompts: hf:PATH, tiktoken:NAME or server (default: tiktoken's for the "
+        "model's name)",
+        decides=True,
+        remote_only=True,
+        metavar="KIND:NAME",
+    )
+    request_args: Mapping[str, Json] | None = option(
+        'fields of the request, as {"reasoning_effort": "low"}; null drops one',
+        decides=True,
+        remote_only=True,
+        type=parse_request_args,
+        metavar="JSON",
+    )
+    concurrency: int = option(
+        "requests at once (default: 8)", 8, valid=AT_LEAST_1, remote_only=True, metavar="N"
+    )
+    tokens_per_minute: int | None = option(
+        "at most so many, prompt and answer budget", valid=AT_LEAST_1, remote_only=True, metavar="N"
+    )
+    requests_per_minute: int | None = option(
+        "at most so many", valid=AT_LEAST_1, remote_only=True, metavar="N"
+    )
+    max_outage: float = option(
+        "end the run after so long without any answer (default: 6)",
+        6.0,
+        valid=(lambda value: value >= 0, "hours, at least 0"),
+        remote_only=True,
+        metavar="HOURS",
+    )
+    batch: bool = option("through the Batch API: slow and cheaper", False, remote_only=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessOptions:
+    """How the run is computed and where it is kept."""
+
+    TITLE: ClassVar[str] = "how it runs"
+    output_dir: Path = option("the run's folder is made in it", Path("outputs"))
+    num_workers: int | None = option(
+        "processes (default: one per visible GPU, else 1)", valid=AT_LEAST_1, metavar="N"
+    )
+    single_process: bool = option("one process, the model over all visible GPUs", False)
+    batch_size: int = option(
+        "vllm: rows that are in the engine at once (default: 16); hf and echo: rows handed to a "
+        "worker at a time, answered one by one (default: 1). Part of the run's identity",
+        1,
+        decides=True,
+        valid=AT_LEAST_1,
+        metavar="ROWS",
+    )
+    gpus_per_worker: int = option(
+        "GPUs that share one copy of the model: hf spreads its layers, vllm splits them (tensor "
+        "parallel)",
+        1,
+        valid=AT_LEAST_1,
+        metavar="N",
+    )
+    row_hours: float = option(
+        "replace a worker that finishes no row for so long",
+        6.0,
+        valid=(lambda value: 0 < value < 1e5, "a number of hours above 0"),
+        metavar="HOURS",
+    )
+    retry_failed: bool = option("try rows again that exceeded the model's window", False)
+    overwrite: bool = option("rename an earlier run of this name and start anew", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """What is looked at before a run, and what it may cost."""
+
+    TITLE: ClassVar[str] = "planning"
+    plan: str | None = option(
+        "tell what is left to do and what it costs, and end; nothing is answered, no model is "
+        "loaded. estimate (default): from 5 rows a file; exact: from all",
+        nargs="?",
+        const="estimate",
+        choices=("estimate", "exact"),
+    )
+    check: bool = option(
+        "look whether a run can work, ask one prompt of full length, and end; 2 where it cannot",
+        False,
+    )
+    max_cost: float | None = option(
+        "end the run before its answers cost more", valid=AMOUNT, metavar="USD"
+    )
+    max_hours: float | None = option(
+        "hand out no row after so many hours", valid=AMOUNT, metavar="HOURS"
+    )
+    price_in: float | None = option("price of a million prompt tokens", valid=AMOUNT, metavar="USD")
+    price_out: float | None = option(
+        "price of a million answer tokens", valid=AMOUNT, metavar="USD"
+    )
+    batch_discount: float = option(
+        "what a batch run takes off the price",
+        0.5,
+        valid=(lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+        metavar="FRACTION",
+    )
+    tokens_per_second: float | None = option(
+        "prompt and answer tokens a second of one worker",
+        valid=(lambda value: 0 < value < math.inf, "a number above 0"),
+        metavar="N",
+    )
+    calibrate: int | None = option(
+        "with --plan: load the model after all and time K rows of each level",
+        valid=AT_LEAST_1,
+        metavar="K",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions:
+    """Workers on other machines."""
+
+    TITLE: ClassVar[str] = "several machines (docs/cluster.md)"
+    scheduler: str | None = option(
+        "of a running Dask scheduler: tls://HOST:PORT", metavar="ADDRESS"
+    )
+    insecure_scheduler: bool = option("allow tcp://, which is not encrypted", False)
+    tls_ca_file: Path | None = option("who signs the cluster's certificates", metavar="PEM")
+    tls_cert: Path | None = option("this side's certificate", metavar="PEM")
+    tls_key: Path | None = option("its key, unless it is in --tls-cert", metavar="PEM")
+    wait_for_workers: float | None = option(
+        "go on without any (default: 30)",
+        valid=(lambda value: 0 <= value < 1e6, "a number of minutes"),
+        metavar="MINUTES",
+    )
+
+
+GROUPS: tuple[Any, ...] = (
+    ModelOptions,
+    SelectionOptions,
+    EndpointOptions,
+    ProcessOptions,
+    PlanOptions,
+    ClusterOptions,
+)
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """Where the scheduler is, and how to speak to it; checked when it is made (HarnessError)."""
+    """Where a Dask scheduler is and how to speak to it. Raises UsageError where that cannot be."""
 
+    ADDRESS: ClassVar = re.compile(
+        r"(?P<protocol>tls|tcp)://(\[[0-9A-Fa-f:.%]+\]|[^\s/:\[\]]+):[0-9]{1,5}"
+    )
     address: str
     insecure: bool = False
     ca_file: Path | None = None
@@ -36,524 +326,254 @@ class Scheduler:
 
     def __post_init__(self) -> None:
         """Refuse an address that is none, and an unencrypted one that was not asked for."""
-        match = ADDRESS.fullmatch(self.address)
+        match = self.ADDRESS.fullmatch(self.address)
         if match is None:
             raise UsageError(
-                f'--scheduler: found "{self.address}", expected tls://HOST:PORT (or tcp://HOST:PORT), as the scheduler '
-                "prints it when it starts"
+                f'--scheduler: found "{self.address}", expected tls://HOST:PORT (or '
+                "tcp://HOST:PORT), as the scheduler prints it when it starts"
             )
-        if match["protocol"] == "tcp" and not self.insecure:
+        if match["protocol"] == "tls":
+            return
+        if not self.insecure:
             raise UsageError(
-                f"--scheduler {self.address}: tcp:// is not encrypted, and whoever reaches that port can run code on "
-                "every machine of the cluster and on this one; use tls://, or add --insecure-scheduler where nobody "
-                "else can reach it"
+                f"--scheduler {self.address}: tcp:// is not encrypted, and whoever reaches that "
+                "port can run code on every machine of the cluster and on this one; use tls://, "
+                "or add --insecure-scheduler where nobody else can reach it"
             )
-        if match["protocol"] == "tcp" and (self.ca_file or self.cert or self.key):
+        if self.ca_file or self.cert or self.key:
             raise UsageError(
-                f"--scheduler {self.address}: found TLS certificates too; they need a tls:// address"
+                f"--scheduler {self.address}: found TLS certificates too; they need a tls:// "
+                "address"
             )
 
 
-# Which options decide the answers, and so may not change when a run is resumed, and which do not. A test holds every
-# option to be in one of the two.
-DECIDING = """
-    backend model_path model_name model_max_len dtype attn pure_greedy seed trust_remote_code backend_args
-    data_path prompts chat_template published batch_size base_url tokenizer request_args
-""".split()  # noqa: SIM905 - reads as a list of words
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(
+    ClusterOptions, PlanOptions, ProcessOptions, EndpointOptions, SelectionOptions, ModelOptions
+):
+    """All options of prediction.py, checked; see `parse`."""
 
-NOT_DECIDING = """
-    datasets lengths limit output_dir num_workers single_process retry_failed overwrite allow_pickle gpus_per_worker
-    row_hours concurrency tokens_per_minute requests_per_minute max_outage batch
-    scheduler insecure_scheduler tls_ca_file tls_cert tls_key wait_for_workers
-    plan price_in price_out batch_discount tokens_per_second calibrate max_cost max_hours check
-""".split()  # noqa: SIM905
+    def __post_init__(self) -> None:
+        """Refuse values, and pairs of them, that cannot work. Raises UsageError."""
+        backend_module(self.backend)
+        for each in fields(self):
+            valid, value = each.metadata["valid"], getattr(self, each.name)
+            if valid and value is not None and not valid[0](value):
+                raise UsageError(f"{flag(each.name)}: found {value}, expected {valid[1]}")
+        for holds, message in CONFLICTS:
+            if holds(self):
+                raise UsageError(message)
+        if self.chat_template not in CHAT_MODES:
+            raise unknown_name(self.chat_template, "--chat-template", list(CHAT_MODES))
 
-# Rows in a batch where --batch-size does not say: enough to keep a GPU busy while answers are written token by token; a
-# long prompt fills it by itself, and what does not fit the engine's memory waits in its queue.
-BATCH_SIZE = {"vllm": 16}
+    @classmethod
+    def parse(cls, argv: Sequence[str] | None = None) -> "RunOptions":
+        """Read a command line and settle what --published and missing names stand for.
+
+        Raises UsageError; ends the process where argparse refuses a word.
+        """
+        given = vars(option_parser().parse_args(argv))
+        for each in fields(cls):
+            if not each.metadata["remote_only"]:
+                continue
+            if given[each.name] is None:
+                given[each.name] = each.default
+            elif given["backend"] not in REMOTE:
+                found = f"found --backend {given['backend']}"
+                raise UsageError(f"{flag(each.name)} is for --backend openai; {found}")
+        published = given["published"]
+        if published and given["chat_template"] not in ("", "published"):
+            found = given["chat_template"]
+            raise UsageError(f"--published stands for --chat-template published; found {found}")
+        given["prompts"] = given["prompts"] or ("official" if published else "builtin")
+        given["chat_template"] = given["chat_template"] or ("published" if published else "auto")
+        if given["batch_size"] is None:
+            given["batch_size"] = BATCH_SIZE.get(given["backend"], 1)
+        given["model_name"] = given["model_name"] or Path(given["model_path"] or "").name
+        return cls(**given)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder. Raises UsageError for a name that is no plain folder name."""
+        return run_folder(self.output_dir, self.model_name)
+
+    def engine_options(self) -> EngineOptions:
+        """What the backend has to know of the options. Raises UsageError."""
+        remote = self.backend in REMOTE
+        asked = {each.name: getattr(self, each.name) for each in fields(EndpointOptions)}
+        api = ApiOptions(
+            **asked | {"request_args": self.request_args or {}},
+            system_message=config.SYSTEM_MESSAGE,
+            chat=self.chat_template in ("auto", "published"),
+            batch_folder=str(self.folder / "batches"),
+        )
+        same = "model_max_len dtype attn seed pure_greedy trust_remote_code allow_pickle batch_size"
+        options = EngineOptions(
+            model_path=self.model_path or (self.model_name if remote else None),
+            spread=self.single_process,
+            service=api if remote else None,
+            args=parse_engine_args(self.backend, self.backend_args),
+            **{name: getattr(self, name) for name in same.split()},
+        )
+        if (
+            self.max_cost is not None
+            and backend_module(self.backend).answer_tokens(options) is None
+        ):
+            raise UsageError(
+                "--max-cost: --request-args drops the answers' budget; expected another budget in "
+                "it"
+            )
+        return options
+
+    def cluster_scheduler(self) -> Scheduler | None:
+        """The scheduler that the options name. Raises UsageError where they do not fit together."""
+        asked = ("insecure_scheduler", "tls_ca_file", "tls_cert", "tls_key", "wait_for_workers")
+        found = [flag(name) for name in asked if getattr(self, name) not in (None, False)]
+        if self.scheduler is None:
+            if found:
+                raise UsageError(f"{', '.join(found)}: only with --scheduler ADDRESS; found none")
+            return None
+        minutes = 30.0 if self.wait_for_workers is None else self.wait_for_workers
+        files = self.tls_ca_file, self.tls_cert, self.tls_key
+        return Scheduler(self.scheduler, self.insecure_scheduler, *files, minutes)
+
+    def selected_files(self, templates: Mapping[str, str]) -> list[FileKey]:
+        """List the selected files, subset by subset. Raises UsageError for an unknown name."""
+        subsets = split_names(self.datasets or config.DATASET_SELECTED)
+        subsets = [config.DATASET_ALIAS.get(subset, subset) for subset in subsets]
+        levels = split_names(self.lengths or config.DATASET_LENGTH_LEVEL)
+        tables = {"the prompts": templates, "config.DATASET_MAXGEN": config.DATASET_MAXGEN}
+        for subset in subsets:
+            if subset not in config.DATASET_METRIC:
+                raise unknown_name(subset, "subset", list(config.DATASET_METRIC))
+            for name, table in tables.items():
+                if subset not in table:
+                    raise UsageError(
+                        f'subset "{subset}" is missing from {name}; expected an entry for each '
+                        "selected subset"
+                    )
+        for level in levels:
+            if not re.fullmatch(r"[1-9][0-9]*k", level):
+                raise UsageError(f'--lengths: found "{level}", expected a level such as 16k')
+        unique = dict.fromkeys
+        return [(subset, level) for subset in unique(subsets) for level in unique(levels)]
 
 
-# What only a backend that asks a service is told, and what it is told where nothing is said.
-SERVICE = {
-    "base_url": None,
-    "tokenizer": None,
-    "request_args": None,
-    "concurrency": 8,
-    "tokens_per_minute": None,
-    "requests_per_minute": None,
-    "max_outage": 6.0,
-    "batch": False,
-}
+# What does not go together, and the sentence that says so.
+CONFLICTS: list[tuple[Callable[[RunOptions], object], str]] = [
+    (
+        lambda o: not o.model_name,
+        "--model-name is missing; expected a name for the run (or --model-path to take it from)",
+    ),
+    (
+        lambda o: o.max_cost is not None and None in (o.price_in, o.price_out),
+        "--max-cost: found no price; expected --price-in and --price-out, USD of a million tokens",
+    ),
+    (
+        lambda o: o.max_hours is not None and o.batch,
+        "--max-hours: a batch takes up to a day at the service, whatever it says; found --batch "
+        "too",
+    ),
+    (
+        lambda o: o.check and o.batch,
+        "--check asks one prompt at once; found --batch too, expected one of the two",
+    ),
+    (
+        lambda o: o.calibrate and o.backend in REMOTE,
+        "--calibrate: a service would take money for it; found --backend openai, expected hf or "
+        "vllm",
+    ),
+    (
+        lambda o: o.calibrate and not o.plan,
+        "--calibrate: found no --plan; expected both, or neither to start the run",
+    ),
+    (lambda o: o.plan and o.check, "--plan and --check: found both, expected one of the two"),
+    (
+        lambda o: o.single_process and o.gpus_per_worker > 1,
+        "--single-process takes all visible GPUs; found --gpus-per-worker too, expected one of "
+        "the two",
+    ),
+    (
+        lambda o: o.scheduler and o.backend in REMOTE,
+        "--scheduler: --backend openai asks a service from this process; expected another",
+    ),
+    (
+        lambda o: o.scheduler and (o.check or o.calibrate),
+        "--scheduler: --check and --calibrate load the model here; run them on a node, without "
+        "--scheduler",
+    ),
+    (
+        lambda o: o.scheduler and (o.single_process or o.num_workers is not None),
+        "--scheduler: its workers are those that you started on the nodes; found --single-process "
+        "or --num-workers too, expected neither",
+    ),
+    (
+        lambda o: o.single_process and o.num_workers is not None,
+        "--single-process is one process; found --num-workers too, expected one of the two",
+    ),
+]
+
+
+# --- From fields to argparse --------------------------------------------------------------------
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Shows a default where there is one that says something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return (
-            action.help if action.default in (None, False, "") else super()._get_help_string(action)
-        )
+        silent = action.default in (None, False, "")
+        return action.help if silent else super()._get_help_string(action)
+
+
+def flag(name: str) -> str:
+    """Spell a field's name as its option."""
+    return f"--{name.replace('_', '-')}"
+
+
+def split_names(values: Sequence[str]) -> list[str]:
+    """Split the values of an option that takes several names, also separated by commas."""
+    return [name for value in values for name in value.split(",")]
 
 
 def option_parser() -> argparse.ArgumentParser:
-    """The command line; every default stands in its help."""
+    """Make the command line of prediction.py from the fields of GROUPS."""
     command = argparse.ArgumentParser(
-        description="Answer LV-Eval's questions with a model; run the same command again to resume.",
-        epilog="exit codes: 0 complete, 2 a wrong option, bad data or set-up, 3 rows are missing (run again), 4 the "
-        "folder holds a run with other settings, 5 a service refused for good, 6 the disk failed, 130 Ctrl-C",
+        description="Answer LV-Eval's questions with a model; run the same command again to "
+        "resume.",
+        epilog="exit codes: 0 complete, 2 a wrong option, bad data or set-up, 3 rows are missing "
+        "(run again), 4 the folder holds a run with other settings, 5 a service refused for good, "
+        "6 the disk failed, 130 Ctrl-C",
         formatter_class=_Help,
         allow_abbrev=False,  # what a prefix means would change with the next option
     )
-    model = command.add_argument_group("model")
-    model.add_argument("--backend", default="hf", help=f"the engine: {', '.join(BACKENDS)}")
-    model.add_argument(
-        "--model-path", help="model folder, .gguf file or Hub name (not needed for echo)"
-    )
-    model.add_argument(
-        "--model-name", help="names the run and its prompt format (default: last part of the path)"
-    )
-    model.add_argument(
-        "--model-max-len",
-        "--model-max-length",
-        type=int,
-        default=15500,
-        metavar="TOKENS",
-        help="longer prompts lose their middle; by convention 500 below the model's window",
-    )
-    model.add_argument(
-        "--dtype",
-        default="auto",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        help="of the weights; auto: bfloat16 on a GPU, float32 on a CPU",
-    )
-    model.add_argument(
-        "--attn",
-        default="auto",
-        metavar="NAME",
-        help="attention: sdpa, eager, flash_attention_2 …; auto: flash-attention where installed, else the default",
-    )
-    model.add_argument(
-        "--pure-greedy", action="store_true", help="ignore the model's shipped generation settings"
-    )
-    model.add_argument("--seed", type=int, default=42, help="of the random number generators")
-    model.add_argument(
-        "--trust-remote-code", action="store_true", help="run Python code that the model brings"
-    )
-    model.add_argument(
-        "--allow-pickle", action="store_true", help="read pickled weights, which can run code"
-    )
-    model.add_argument(
-        "--backend-args",
-        default="",
-        metavar="KEY=VALUE,…",
-        help="what only one backend knows; hf and vllm: window=N, the model's true window in tokens where its config "
-        "tells too few; vllm: what ARGS in backends/vllm_engine.py names; echo: delay=SECONDS an answer; openai: "
-        "served_model, timeout, timeout_per_1k, first_wait, longest_wait, poll, batch_mb",
-    )
-    what = command.add_argument_group("what is asked")
-    what.add_argument(
-        "--data-path", type=Path, help="folder with the data files (default: download from the Hub)"
-    )
-    what.add_argument(
-        "--datasets", nargs="+", metavar="SUBSET", help="instead of config.DATASET_SELECTED"
-    )
-    what.add_argument(
-        "--lengths",
-        nargs="+",
-        metavar="LEVEL",
-        help="instead of config.DATASET_LENGTH_LEVEL, like 16k",
-    )
-    what.add_argument("--limit", type=int, metavar="K", help="only the first K rows of each file")
-    what.add_argument(
-        "--prompts", help="builtin, official, or a file with DATASET_PROMPT (default: builtin)"
-    )
-    what.add_argument(
-        "--chat-template",
-        metavar="MODE",
-        help="auto (default): the model's .chat(), the table in utils.py, the tokenizer's template or bare text, "
-        "whichever comes first; published: the same without the tokenizer's template; tokenizer: only that; none: bare",
-    )
-    what.add_argument(
-        "--published",
-        action="store_true",
-        help="as the leaderboard: --prompts official --chat-template published",
-    )
-    service = command.add_argument_group(
-        "a service (--backend openai); its key stands in OPENAI_API_KEY"
-    )
-    service.add_argument(
-        "--base-url",
-        metavar="URL",
-        help="its address, as http://127.0.0.1:8000/v1 (default: OpenAI's)",
-    )
-    service.add_argument(
-        "--tokenizer",
-        metavar="KIND:NAME",
-        help="cuts and counts prompts: hf:PATH, tiktoken:NAME or server (default: tiktoken's for the model's name)",
-    )
-    service.add_argument(
-        "--request-args",
-        metavar="JSON",
-        help='fields of the request, as {"reasoning_effort": "low"}; null drops one',
-    )
-    service.add_argument(
-        "--concurrency", type=int, metavar="N", help="requests at once (default: 8)"
-    )
-    service.add_argument(
-        "--tokens-per-minute",
-        type=int,
-        metavar="N",
-        help="at most so many, prompt and answer budget",
-    )
-    service.add_argument("--requests-per-minute", type=int, metavar="N", help="at most so many")
-    service.add_argument(
-        "--max-outage",
-        type=float,
-        metavar="HOURS",
-        help="end the run after so long without any answer (default: 6)",
-    )
-    service.add_argument(
-        "--batch", action="store_true", default=None, help="through the Batch API: slow and cheaper"
-    )
-    how = command.add_argument_group("how it runs")
-    how.add_argument(
-        "--output-dir", type=Path, default=Path("outputs"), help="the run's folder is made in it"
-    )
-    how.add_argument(
-        "--num-workers",
-        type=int,
-        metavar="N",
-        help="processes (default: one per visible GPU, else 1)",
-    )
-    how.add_argument(
-        "--single-process", action="store_true", help="one process, the model over all visible GPUs"
-    )
-    how.add_argument(
-        "--batch-size",
-        type=int,
-        metavar="ROWS",
-        help="vllm: rows that are in the engine at once (default: 16); hf and echo: rows handed to a worker at a time, "
-        "answered one by one (default: 1). Part of the run's identity",
-    )
-    how.add_argument(
-        "--row-hours",
-        type=float,
-        default=6.0,
-        metavar="HOURS",
-        help="replace a worker that finishes no row for so long",
-    )
-    how.add_argument(
-        "--retry-failed",
-        action="store_true",
-        help="try rows again that exceeded the model's window",
-    )
-    how.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="move an earlier run of this name aside and start anew",
-    )
-    plan = command.add_argument_group("planning")
-    plan.add_argument(
-        "--plan",
-        nargs="?",
-        const="estimate",
-        choices=("estimate", "exact"),
-        help="tell what is left to do and what it costs, and end; nothing is answered, no model is loaded. estimate "
-        "(default): from 5 rows a file; exact: from all",
-    )
-    plan.add_argument(
-        "--check",
-        action="store_true",
-        help="look whether a run can work, ask one prompt of full length, and end; 2 where it cannot",
-    )
-    plan.add_argument(
-        "--max-cost", type=float, metavar="USD", help="end the run before its answers cost more"
-    )
-    plan.add_argument(
-        "--max-hours", type=float, metavar="HOURS", help="hand out no row after so many hours"
-    )
-    plan.add_argument(
-        "--price-in", type=float, metavar="USD", help="price of a million prompt tokens"
-    )
-    plan.add_argument(
-        "--price-out", type=float, metavar="USD", help="price of a million answer tokens"
-    )
-    plan.add_argument(
-        "--batch-discount",
-        type=float,
-        default=0.5,
-        metavar="FRACTION",
-        help="what a batch run takes off the price",
-    )
-    plan.add_argument(
-        "--tokens-per-second",
-        type=float,
-        metavar="N",
-        help="prompt and answer tokens a second of one worker",
-    )
-    plan.add_argument(
-        "--calibrate",
-        type=int,
-        metavar="K",
-        help="with --plan: load the model after all and time K rows of each level",
-    )
-    many = command.add_argument_group("many GPUs")
-    many.add_argument(
-        "--gpus-per-worker",
-        type=int,
-        default=1,
-        metavar="N",
-        help="GPUs that share one copy of the model: hf spreads its layers, vllm splits them (tensor parallel)",
-    )
-    _add_machines(command)
+    for group in GROUPS:
+        titled, hints = command.add_argument_group(group.TITLE), get_type_hints(group)
+        for each in fields(group):
+            words: dict[str, Any] = dict(each.metadata["argparse"])
+            # Whether an option was given tells the help, and refuses it for other backends.
+            unset = each.metadata["remote_only"] or each.name == "batch_size"
+            words["default"] = None if unset else each.default
+            kind = next(iter(get_args(hints[each.name])), hints[each.name])
+            if kind is bool:
+                words["action"] = "store_true"
+            elif kind in (int, float, Path):
+                words["type"] = kind
+            titled.add_argument(flag(each.name), *each.metadata["names"], **words)
     return command
 
 
-def _add_machines(command: argparse.ArgumentParser) -> None:
-    where = command.add_argument_group("several machines (see README)")
-    where.add_argument(
-        "--scheduler", metavar="ADDRESS", help="of a running Dask scheduler: tls://HOST:PORT"
-    )
-    where.add_argument(
-        "--insecure-scheduler", action="store_true", help="allow tcp://, which is not encrypted"
-    )
-    where.add_argument(
-        "--tls-ca-file", type=Path, metavar="PEM", help="who signs the cluster's certificates"
-    )
-    where.add_argument("--tls-cert", type=Path, metavar="PEM", help="this side's certificate")
-    where.add_argument(
-        "--tls-key", type=Path, metavar="PEM", help="its key, unless it stands in --tls-cert"
-    )
-    where.add_argument(
-        "--wait-for-workers", type=float, metavar="MINUTES", help="go on without any (default: 30)"
-    )
-
-
-def scheduler_options(args: argparse.Namespace) -> Scheduler | None:
-    """The scheduler that the options name, where they name one; raises HarnessError where they do not fit together."""
-    asked = ("insecure_scheduler", "tls_ca_file", "tls_cert", "tls_key", "wait_for_workers")
-    found = [
-        f"--{name.replace('_', '-')}" for name in asked if getattr(args, name) not in (None, False)
-    ]
-    if args.scheduler is None:
-        if found:
-            raise UsageError(f"{', '.join(found)}: only with --scheduler ADDRESS; found none")
-        return None
-    if args.backend in REMOTE:
-        raise UsageError(
-            f"--scheduler: --backend {args.backend} asks a service from this process; expected another"
-        )
-    if args.check or args.calibrate:
-        raise UsageError(
-            "--scheduler: --check and --calibrate load the model here; run them on a node, without --scheduler"
-        )
-    if args.single_process or args.num_workers is not None:
-        raise UsageError(
-            "--scheduler: its workers are those that you started on the nodes; found --single-process or --num-workers "
-            "too, expected neither"
-        )
-    minutes = 30.0 if args.wait_for_workers is None else args.wait_for_workers
-    if not 0 <= minutes < 1e6:
-        raise UsageError(f"--wait-for-workers: found {minutes}, expected a number of minutes")
-    return Scheduler(
-        args.scheduler,
-        args.insecure_scheduler,
-        args.tls_ca_file,
-        args.tls_cert,
-        args.tls_key,
-        minutes,
-    )
-
-
-def check_options(args: argparse.Namespace) -> None:
-    """Refuse option values that cannot work, and settle what `--published` and defaults stand for."""
-    least_values = {"model_max_len": 2} | dict.fromkeys(
-        (
-            "limit",
-            "num_workers",
-            "batch_size",
-            "gpus_per_worker",
-            "calibrate",
-            "concurrency",
-            "tokens_per_minute",
-            "requests_per_minute",
-        ),
-        1,
-    )
-    for option, least in least_values.items():
-        value = getattr(args, option)
-        if value is not None and value < least:
-            raise UsageError(
-                f"--{option.replace('_', '-')}: found {value}, expected at least {least}"
-            )
-    amounts = dict.fromkeys(("price_in", "price_out", "max_cost", "max_hours"), math.inf) | {
-        "batch_discount": 1.0
-    }
-    for option, most in amounts.items():
-        value = getattr(args, option)
-        if value is not None and not (0 <= value <= most and math.isfinite(value)):
-            above = "" if most == math.inf else f" to {most:g}"
-            raise UsageError(
-                f"--{option.replace('_', '-')}: found {value}, expected a number from 0{above}"
-            )
-    if args.tokens_per_second is not None and not 0 < args.tokens_per_second < math.inf:
-        raise UsageError(
-            f"--tokens-per-second: found {args.tokens_per_second}, expected a number above 0"
-        )
-    if args.max_cost is not None and None in (args.price_in, args.price_out):
-        raise UsageError(
-            "--max-cost: found no price; expected --price-in and --price-out, USD of a million tokens"
-        )
-    if args.max_hours is not None and args.batch:
-        raise UsageError(
-            "--max-hours: a batch takes up to a day at the service, whatever it says; found --batch too"
-        )
-    if args.check and args.batch:
-        raise UsageError(
-            "--check asks one prompt at once; found --batch too, expected one of the two"
-        )
-    if args.calibrate and args.backend in REMOTE:
-        raise UsageError(
-            "--calibrate: a service would take money for it; found --backend openai, expected hf or vllm"
-        )
-    if args.calibrate and not args.plan:
-        raise UsageError("--calibrate: found no --plan; expected both, or neither to start the run")
-    if args.published:
-        args.prompts = args.prompts or "official"
-        if args.chat_template not in (None, "published"):
-            raise UsageError(
-                f"--published stands for --chat-template published; found {args.chat_template}"
-            )
-        args.chat_template = "published"
-    args.prompts = args.prompts or "builtin"
-    args.chat_template = args.chat_template or "auto"
-    if args.chat_template not in utils.CHAT_MODES:
-        raise unknown_name(args.chat_template, "--chat-template", list(utils.CHAT_MODES))
-    if not 0 <= args.seed < 2**32:
-        raise UsageError(f"--seed: found {args.seed}, expected 0 to {2**32 - 1}")
-    if args.single_process and args.num_workers is not None:
-        raise UsageError(
-            "--single-process is one process; found --num-workers too, expected one of the two"
-        )
-    for option, default in SERVICE.items():
-        if getattr(args, option) is None:
-            setattr(args, option, default)
-        elif args.backend not in REMOTE:
-            raise UsageError(
-                f"--{option.replace('_', '-')} is for --backend openai; found --backend {args.backend}"
-            )
-    if not 0 < args.row_hours < 1e5:
-        raise UsageError(f"--row-hours: found {args.row_hours}, expected a number of hours above 0")
-    if not args.max_outage >= 0:
-        raise UsageError(f"--max-outage: found {args.max_outage}, expected hours, at least 0")
-    args.request_args = request_args(args.request_args)
-    if args.plan and args.check:
-        raise UsageError("--plan and --check: found both, expected one of the two")
-    if args.single_process and args.gpus_per_worker > 1:
-        raise UsageError(
-            "--single-process takes all visible GPUs; found --gpus-per-worker too, expected one of the two"
-        )
-    args.batch_size = args.batch_size or BATCH_SIZE.get(args.backend, 1)
-    if args.model_name is None:
-        if not args.model_path:
-            raise UsageError(
-                "--model-name is missing; expected a name for the run (or --model-path to take it from)"
-            )
-        args.model_name = Path(args.model_path).name
-
-
-def request_args(text: str | None) -> dict[str, Json]:
-    """The JSON object of --request-args."""
-    try:
-        found = json.loads(text or "{}", parse_constant=float)
-        json.dumps(found, allow_nan=False)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise UsageError(
-            f'--request-args: found {text}, expected a JSON object such as {{"reasoning_effort": "low"}}'
-        )
-    return found
-
-
-def backend_options(args: argparse.Namespace) -> EngineOptions:
-    """What the backend is told of the command line."""
-    hosted = args.backend in REMOTE
-    service = ApiOptions(
-        **{option: getattr(args, option) for option in SERVICE},
-        system_message=config.SYSTEM_MESSAGE,
-        chat=args.chat_template in ("auto", "published"),
-        batch_folder=str(run_folder(args.output_dir, args.model_name) / "batches"),
-    )
-    options = EngineOptions(
-        model_path=args.model_path or (args.model_name if hosted else None),
-        model_max_len=args.model_max_len,
-        dtype=args.dtype,
-        attn=args.attn,
-        seed=args.seed,
-        pure_greedy=args.pure_greedy,
-        trust_remote_code=args.trust_remote_code,
-        allow_pickle=args.allow_pickle,
-        spread=args.single_process,
-        service=service if hosted else None,
-        batch_size=args.batch_size,
-        args=parse_engine_args(args.backend, args.backend_args),
-    )
-    if args.max_cost is not None and backend_module(args.backend).answer_tokens(options) is None:
-        raise UsageError(
-            "--max-cost: --request-args drops the answers' budget; expected another budget in it"
-        )
-    return options
-
-
-def selected_names(args: argparse.Namespace, templates: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(subset, level) of each selected file, subset by subset; a typo is an error before anything is loaded."""
-    subsets = args.datasets or config.DATASET_SELECTED
-    levels = args.lengths or config.DATASET_LENGTH_LEVEL
-    subsets = [
-        config.DATASET_ALIAS.get(subset, subset) for part in subsets for subset in part.split(",")
-    ]
-    levels = [level for part in levels for level in part.split(",")]
-    for subset in subsets:
-        if subset not in config.DATASET_METRIC:
-            raise unknown_name(subset, "subset", list(config.DATASET_METRIC))
-        for table, name in (
-            (templates, "the prompts"),
-            (config.DATASET_MAXGEN, "config.DATASET_MAXGEN"),
-        ):
-            if subset not in table:
-                raise UsageError(
-                    f'subset "{subset}" is missing from {name}; expected an entry for each selected subset'
-                )
-    for level in levels:
-        if not re.fullmatch(r"[1-9][0-9]*k", level):
-            raise UsageError(f'--lengths: found "{level}", expected a level such as 16k')
-    return [(subset, level) for subset in dict.fromkeys(subsets) for level in dict.fromkeys(levels)]
-
-
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """The options of a script that reads a run: the folder, which is named in one of two ways, and runs to compare."""
-    parser.add_argument(
-        "--input-dir", type=Path, help="the run's folder: the last line that prediction.py printed"
-    )
-    parser.add_argument(
-        "--output-dir", type=Path, default=Path("outputs"), help="as for prediction.py (outputs)"
-    )
-    parser.add_argument(
-        "--model-name", help="as for prediction.py; names the folder together with --output-dir"
-    )
-    parser.add_argument(
-        "--compare",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="RUN",
-        help="other runs, compared question by question",
-    )
+def add_run_folder_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name a run to be read, in one of two ways, and runs to compare."""
+    add = parser.add_argument
+    add("--input-dir", type=Path, help="the run's folder: the last line of prediction.py's output")
+    add("--output-dir", type=Path, default=Path("outputs"), help="as for prediction.py (outputs)")
+    add("--model-name", help="as for prediction.py; names the folder together with --output-dir")
+    compared = "other runs, compared question by question"
+    add("--compare", type=Path, nargs="+", default=[], metavar="RUN", help=compared)
 
 
 def named_run_folder(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Path:
-    """The folder that the options of `add_run_options` name; ends the process where they do not name just one."""
+    """The folder that `add_run_folder_options` names; ends the process where they name none."""
     if (arguments.input_dir is None) == (arguments.model_name is None):
         parser.error("expected either --input-dir, or --model-name with --output-dir")
-    return arguments.input_dir or store.run_folder(arguments.output_dir, arguments.model_name)
+    return arguments.input_dir or run_folder(arguments.output_dir, arguments.model_name)

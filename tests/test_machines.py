@@ -31,7 +31,7 @@ from lveval.backends import hf
 from lveval.backends.base import EngineOptions
 from lveval.common.errors import LVEvalError
 from lveval.execution import remote_cluster
-from lveval.options import Scheduler, option_parser, scheduler_options
+from lveval.options import RunOptions, Scheduler
 
 NAME = "hotpotwikiqa_mixup_1k.jsonl"
 ROWS = 60
@@ -306,14 +306,13 @@ def authority(folder: Path) -> tuple[str, ...]:
 def test_what_does_not_fit_together_is_one_sentence(
     options: tuple[str, ...], complaint: str
 ) -> None:
-    args = option_parser().parse_args(["--model-name", "dry", *options])
     with pytest.raises(LVEvalError) as found:
-        scheduler_options(args)
+        RunOptions.parse(["--model-name", "dry", *options]).cluster_scheduler()
     assert complaint in found.value.message and found.value.code == 2
 
 
 def test_without_a_scheduler_nothing_changes() -> None:
-    assert scheduler_options(option_parser().parse_args(["--model-name", "dry"])) is None
+    assert RunOptions.parse(["--model-name", "dry"]).cluster_scheduler() is None
 
 
 @pytest.mark.parametrize("certificates", ["missing", "unreadable"])
@@ -584,7 +583,7 @@ def test_the_recipes_use_options_that_exist(tmp_path: Path) -> None:
                 assert main.make_context(start, options).params["tls_key"], words
                 seen[start] += 1
         if words[:2] == ["python", "prediction.py"] and "openai" not in words:
-            scheduler = scheduler_options(option_parser().parse_args(words[2:]))
+            scheduler = RunOptions.parse(words[2:]).cluster_scheduler()
             assert scheduler is not None and scheduler.key is not None
             seen["run"] += 1
     assert seen == {"scheduler": 3, "worker": 3, "run": 2}

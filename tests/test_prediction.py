@@ -3,21 +3,15 @@
 import json
 import shutil
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from conftest import lines, row, script, write_data
 
 from lveval import config, prediction
-from lveval.data import prompt_sets, selection
-from lveval.options import (
-    DECIDING,
-    NOT_DECIDING,
-    backend_options,
-    check_options,
-    option_parser,
-    selected_names,
-)
+from lveval.data import selection
+from lveval.options import RunOptions, option_parser
 
 ECHO = ("--backend", "echo", "--model-name", "dry", "--single-process")
 SELECTION = ("--datasets", "hotpotwikiqa_mixup", "cmrc_mixup", "--lengths", "1k", "2k")
@@ -38,10 +32,20 @@ def derived(folder: Path) -> dict[str, bytes]:
 # --- Options ----------------------------------------------------------------------------------------------------------
 
 
-def test_every_option_is_deciding_or_not() -> None:
+DECIDING = {each.name for each in fields(RunOptions) if each.metadata["decides"]}
+# Each was judged: no value of it can change an answer.
+NOT_DECIDING = """
+    datasets lengths limit output_dir num_workers single_process retry_failed overwrite allow_pickle
+    gpus_per_worker row_hours concurrency tokens_per_minute requests_per_minute max_outage batch
+    scheduler insecure_scheduler tls_ca_file tls_cert tls_key wait_for_workers plan price_in
+    price_out batch_discount tokens_per_second calibrate max_cost max_hours check
+""".split()
+
+
+def test_every_option_is_deciding_or_was_judged_not_to_be() -> None:
     known = {action.dest for action in option_parser()._actions} - {"help"}
-    assert known == set(DECIDING) | set(NOT_DECIDING)
-    assert not set(DECIDING) & set(NOT_DECIDING)
+    assert known == DECIDING | set(NOT_DECIDING) == {each.name for each in fields(RunOptions)}
+    assert not DECIDING & set(NOT_DECIDING)
 
 
 def test_every_deciding_option_reaches_the_identity(
@@ -84,7 +88,7 @@ def test_every_deciding_option_reaches_the_identity(
         "request_args": ["--request-args", '{"top_p": 1}'],
     }
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    assert {*changes, *of_a_service, "published"} == set(DECIDING)
+    assert {*changes, *of_a_service, "published"} == DECIDING
 
     def identity(*options: str) -> dict[str, object]:
         command = ["--model-path", str(tiny_model), "--model-name", "dry", "--model-max-len", "300"]
@@ -97,13 +101,11 @@ def test_every_deciding_option_reaches_the_identity(
             "1k",
             *options,
         ]
-        args = option_parser().parse_args(command)
-        check_options(args)
-        prompts = prompt_sets.load_prompts(args.prompts)
-        files = selection.load_selection(
-            selected_names(args, prompts.templates), args.data_path, None
-        )
-        return dict(prediction.build_spec(args, backend_options(args), prompts, files))
+        given = RunOptions.parse(command)
+        prompts = prediction.load_prompt_set(given)
+        keys = given.selected_files(prompts.templates)
+        files = selection.load_selection(keys, given.data_path, None)
+        return dict(prediction.build_spec(prediction.Run.of(given, keys), prompts, files, {}))
 
     plain = identity()
     assert identity("--allow-pickle", "--single-process", "--limit", "2") == plain
@@ -113,8 +115,7 @@ def test_every_deciding_option_reaches_the_identity(
     assert identity(*asked, "--concurrency", "2", "--max-outage", "1", "--batch") == plain
     for option, words in of_a_service.items():
         assert identity(*asked, *words) != plain, option
-    published = option_parser().parse_args(["--model-name", "dry", "--published"])
-    check_options(published)
+    published = RunOptions.parse(["--model-name", "dry", "--published"])
     assert (published.prompts, published.chat_template) == ("official", "published")
 
 
@@ -214,18 +215,17 @@ def test_a_row_without_answers_names_file_line_and_field(tmp_path: Path) -> None
 
 
 def test_the_published_alias_of_a_subset_is_known() -> None:
-    args = option_parser().parse_args(
-        ["--datasets", "loogle_MR_mixup", "--lengths", "16k,32k", "16k"]
-    )
-    assert selected_names(args, config.DATASET_PROMPT) == [
+    words = ["--datasets", "loogle_MR_mixup", "--lengths", "16k,32k", "16k"]
+    given = RunOptions.parse(["--model-name", "dry", *words])
+    assert given.selected_files(config.DATASET_PROMPT) == [
         ("loogle_MIR_mixup", "16k"),
         ("loogle_MIR_mixup", "32k"),
     ]
 
 
 def test_the_selection_of_config_is_the_default() -> None:
-    args = option_parser().parse_args([])
-    assert len(selected_names(args, config.DATASET_PROMPT)) == 55
+    given = RunOptions.parse(["--model-name", "dry"])
+    assert len(given.selected_files(config.DATASET_PROMPT)) == 55
 
 
 # --- Resuming ---------------------------------------------------------------------------------------------------------

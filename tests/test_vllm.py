@@ -25,7 +25,7 @@ from lveval.common.errors import LVEvalError
 from lveval.execution import dispatch, worker
 from lveval.execution.pool import gpu_groups, worker_pool
 from lveval.execution.tasks import Task
-from lveval.options import backend_options, check_options, option_parser
+from lveval.options import RunOptions
 
 INSTALLED = importlib.util.find_spec("vllm") is not None
 needs_vllm = pytest.mark.skipif(
@@ -145,12 +145,9 @@ def test_options_become_the_engines_arguments(tiny_model: Path) -> None:
 def test_rows_in_a_batch_have_a_default_for_each_engine() -> None:
     sizes = {}
     for name in BACKENDS:
-        args = option_parser().parse_args(
-            ["--backend", name, "--model-name", "dry", "--model-path", "m"]
-        )
-        check_options(args)
-        given = backend_options(args)
-        sizes[name] = (args.batch_size, backend_module(name).max_concurrent_rows(given))
+        given = RunOptions.parse(["--backend", name, "--model-name", "dry", "--model-path", "m"])
+        rows = backend_module(name).max_concurrent_rows(given.engine_options())
+        sizes[name] = (given.batch_size, rows)
     assert sizes == {"hf": (1, 1), "vllm": (16, 16), "openai": (1, 1), "echo": (1, 1)}
 
 

@@ -17,6 +17,11 @@ class SelectedFile:
     rows: int
 
     @property
+    def key(self) -> tuple[str, str]:
+        """(subset, level)."""
+        return self.file.subset, self.file.level
+
+    @property
     def name(self) -> str:
         """`<subset>_<level>`."""
         return f"{self.file.subset}_{self.file.level}"

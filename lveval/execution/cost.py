@@ -5,7 +5,6 @@ python prediction.py --backend openai --model-name NAME --price-in 2.5 --price-o
 A row is handed out only if what is spent, what is out and the row itself stay within --max-cost.
 """
 
-import argparse
 import threading
 import time
 from collections.abc import Mapping, Set
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 
 from lveval.backends.base import RowKey
 from lveval.execution.tasks import Task
+from lveval.options import RunOptions
 from lveval.runs.record import Prediction
 
 MARGIN = 1.2  # what is kept for a row, to what it should cost
@@ -45,9 +45,7 @@ class CostTracker:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def of(
-        cls, args: argparse.Namespace, budgets: Mapping[str, int], answer_tokens: int
-    ) -> "CostTracker":
+    def of(cls, args: RunOptions, budgets: Mapping[str, int], answer_tokens: int) -> "CostTracker":
         """What the options allow; `answer_tokens`: what the engine allows an answer, 0 for `budgets`."""
         share = 1 - args.batch_discount if args.batch else 1.0
         prices = ((args.price_in or 0.0) * share, (args.price_out or 0.0) * share)

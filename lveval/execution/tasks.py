@@ -39,6 +39,11 @@ class Task:
     level: str
     indices: tuple[int, ...]
 
+    @property
+    def file_name(self) -> str:
+        """`<subset>_<level>`."""
+        return f"{self.subset}_{self.level}"
+
 
 @dataclass(frozen=True)
 class Attempt:

@@ -3,7 +3,6 @@
 python prediction.py --plan --model-path MODEL --model-name NAME --model-max-len 31500 --price-in 2.5 --price-out 10
 """
 
-import argparse
 import functools
 import math
 import operator
@@ -24,6 +23,7 @@ from lveval.data import dataset
 from lveval.execution import dispatch
 from lveval.execution.pool import worker_pool
 from lveval.execution.tasks import Job, Task
+from lveval.options import RunOptions
 from lveval.planning.estimate import T_QUANTILE, Estimate, FileEstimate, estimate_file
 from lveval.planning.token_counts import (
     SAMPLE_ROWS,
@@ -114,7 +114,7 @@ def _rows(figure: Estimate, rows: int) -> str:
 
 
 def print_plan(
-    args: argparse.Namespace,
+    args: RunOptions,
     job: Job,
     files: Sequence["SelectedFile"],
     decides: Mapping[str, Json],
@@ -220,7 +220,7 @@ def _count(
 
 
 def _notes(
-    args: argparse.Namespace, total: FileEstimate, native_chat: bool, *, unbounded: bool
+    args: RunOptions, total: FileEstimate, native_chat: bool, *, unbounded: bool
 ) -> Iterator[str]:
     """How the figures were found, and the money."""
     if total.counted == total.rows:

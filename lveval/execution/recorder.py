@@ -1,0 +1,100 @@
+"""What becomes of results: appended, paid for, shown, and a run that cannot succeed is ended.
+
+failures = Recorder(store, files, cost).record(results)
+"""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from lveval.common.errors import IncompleteRun
+from lveval.common.text import printable
+from lveval.data.selection import SelectedFile
+from lveval.execution.cost import CostTracker
+from lveval.execution.tasks import Attempt, Task, TaskResult
+from lveval.runs.store import RunStore
+
+# Where so many rows fail before any is answered, the rest would fail too: the model or its settings
+# are at fault.
+MAX_FAILURES_BEFORE_FIRST_ANSWER = 20
+
+
+class Recorder:
+    """Takes the results of one start of a run, in the coordinating process."""
+
+    def __init__(self, store: RunStore, files: Sequence[SelectedFile], cost: CostTracker) -> None:
+        from tqdm import tqdm
+
+        self._store = store
+        self._files = files
+        self._cost = cost
+        self._missing = {file.name: len(file.missing(store.done(*file.key))) for file in files}
+        self._failures: Counter[str] = Counter()  # cause -> rows
+        self._repeated = self._tokens = 0
+        self._began = time.monotonic()
+        total = sum(file.rows for file in files)
+        done = total - sum(self._missing.values())
+        words = {"unit": "row", "desc": "answering", "smoothing": 0.1}
+        self._bar = tqdm(total=total, initial=done, **words)
+        for file in files:
+            if not self._missing[file.name]:
+                store.derive(*file.key)
+
+    def record(self, results: Iterable[TaskResult]) -> Counter[str]:
+        """Record every result; return the failed rows by cause. Raises IncompleteRun."""
+        with self._bar:
+            for result in results:
+                self._record_answers(result)
+                for attempt in result.attempts:
+                    self._record_failure(result.task, attempt)
+                self._show_progress()
+                self._end_hopeless_run()
+        return self._failures
+
+    def _record_answers(self, result: TaskResult) -> None:
+        if result.effective:
+            self._store.record_effective(dict(result.effective))
+        self._tokens += result.generated_tokens
+        task, name = result.task, result.task.file_name
+        for record in result.records:
+            if self._store.append(record):
+                self._cost.add(record)
+                self._bar.update()
+                self._tokens += record["prompt_tokens"]
+                self._missing[name] -= 1
+        if result.records and not self._missing[name]:
+            self._store.derive(task.subset, task.level)
+            rows = len(self._store.done(task.subset, task.level))
+            self._bar.write(f"finished {name}: {rows} rows", file=sys.stderr)
+
+    def _record_failure(self, task: Task, attempt: Attempt) -> None:
+        where = task.subset, task.level, attempt.index
+        self._store.attempt(*where, attempt.cause, attempt.message)
+        if attempt.cause == "transient":  # it is being repeated
+            self._repeated += 1
+            return
+        self._failures[attempt.cause] += 1
+        self._cost.drop(*where)
+        row = f"{task.file_name} row {attempt.index}"
+        message = printable(f"no answer: {row}: {attempt.cause}: {attempt.message}")
+        self._bar.write(message, file=sys.stderr)
+
+    def _show_progress(self) -> None:
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        money = f", {self._cost.cost:,.2f} USD" if self._cost.cost else ""
+        repeated = f", {self._repeated} tries repeated" if self._repeated else ""
+        speed = f"{self._tokens / seconds:,.0f} tokens/s"
+        self._bar.set_postfix_str(speed + money + repeated, refresh=False)
+
+    def _end_hopeless_run(self) -> None:
+        failed = self._failures.total()
+        if failed < MAX_FAILURES_BEFORE_FIRST_ANSWER or any(
+            self._store.done(*file.key) for file in self._files
+        ):
+            return
+        cause, number = self._failures.most_common(1)[0]
+        raise IncompleteRun(
+            f"the first {failed} rows all failed ({cause}: {number}) and none was ever answered; "
+            "the causes are in attempts.jsonl; mend it and run the same command again"
+        )
