@@ -1,17 +1,19 @@
-"""WHAT is evaluated: subsets, levels, prompts, answer budgets, metrics. Edit the two selections and run.
+"""WHAT is evaluated: subsets, levels, prompts, answer budgets, metrics. Edit the two selections and
+run.
 
-    python prediction.py --model-path MODEL --model-name NAME        reads DATASET_SELECTED and DATASET_LENGTH_LEVEL
+    python prediction.py --model-path MODEL --model-name NAME    asks DATASET_SELECTED
 
-Data only. Facts of the subsets: Yuan et al., "LV-Eval", arXiv 2402.05136, table 2, and the data card of
-Infinigence/LVEval. The templates below are this project's own; scores compare with the published leaderboard only
-under the benchmark's official templates (`--published`).
+Data only. Facts of the subsets: Yuan et al., "LV-Eval", arXiv 2402.05136, table 2, and the data
+card of Infinigence/LVEval. The templates below are this project's own; scores compare with the
+published leaderboard only under the benchmark's official templates (`--published`).
 """
 
 from collections.abc import Callable
 
 from lveval import metrics
 
-# What a run evaluates; --datasets and --lengths each replace their own list. Comment out a line to leave it out.
+# What a run evaluates; --datasets and --lengths each replace their own list. Comment out a line to
+# leave it out.
 DATASET_SELECTED: list[str] = [
     "hotpotwikiqa_mixup",
     "loogle_SD_mixup",
@@ -26,17 +28,15 @@ DATASET_SELECTED: list[str] = [
     "dureader_mixup",
 ]
 
-
-# Words (English) or characters (Chinese) of context. Any "<N>k" of which the data has files can be named.
+# Words (English) or characters (Chinese) of context. Any "<N>k" of which the data has files can be
+# named.
 DATASET_LENGTH_LEVEL: list[str] = ["16k", "32k", "64k", "128k", "256k"]
-
 
 # A different spelling in the published tables -> the subset's name in its files.
 DATASET_ALIAS: dict[str, str] = {
     "loogle_MR_mixup": "loogle_MIR_mixup",
     "loogle-MR-mixup": "loogle_MIR_mixup",
 }
-
 
 DATASET_LANGUAGE: dict[str, str] = {
     "hotpotwikiqa_mixup": "en",
@@ -51,7 +51,6 @@ DATASET_LANGUAGE: dict[str, str] = {
     "lic_mixup": "zh",
     "dureader_mixup": "zh",
 }
-
 
 # Rows of each published file; the same at every level.
 DATASET_ROWS: dict[str, int] = {
@@ -68,7 +67,6 @@ DATASET_ROWS: dict[str, int] = {
     "dureader_mixup": 176,
 }
 
-
 # The answer's budget in new tokens.
 DATASET_MAXGEN: dict[str, int] = {
     "hotpotwikiqa_mixup": 64,
@@ -84,52 +82,55 @@ DATASET_MAXGEN: dict[str, int] = {
     "dureader_mixup": 64,
 }
 
-
-# Sent before the prompt to a service (--backend openai), such as "You are a helpful assistant."; None: nothing is.
+# Sent before the prompt to a service (--backend openai), such as "You are a helpful assistant.";
+# None: nothing is.
 SYSTEM_MESSAGE: str | None = None
-
 
 # {context} and {input} are filled in once; any other brace is plain text.
 DATASET_PROMPT: dict[str, str] = {
     "hotpotwikiqa_mixup": (
-        "Read the article below and answer the question at its end. Use only what the article says. The evidence is "
-        "spread over a few of its passages. Reply with the answer alone and explain nothing.\n\n"
+        "Read the article below and answer the question at its end. Use only what the article "
+        "says. The evidence is spread over a few of its passages. Reply with the answer alone and "
+        "explain nothing.\n\n"
         "Article:\n{context}\n\n"
-        "Now answer the question from the article alone. The evidence is spread over a few passages; give the answer "
-        "alone, without explanation.\n\n"
+        "Now answer the question from the article alone. The evidence is spread over a few "
+        "passages; give the answer alone, without explanation.\n\n"
         "Question: {input}\nAnswer:"
     ),
     "loogle_SD_mixup": (
-        "Below is a long article followed by a question. Everything needed for the answer stands in one passage of "
-        "the article. Rely on the article only, and write the answer without any explanation.\n\n"
+        "Below is a long article followed by a question. Everything needed for the answer stands "
+        "in one passage of the article. Rely on the article only, and write the answer without "
+        "any explanation.\n\n"
         "Article:\n{context}\n\n"
-        "The question follows. Its evidence lies in one passage of the article; rely on the article only and write "
-        "just the answer.\n\n"
+        "The question follows. Its evidence lies in one passage of the article; rely on the "
+        "article only and write just the answer.\n\n"
         "Question: {input}\nAnswer:"
     ),
     "loogle_CR_mixup": (
-        "Below is a long article followed by a question that takes some reasoning. The evidence stands in one passage "
-        "of the article. Reason from the article only, and write the final answer without any explanation.\n\n"
+        "Below is a long article followed by a question that takes some reasoning. The evidence "
+        "stands in one passage of the article. Reason from the article only, and write the final "
+        "answer without any explanation.\n\n"
         "Article:\n{context}\n\n"
-        "The question follows. Its evidence lies in one passage of the article; reason from the article only and "
-        "write just the final answer.\n\n"
+        "The question follows. Its evidence lies in one passage of the article; reason from the "
+        "article only and write just the final answer.\n\n"
         "Question: {input}\nAnswer:"
     ),
     "loogle_MIR_mixup": (
-        "Below is a long article followed by a question that asks for details to be found and put together. The "
-        "evidence stands in one passage of the article. Use the article only, and write the answer without any "
-        "explanation.\n\n"
+        "Below is a long article followed by a question that asks for details to be found and put "
+        "together. The evidence stands in one passage of the article. Use the article only, and "
+        "write the answer without any explanation.\n\n"
         "Article:\n{context}\n\n"
-        "The question follows. Its evidence lies in one passage of the article; use the article only and write just "
-        "the answer.\n\n"
+        "The question follows. Its evidence lies in one passage of the article; use the article "
+        "only and write just the answer.\n\n"
         "Question: {input}\nAnswer:"
     ),
     "multifieldqa_en_mixup": (
-        "Answer a question about the article that comes next. One passage of the article holds the evidence; other "
-        "passages may resemble it. Take the answer from the article only and state it briefly, with no explanation.\n\n"
+        "Answer a question about the article that comes next. One passage of the article holds "
+        "the evidence; other passages may resemble it. Take the answer from the article only and "
+        "state it briefly, with no explanation.\n\n"
         "Article:\n{context}\n\n"
-        "Answer the following question from the article only. One passage holds the evidence; state the answer "
-        "briefly, with no explanation.\n\n"
+        "Answer the following question from the article only. One passage holds the evidence; "
+        "state the answer briefly, with no explanation.\n\n"
         "Question: {input}\nAnswer:"
     ),
     "multifieldqa_zh_mixup": (
@@ -139,10 +140,11 @@ DATASET_PROMPT: dict[str, str] = {
         "问题：{input}\n回答："
     ),
     "factrecall_en": (
-        "Read the article below, then answer the question. Take the answer from the article only and give it alone, "
-        "with no explanation.\n\n"
+        "Read the article below, then answer the question. Take the answer from the article only "
+        "and give it alone, with no explanation.\n\n"
         "Article:\n{context}\n\n"
-        "Answer the question from the article only; give the answer alone, with no explanation.\n\n"
+        "Answer the question from the article only; give the answer alone, with no "
+        "explanation.\n\n"
         "Question: {input}\nAnswer:"
     ),
     "factrecall_zh": (
@@ -171,7 +173,6 @@ DATASET_PROMPT: dict[str, str] = {
     ),
 }
 
-
 # The published scorer's metrics: they make results.json and results.csv.
 DATASET_METRIC: dict[str, Callable[..., float]] = {
     "hotpotwikiqa_mixup": metrics.qa_f1_score_with_gold_ans,
@@ -186,7 +187,6 @@ DATASET_METRIC: dict[str, Callable[..., float]] = {
     "lic_mixup": metrics.qa_f1_zh_score_with_gold_ans,
     "dureader_mixup": metrics.rouge_zh_score_blacklist,
 }
-
 
 # The two-stage metric as the paper describes it: results_described.json and results_described.csv.
 DATASET_METRIC_DESCRIBED: dict[str, Callable[..., float]] = {

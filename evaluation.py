@@ -1,12 +1,14 @@
-"""Answers to scores: reads the folder of a run, prints the tables, writes results.json and results.csv.
+"""Answers to scores: reads the folder of a run, prints the tables, writes results.json and
+results.csv.
 
     python evaluation.py --input-dir outputs/chatglm3
     python evaluation.py --input-dir outputs/chatglm3 --compare outputs/yi-200k
 
-Both protocols are always computed: `released`, the published scorer's, is the headline (results.json, results.csv);
-`described`, the paper's two stages, goes to results_described.json and results_described.csv. results_meta.json says
-what the numbers stand on, how sure they are and where points went. A run with rows missing is not scored (exit 3)
-unless --allow-partial is given, and then into results.partial.*. A comparison goes to comparison.json, too.
+Both protocols are always computed: `released`, the published scorer's, is the headline
+(results.json, results.csv); `described`, the paper's two stages, goes to results_described.json and
+results_described.csv. results_meta.json says what the numbers stand on, how sure they are and where
+points went. A run with rows missing is not scored (exit 3) unless --allow-partial is given, and
+then into results.partial.*. A comparison goes to comparison.json, too.
 """
 
 import argparse
@@ -51,10 +53,13 @@ if TYPE_CHECKING:
 
 
 def evaluate(folder: Path) -> Evaluation:
-    """Score every recorded row of a run; HarnessError naming file and line at a row that cannot be scored."""
+    """Score every recorded row of a run; HarnessError naming file and line at a row that cannot be
+    scored.
+    """
     if not folder.is_dir():
         raise UsageError(
-            f"{folder}: no such folder; expected the one that prediction.py printed as its last line"
+            f"{folder}: no such folder; expected the one that prediction.py printed as its last "
+            "line"
         )
     pairs = store.run_files(folder)
     if not pairs:
@@ -69,7 +74,8 @@ def evaluate(folder: Path) -> Evaluation:
         for name in ("DATASET_METRIC_DESCRIBED", "DATASET_LANGUAGE"):
             if subset not in getattr(config, name):
                 raise UsageError(
-                    f"config.py: {name} has no line for {subset}; expected one, as DATASET_METRIC has"
+                    f"config.py: {name} has no line for {subset}; expected one, as DATASET_METRIC "
+                    "has"
                 )
     pairs.sort(key=lambda pair: (SUBSETS.index(pair[0]), level_length(pair[1])))
     manifest = store.read_manifest(folder) or {}
@@ -84,12 +90,14 @@ def score_file(folder: Path, manifest: Mapping[str, object], subset: str, level:
         selection = cast(dict[str, int], manifest["selection"])
         if name not in selection:
             raise UsageError(
-                f"{folder / name}.jsonl: is not part of the run that run.json describes; move it elsewhere"
+                f"{folder / name}.jsonl: is not part of the run that run.json describes; move it "
+                "elsewhere"
             )
         selected = selection[name]
         available = cast(dict[str, int], manifest.get("rows", {})).get(name)
     else:
-        # The file's own rows are all there is to go by, except that the published files have a known length.
+        # The file's own rows are all there is to go by, except that the published files have a
+        # known length.
         selected = len(records)
         available = config.DATASET_ROWS.get(subset) if level in PUBLISHED_LEVELS else None
     result = FileResult(subset, level, selected, available)
@@ -144,13 +152,14 @@ def type_name(value: object) -> str:
 STEMS = {"released": "results", "described": "results_described"}
 
 
-# --- writing --------------------------------------------------------------------------------------------------------
+# --- writing ------------------------------------------------------------------------------------
 
 
 def write_results(evaluation: Evaluation, found: "RunAnalysis") -> None:
     """Write the result files of both protocols; `.partial` ones where rows are missing.
 
-    The metadata comes first and the headline last, so that results.json never stands without what explains it.
+    The metadata comes first and the headline last, so that results.json never stands without what
+    explains it.
     """
     part = ".partial" if evaluation.unfinished else ""
     write_atomic(
@@ -169,7 +178,10 @@ def as_json(value: object) -> str:
 
 
 def as_csv(scores: Scores, levels: list[str]) -> str:
-    """One row a subset, one column a level, blank where not evaluated. All names in it are known ones."""
+    """One row a subset, one column a level, blank where not evaluated.
+
+    All names in it are known ones.
+    """
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(["dataset_name", *levels])
@@ -179,7 +191,8 @@ def as_csv(scores: Scores, levels: list[str]) -> str:
 
 
 def metadata(evaluation: Evaluation, found: "RunAnalysis") -> dict[str, object]:
-    """What the numbers stand on: signatures, the run's identity, counts per file, means, what the analyses found.
+    """What the numbers stand on: signatures, the run's identity, counts per file, means, what the
+    analyses found.
 
     No clock, no host name.
     """
@@ -241,7 +254,9 @@ def mark_stale_comparison(a: Evaluation) -> None:
 
 
 def mark_stale_results(folder: Path) -> None:
-    """Rename results.* to results.stale.*: the run has grown since, and they must not pass for its scores."""
+    """Rename results.* to results.stale.*: the run has grown since, and they must not pass for its
+    scores.
+    """
     for name in (
         *(f"{stem}{suffix}" for stem in STEMS.values() for suffix in (".json", ".csv")),
         "results_meta.json",
@@ -263,13 +278,14 @@ def mark_stale(path: Path) -> None:
         raise StorageError(f"{path}: cannot be renamed: {error.strerror}") from error
 
 
-# --- the command line -----------------------------------------------------------------------------------------------
+# --- the command line ---------------------------------------------------------------------------
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options, and in `folder` the run that they name."""
     parser = argparse.ArgumentParser(
-        description="Score the answers of a run under both protocols of LV-Eval; writes results.json and results.csv.",
+        description="Score the answers of a run under both protocols of LV-Eval; writes "
+        "results.json and results.csv.",
         epilog="exit codes: 0 scored, 2 a wrong option or bad data, 3 rows are missing, "
         "4 runs that cannot be compared, 6 a file cannot be written",
         allow_abbrev=False,

@@ -1,12 +1,14 @@
-"""HOW an answer is scored: pure functions, two strings and perhaps keywords in, a number between 0 and 1 out.
+"""HOW an answer is scored: pure functions, two strings and perhaps keywords in, a number between 0
+and 1 out.
 
     python -c "import metrics; print(metrics.qa_f1_score('the red lamp', 'a red lamp', None))"
 
-Every metric is `metric(prediction, ground_truth, gold_ans=None)`; `gold_ans` are the annotated answer keywords. None
-rounds, none reads the row's other answers. Two protocols share the steps below (Yuan et al., "LV-Eval", arXiv
-2402.05136): the functions named as in the published scorer are the `released` protocol, which made the leaderboard;
-the `_described` ones take F1 without the blacklisted words, as the paper says. Values agree with the published scorer
-under jieba 0.42.1 and the `rouge` package 1.0.1, held by tests to 1e-12.
+Every metric is `metric(prediction, ground_truth, gold_ans=None)`; `gold_ans` are the annotated
+answer keywords. None rounds, none reads the row's other answers. Two protocols share the steps
+below (Yuan et al., "LV-Eval", arXiv 2402.05136): the functions named as in the published scorer are
+the `released` protocol, which made the leaderboard; the `_described` ones take F1 without the
+blacklisted words, as the paper says. Values agree with the published scorer under jieba 0.42.1 and
+the `rouge` package 1.0.1, held by tests to 1e-12.
 """
 
 import re
@@ -20,12 +22,12 @@ from lveval.common.jieba_dictionary import segmenter
 
 ROUGE_VERSION = "1.0.1"  # The release of `rouge` whose ROUGE-L value this module reproduces.
 
-
-# Words that say nothing about whether an answer is right. They are parameters of the published metric.
+# Words that say nothing about whether an answer is right. They are parameters of the published
+# metric.
 ENGLISH_BLACKLIST = frozenset(
     """
-    about and are as at be because being but by does for from had has have he her his in is it of on or
-    she that their they this to was were what when which who with
+    about and are as at be because being but by does for from had has have he her his in is it of
+    on or she that their they this to was were what when which who with
     """.split()  # noqa: SIM905 - a list of 85 quoted words is harder to check
 )
 
@@ -38,7 +40,6 @@ CHINESE_BLACKLIST = frozenset(
     """.split()  # noqa: SIM905 - a list of 85 quoted words is harder to check
 )
 
-
 # As published: the closing mark 》 is deleted and the opening mark 《 is not.
 _CHINESE_PUNCTUATION = (
     "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､"
@@ -46,18 +47,15 @@ _CHINESE_PUNCTUATION = (
 )
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
 _NO_CHINESE_PUNCTUATION = str.maketrans("", "", string.punctuation + _CHINESE_PUNCTUATION)
-
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
-
-
 Tokens = tuple[str, ...]
 
 
-# --- text -> tokens -------------------------------------------------------------------------------------------------
-# Both protocols, and all levels of a subset, score the same answers: what a text was cut into is remembered. The
-# bounds hold the answers of every subset and keep a run of long answers from filling the memory.
+# --- text -> tokens -----------------------------------------------------------------------------
+# Both protocols, and all levels of a subset, score the same answers: what a text was cut into is
+# remembered. The bounds hold the answers of every subset and keep a run of long answers from
+# filling the memory.
 
 
 @lru_cache(maxsize=4096)
@@ -80,7 +78,7 @@ def _segment(text: str) -> list[str]:
     return words
 
 
-# --- tokens -> score ------------------------------------------------------------------------------------------------
+# --- tokens -> score ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -93,12 +91,11 @@ class Language:
 
 
 ENGLISH = Language(_english_tokens, ENGLISH_BLACKLIST, 0.2)
-
 CHINESE = Language(_chinese_tokens, CHINESE_BLACKLIST, 0.4)
 
 
 def require_text(prediction: object) -> str:
-    """`prediction`, if it is a string: an error is not an answer, so None or a number has no score."""
+    """Return `prediction` if it is a string; TypeError otherwise: an error is not an answer."""
     if isinstance(prediction, str):
         return prediction
     raise TypeError(f"a prediction must be a string, not {type(prediction).__name__}")
@@ -111,7 +108,7 @@ def count_overlap(prediction: Tokens, truth: Tokens, ignored: frozenset[str] = f
 
 
 def _f1(prediction: Tokens, truth: Tokens) -> float:
-    """Harmonic mean of the overlap's share of the prediction and of the truth; 0 without overlap."""
+    """Harmonic mean of precision and recall; 0 without overlap."""
     overlap = count_overlap(prediction, truth)
     if overlap == 0:
         return 0.0
@@ -122,14 +119,13 @@ def _f1(prediction: Tokens, truth: Tokens) -> float:
 def fails_keyword_gate(language: Language, prediction: Tokens, keywords: Tokens) -> bool:
     """Stage 1: whether the prediction holds too few of the keywords (none given: it cannot).
 
-    As published, blacklisted words do not count as found but do count among the keywords to be found.
+    As published, blacklisted words do not count as found but do count among the keywords to be
+    found.
     """
     if not keywords:
         return False
-    return (
-        count_overlap(prediction, keywords, language.blacklist) / len(keywords)
-        < language.least_recall
-    )
+    found = count_overlap(prediction, keywords, language.blacklist)
+    return found / len(keywords) < language.least_recall
 
 
 def keyword_tokens(language: Language, gold_ans: str | None) -> Tokens:
@@ -145,18 +141,17 @@ def _described(
     if fails_keyword_gate(language, answer, keyword_tokens(language, gold_ans)):
         return 0.0
     informative = drop_blacklisted(truth, language.blacklist)
-    if (
-        not informative
-    ):  # An answer such as "是" has only blacklisted words; they are all there is to compare.
+    if not informative:  # a truth such as "是" has only blacklisted words: they are compared
         return _f1(answer, truth)
     return _f1(drop_blacklisted(answer, language.blacklist), informative)
 
 
 def drop_blacklisted(tokens: Tokens, blacklist: frozenset[str]) -> Tokens:
+    """Keep the tokens that tell something about an answer."""
     return tuple(token for token in tokens if token not in blacklist)
 
 
-# --- the metrics ----------------------------------------------------------------------------------------------------
+# --- the metrics --------------------------------------------------------------------------------
 
 
 def qa_f1_score(prediction: str, ground_truth: str, gold_ans: str | None = None) -> float:
@@ -175,7 +170,10 @@ def qa_f1_zh_score(prediction: str, ground_truth: str, gold_ans: str | None = No
 def qa_f1_score_with_gold_ans(
     prediction: str, ground_truth: str, gold_ans: str | None = None
 ) -> float:
-    """0 if less than a fifth of the keywords is found, else F1 of all English tokens. Released protocol."""
+    """0 if less than a fifth of the keywords is found, else F1 of all English tokens.
+
+    Released protocol.
+    """
     answer = _english_tokens(require_text(prediction))
     if fails_keyword_gate(ENGLISH, answer, keyword_tokens(ENGLISH, gold_ans)):
         return 0.0
@@ -185,7 +183,9 @@ def qa_f1_score_with_gold_ans(
 def qa_f1_zh_score_with_gold_ans(
     prediction: str, ground_truth: str, gold_ans: str | None = None
 ) -> float:
-    """0 if less than two fifths of the keywords are found, else F1 of all Chinese tokens. Released protocol.
+    """0 if less than two fifths of the keywords are found, else F1 of all Chinese tokens.
+
+    Released protocol.
 
     As published, and unlike in English, the ground truth stands in where no keywords are given.
     """
@@ -196,14 +196,18 @@ def qa_f1_zh_score_with_gold_ans(
 
 
 def qa_f1_score_described(prediction: str, ground_truth: str, gold_ans: str | None = None) -> float:
-    """The two-stage metric of the paper, in English: keyword recall, then F1 without blacklisted words."""
+    """The two-stage metric of the paper, in English: keyword recall, then F1 without blacklisted
+    words.
+    """
     return _described(ENGLISH, prediction, ground_truth, gold_ans)
 
 
 def qa_f1_zh_score_described(
     prediction: str, ground_truth: str, gold_ans: str | None = None
 ) -> float:
-    """The two-stage metric of the paper, in Chinese: keyword recall, then F1 without blacklisted words."""
+    """The two-stage metric of the paper, in Chinese: keyword recall, then F1 without blacklisted
+    words.
+    """
     return _described(CHINESE, prediction, ground_truth, gold_ans)
 
 
@@ -215,12 +219,17 @@ def rouge_zh_score(prediction: str, ground_truth: str, gold_ans: str | None = No
 def rouge_zh_score_blacklist(
     prediction: str, ground_truth: str, gold_ans: str | None = None
 ) -> float:
-    """ROUGE-L of the two texts' normalised words without the blacklist. Both protocols of dureader_mixup."""
+    """ROUGE-L of the two texts' normalised words without the blacklist.
+
+    Both protocols of dureader_mixup.
+    """
     return _rouge_l(_chinese_words(require_text(prediction)), _chinese_words(ground_truth))
 
 
 def file_score(scores: list[float]) -> float:
-    """A file's score: 100 times the mean of its rows' scores, rounded to two places; ValueError without rows."""
+    """A file's score: 100 times the mean of its rows' scores, rounded to two places; ValueError
+    without rows.
+    """
     if not scores:
         raise ValueError("a file without rows has no score")
     total = 0.0
@@ -232,13 +241,17 @@ def file_score(scores: list[float]) -> float:
 
 
 def content_words(text: str, language: str) -> Tokens:
-    """The tokens of `text` that tell something about an answer: none of the blacklist of `language` ("en" or "zh")."""
+    """The tokens of `text` that tell something about an answer: none of the blacklist of `language`
+    ("en" or "zh").
+    """
     rules = CHINESE if language == "zh" else ENGLISH
     return drop_blacklisted(rules.tokens(text), rules.blacklist)
 
 
 def normalize(text: str, language: str) -> str:
-    """`text` as the metrics compare it, in one piece: English tokens joined by spaces, Chinese ones by nothing."""
+    """`text` as the metrics compare it, in one piece: English tokens joined by spaces, Chinese ones
+    by nothing.
+    """
     if language != "zh":
         return " ".join(_english_tokens(text))
     return "".join(
@@ -246,19 +259,20 @@ def normalize(text: str, language: str) -> str:
     )  # no need to cut what is joined again
 
 
-# --- ROUGE-L --------------------------------------------------------------------------------------------------------
+# --- ROUGE-L ------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=4096)
 def _chinese_words(text: str) -> str:
     """`text` as the published scorer hands it to ROUGE-L.
 
-    Two quirks are kept: the words are joined by spaces and cut once more, which can split them further, and a word
-    that normalises to nothing stays as an empty one between two spaces.
+    Two quirks are kept: the words are joined by spaces and cut once more, which can split them
+    further, and a word that normalises to nothing stays as an empty one between two spaces.
     """
     words: list[str] = []
     for word in _segment(text):
-        # No cut reaches over a space, so cutting the joined text again is cutting each word again: most are known.
+        # No cut reaches over a space, so cutting the joined text again is cutting each word again:
+        # most are known.
         words += [*_cut_again(word), ""]
     return " ".join(word for word in words[:-1] if word not in CHINESE_BLACKLIST)
 
@@ -269,10 +283,11 @@ def _cut_again(word: str) -> Tokens:
 
 
 def _rouge_l(prediction: str, truth: str) -> float:
-    """The ROUGE-L F value of the `rouge` package 1.0.1 (its summary-level variant), 0 if a side has no sentence.
+    """The ROUGE-L F value of the `rouge` package 1.0.1 (its summary-level variant), 0 if a side has
+    no sentence.
 
-    Written anew because the package recurses once a word, so that its value depends on Python's recursion limit from
-    about 1,000 words on, and because it fills a dictionary cell by cell.
+    Written anew because the package recurses once a word, so that its value depends on Python's
+    recursion limit from about 1,000 words on, and because it fills a dictionary cell by cell.
     """
     predicted, true = _sentences(prediction), _sentences(truth)
     if not predicted or not true:
@@ -287,16 +302,20 @@ def _rouge_l(prediction: str, truth: str) -> float:
 
 
 def _sentences(text: str) -> list[list[str]]:
-    """The words of each sentence. As in the package, blank text between two full stops is one empty word."""
+    """The words of each sentence.
+
+    As in the package, blank text between two full stops is one empty word.
+    """
     return [sentence.split() or [""] for sentence in text.split(".") if sentence]
 
 
 def _common_subsequence(truth: list[str], prediction: list[str]) -> set[str]:
     """The words of the one longest common subsequence that the package traces.
 
-    The table of lengths is kept as one integer a row (Hyyrö 2004): bit j of `rows[i]` is 0 where the length grows from
-    prediction[:j] to prediction[:j + 1] against truth[:i]. From the end the trace takes equal words, and on a mismatch
-    goes up only if table[i - 1, j] > table[i, j - 1], which is just where the length grows at j.
+    The table of lengths is kept as one integer a row (Hyyrö 2004): bit j of `rows[i]` is 0 where
+    the length grows from prediction[:j] to prediction[:j + 1] against truth[:i]. From the end the
+    trace takes equal words, and on a mismatch goes up only if table[i - 1, j] > table[i, j - 1],
+    which is just where the length grows at j.
     """
     places: dict[str, int] = {}
     for j, word in enumerate(prediction):

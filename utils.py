@@ -1,8 +1,10 @@
-"""HOW a row becomes a prompt: template, truncation, chat format, post-processing. Edit CHAT_FORMATS for a new model.
+"""HOW a row becomes a prompt: template, truncation, chat format, post-processing. Edit CHAT_FORMATS
+for a new model.
 
     python prediction.py --model-path MODEL --model-name NAME --chat-template auto
 
-The order of steps is the published harness's: fill the template, cut the middle, wrap in the chat format, tokenise.
+The order of steps is the published harness's: fill the template, cut the middle, wrap in the chat
+format, tokenise.
 """
 
 import hashlib
@@ -12,21 +14,21 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lveval.backends.base import Prompt, Tokenizer
+from lveval.backends.base import Json, Prompt, Tokenizer
 from lveval.common.errors import UsageError
 from lveval.data.rows import Row
 
 VICUNA = (
-    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+    "helpful, detailed, "
     "and polite answers to the user's questions. USER: ",  # FastChat's vicuna_v1.1 conversation
     " ASSISTANT:",
 )
 
 LLAMA2 = ("[INST]", "[/INST]\n\n")
 
-
-# A part of --model-name (case matters, the first match wins) -> what stands before and after the prompt.
-# To add a model whose tokenizer brings no chat template, add a line here.
+# A part of --model-name (case matters, the first match wins) -> what stands before and after the
+# prompt. To add a model whose tokenizer brings no chat template, add a line here.
 CHAT_FORMATS: dict[str, tuple[str, str]] = {
     "BlueLM": ("[|Human|]:", "[|AI|]:"),
     "vicuna": VICUNA,
@@ -41,7 +43,6 @@ CHAT_FORMATS: dict[str, tuple[str, str]] = {
 # This name's format is made by its tokenizer's own `build_prompt`; it comes before the table.
 BUILD_PROMPT_NAME = "chatglm2"
 
-
 # A part of --model-name -> what is done to its answers, the text as decoded.
 POSTPROCESSORS: dict[str, Callable[[str], str]] = {
     "xgen": lambda answer: answer.strip().replace("Assistant:", ""),
@@ -49,23 +50,23 @@ POSTPROCESSORS: dict[str, Callable[[str], str]] = {
 }
 
 
-CHAT_MODES = ("auto", "published", "tokenizer", "none")
-
-
 def fill_template(template: str, row: Row) -> str:
-    """`template` with {context} and {input} filled in one pass: braces in the row's text stay as they are."""
+    """`template` with {context} and {input} filled in one pass: braces in the row's text stay as
+    they are.
+    """
     fields: dict[str, str] = {"{context}": row["context"], "{input}": row["input"]}
     return re.sub(r"\{context\}|\{input\}", lambda match: fields[match.group()], template)
 
 
-# --- Truncation and chat format --------------------------------------------------------------------------------------
+# --- Truncation and chat format -----------------------------------------------------------------
 
 
 def truncate_middle(tokenizer: Tokenizer, text: str, limit: int) -> tuple[str, int]:
     """`text` cut to `limit` tokens by dropping its middle, and the number of tokens before the cut.
 
-    Published behaviour, kept: both halves have int(limit / 2) tokens, so an odd limit loses one; they are decoded each
-    by itself and joined with nothing between; the count includes the special tokens the tokenizer adds.
+    Published behaviour, kept: both halves have int(limit / 2) tokens, so an odd limit loses one;
+    they are decoded each by itself and joined with nothing between; the count includes the special
+    tokens the tokenizer adds.
     """
     tokens = tokenizer.encode(text)
     if len(tokens) <= limit:
@@ -79,13 +80,15 @@ def chat_format_of(model_name: str) -> str:
     return next((part for part in (BUILD_PROMPT_NAME, *CHAT_FORMATS) if part in model_name), "")
 
 
-def format_overrides(model_name: str) -> dict[str, str | list[str]]:
-    """What the tables above, which users edit, do for this model name: the entries that it takes, and their hash."""
+def format_overrides(model_name: str) -> dict[str, Json]:
+    """What the tables above, which users edit, do for this model name: the entries that it takes,
+    and their hash.
+    """
     chat = chat_format_of(model_name)
     cleaners = [part for part in POSTPROCESSORS if part in model_name]
     content = [CHAT_FORMATS.get(chat), [_source_of(POSTPROCESSORS[part]) for part in cleaners]]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return {"chat_format": chat, "answer_cleaners": cleaners, "sha256": digest}
+    return {"chat_format": chat, "answer_cleaners": [*cleaners], "sha256": digest}
 
 
 def _source_of(function: Callable[[str], str]) -> str:
@@ -97,22 +100,25 @@ def _source_of(function: Callable[[str], str]) -> str:
 
 
 def uses_native_chat(native_chat: bool, mode: str) -> bool:
-    """Whether the prompt goes to a model's own `.chat()`, or a service's chat endpoint, where there is one."""
+    """Whether the prompt goes to a model's own `.chat()`, or a service's chat endpoint, where there
+    is one.
+    """
     return native_chat and mode in ("auto", "published")
 
 
 def format_chat(tokenizer: Tokenizer, prompt: str, model_name: str, mode: str) -> tuple[str, bool]:
     """`prompt` in the model's chat format, and whether tokenising it adds special tokens.
 
-    `mode` is one of CHAT_MODES; a model's own `.chat()` is not handled here. Raises HarnessError for `tokenizer` where
-    there is no template.
+    `mode`: auto, published, tokenizer or none; a model's own `.chat()` is not handled here. Raises
+    UsageError for `tokenizer` where there is no template.
     """
     if mode == "none":
         return prompt, True
     if mode == "tokenizer":
         if not tokenizer.has_chat_template:
             raise UsageError(
-                "--chat-template tokenizer: the model's tokenizer has no chat template; use auto or none"
+                "--chat-template tokenizer: the model's tokenizer has no chat template; use auto "
+                "or none"
             )
         return tokenizer.apply_chat_template(prompt), False
     part = chat_format_of(model_name)
@@ -145,9 +151,11 @@ def build_prompt(
     mode: str,
     native_chat: bool,
 ) -> PreparedPrompt:
-    """One row made into a prompt of at most about `limit` tokens plus the chat format; `budget` new tokens may follow.
+    """One row made into a prompt of at most about `limit` tokens plus the chat format; `budget` new
+    tokens may follow.
 
-    `own_chat` tells that the loaded model has a `.chat()`, which the modes auto and published use.
+    `native_chat` tells that the loaded model has a `.chat()`, which the modes auto and published
+    use.
     """
     text, full = truncate_middle(tokenizer, fill_template(template, row), limit)
     asked = fill_template(template, {**row, "context": ""})
@@ -165,7 +173,9 @@ def build_prompt(
 
 
 def drop_long_text(prepared: PreparedPrompt) -> PreparedPrompt:
-    """The same without its long text, for a prompt that has been handed over: counts, and how the prompt ends."""
+    """The same without its long text, for a prompt that has been handed over: counts, and how the
+    prompt ends.
+    """
     prompt = prepared.prompt
     light = replace(
         prompt, text="", formatted=prompt.formatted[-100:], tokens=range(len(prompt.tokens))
@@ -174,11 +184,12 @@ def drop_long_text(prepared: PreparedPrompt) -> PreparedPrompt:
 
 
 def evidence_kept(row: Row, prompt: str, asked: str, *, truncated: bool) -> bool | None:
-    """Whether the evidence is still in the prompt after the middle cut; None where the row does not tell.
+    """Whether the evidence is still in the prompt after the middle cut; None where the row does not
+    tell.
 
-    Evidence is what the row's recorded offsets mark, all of it; without them its answer keywords, else its first
-    answer, where they stand in the context verbatim. `asked` is the prompt without its context: a question that names
-    the answer ("A or B?") is no evidence.
+    Evidence is what the row's recorded offsets mark, all of it; without them its answer keywords,
+    else its first answer, where they stand in the context verbatim. `asked` is the prompt without
+    its context: a question that names the answer ("A or B?") is no evidence.
     """
     if not truncated:
         return True
@@ -192,19 +203,20 @@ def evidence_kept(row: Row, prompt: str, asked: str, *, truncated: bool) -> bool
     return None
 
 
-# --- After generation ------------------------------------------------------------------------------------------------
+# --- After generation ---------------------------------------------------------------------------
 
 THINK_OPEN = "<think>"
-
 THINK_CLOSE = "</think>"
 
 
 def post_process(
     answer: str, model_name: str, *, reasoning_opened: bool = False
 ) -> tuple[str, bool]:
-    """The text to be scored, and whether the answer ended within its reasoning (then the text is empty).
+    """The text to be scored, and whether the answer ended within its reasoning (then the text is
+    empty).
 
-    A `<think>…</think>` block is cut off. With `reasoning_opened` the prompt's chat format had opened it already.
+    A `<think>…</think>` block is cut off. With `reasoning_opened` the prompt's chat format had
+    opened it already.
     """
     _, closed, after = answer.rpartition(THINK_CLOSE)
     if closed:

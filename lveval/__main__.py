@@ -1,4 +1,6 @@
-"""The command `lveval` in a checkout that is not installed: python -m lveval report --input-dir outputs/chatglm3."""
+"""The command `lveval` in a checkout that is not installed: python -m lveval report --input-dir
+outputs/chatglm3.
+"""
 
 from lveval.cli import main
 from lveval.common.errors import run_cli

