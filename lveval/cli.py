@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         prog="lveval",
         description="LV-Eval: question answering over contexts of 16k to 256k words.",
         epilog="\n".join(f"{name:<10} {text}" for name, (_, _, text) in COMMANDS.items())
-        + "\n\nEach takes --config FILE and --formats FILE: tables of your own in place of those in "
+        + "\n\nEach takes --config FILE and --formats FILE: tables of your own for those in "
         "\nconfig.py and utils.py.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
