@@ -29,10 +29,8 @@ def imported(tree: ast.AST) -> Iterator[str]:
     """The modules and names of the package that a module imports, wherever in it."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
-            if node.module == "lveval":
-                yield from (f"lveval.{alias.name}" for alias in node.names)
-            elif node.module.startswith("lveval."):
-                yield node.module
+            if node.module.split(".")[0] == "lveval":
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.startswith("lveval."))
 
