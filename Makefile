@@ -9,10 +9,10 @@ PYTEST := $(PYTHON) -m pytest -n 2 --dist worksteal
 DEMO_LEVELS := 16k 32k 64k 128k 256k
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup model demo test check bench torture clean
+.PHONY: help setup model demo test test-all check bench torture clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
 setup: $(VENV)/ready  ## make .venv and install what constraints.txt pins
 
@@ -33,10 +33,13 @@ demo: model  ## a real model answers one question of every subset and level, sco
 	    --data-path demo/data --lengths $(DEMO_LEVELS) --limit 1
 	$(PYTHON) -m lveval report --input-dir demo/outputs/smollm2 --leaderboard
 
-test: model  ## the whole test suite
+test: model  ## the quick tests
+	$(PYTEST) -m "not slow"
+
+test-all: model  ## all tests: kills, clusters, real models, the browser too
 	$(PYTEST)
 
-check: model  ## ruff, mypy and the tests
+check: model  ## ruff, mypy and all tests
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy .

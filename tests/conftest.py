@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +14,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "models" / "SmolLM2-135M-Instruct"
+
+# Under nohup and cron SIGINT is ignored, which children would inherit; here Ctrl-C is to work.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Folders of the tests that `make test` leaves to `make test-all`.
+SLOW_FOLDERS = ("faults", "cluster", "models", "browser", "statistics")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests in a slow folder are marked so; `-m "not slow"` is the quick tier."""
+    for item in items:
+        if item.path.relative_to(ROOT / "tests").parts[0] in SLOW_FOLDERS:
+            item.add_marker("slow")
+
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -1,0 +1,343 @@
+"""The page in a real browser, without network: search, filters, a row opened, keys, themes, and text that stays text.
+
+Skipped where there is no Chromium or no Playwright; `apt install chromium` and `pip install playwright` bring both.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.run_folders import PAYLOADS, full_run, hostile_page, rich_page, small_run
+
+from lveval.report import html
+from lveval.report.data import ReportData
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+    from playwright.sync_api import Page as Tab
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium is installed (apt install chromium)"
+)
+
+Open = Callable[..., "Opened"]
+
+
+class Opened:
+    """A page in a tab, and what the browser had to say of it."""
+
+    def __init__(self, tab: "Tab") -> None:
+        self.tab = tab
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        tab.on("console", lambda message: self.said.append(message.text))
+        tab.on("pageerror", lambda error: self.said.append(str(error)))
+        tab.on("dialog", lambda dialog: self.said.append(dialog.message))
+        tab.on("popup", lambda popup: self.said.append(f"popup {popup.url}"))
+        tab.on("request", lambda request: self.asked.append(request.url))
+
+    def count(self) -> str:
+        return str(self.tab.locator("#count").inner_text())
+
+    def expect_count(self, text: str) -> None:
+        """Waits for it: search waits for a pause in typing."""
+        from playwright.sync_api import (
+            expect,  # not wait_for_function, which the page's policy refuses
+        )
+
+        expect(self.tab.locator("#count")).to_have_text(text, timeout=5000)
+
+    def texts(self, selector: str) -> list[str]:
+        return list(self.tab.locator(selector).all_text_contents())
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="Playwright is not installed (pip install playwright)"
+    )
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--disable-gpu"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A page with all parts, one with payloads in every field, and one of a full run."""
+    folder = tmp_path_factory.mktemp("pages")
+    pages: dict[str, ReportData] = {
+        "small": rich_page(small_run(folder / "a run")),
+        "hostile": hostile_page(small_run(folder / "hostile", rows=14)),
+        "full": rich_page(full_run(folder / "full")),
+    }
+    for name, page in pages.items():
+        (folder / f"{name}.html").write_text(html.render(page), encoding="utf-8")
+    return {name: folder / f"{name}.html" for name in pages}
+
+
+@pytest.fixture
+def opened(browser: "Browser", files: dict[str, Path]) -> Iterator[Open]:
+    """Opens a page from disk; at the end nothing was said, and nothing asked for but the page."""
+    tabs: list[Opened] = []
+
+    def opening(name: str, width: int = 1280, **settings: Any) -> Opened:  # noqa: ANN401 - Playwright's options
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, offline=True, **settings
+        )
+        tabs.append(Opened(context.new_page()))
+        tabs[-1].tab.goto(files[name].as_uri())
+        return tabs[-1]
+
+    yield opening
+    for tab in tabs:
+        assert tab.said == []
+        assert {url.split("#")[0] for url in tab.asked} == {
+            url.split("#")[0] for url in tab.asked if url.startswith("file:")
+        }
+        assert len({url.split("#")[0] for url in tab.asked}) == 1
+        tab.tab.context.close()
+
+
+def test_search_finds_in_question_truth_and_prediction(opened: Open) -> None:
+    page = opened("small")
+    assert page.count() == "72 of 72 rows"
+    assert len(page.texts(".row")) == 50
+    first = page.tab.locator(".row .question").first.inner_text()
+    page.tab.fill("#search", first.upper())
+    page.expect_count("2 of 72 rows")
+    assert page.texts(".row .question") == [first, first]  # one question, two levels
+    page.tab.fill("#search", "no such words anywhere")
+    page.expect_count("0 of 72 rows")
+    page.tab.get_by_role("button", name="Reset").click()
+    page.expect_count("72 of 72 rows")
+    page.tab.select_option("#subset", "dureader_mixup")
+    chinese = page.tab.locator(".row .question").first.inner_text()
+    page.tab.get_by_role("button", name="Reset").click()
+    page.tab.fill("#search", chinese[2:9])
+    page.expect_count("2 of 72 rows")
+    assert page.texts(".row .question") == [chinese, chinese]
+
+
+def test_filters_narrow_the_rows(opened: Open) -> None:
+    page = opened("small")
+    page.tab.select_option("#subset", "lic_mixup")
+    page.expect_count("24 of 72 rows")
+    page.tab.select_option("#level", "64k")
+    page.expect_count("12 of 72 rows")
+    page.tab.select_option("#status", "refused")
+    page.tab.wait_for_timeout(50)
+    chips = page.texts(".row .chips")
+    assert chips and all("refused" in chip for chip in chips)
+    page.tab.select_option("#status", "")
+    page.tab.select_option("#kept", "0")
+    page.tab.wait_for_timeout(50)
+    assert all("evidence not kept" in chip for chip in page.texts(".row .chips"))
+    page.tab.get_by_role("button", name="Reset").click()
+    page.expect_count("72 of 72 rows")
+    page.tab.fill("#least", "20")
+    page.tab.fill("#most", "60")
+    page.tab.select_option("#order", "high")
+    page.tab.wait_for_timeout(50)
+    scores = [float(score) for score in page.texts(".row .score")]
+    assert (
+        scores and scores == sorted(scores, reverse=True) and scores[-1] >= 20 and scores[0] <= 60
+    )
+    page.tab.get_by_role("button", name="Reset").click()
+    cause = page.tab.locator("#cause option").nth(1).inner_text()
+    page.tab.select_option("#cause", cause)
+    page.tab.wait_for_timeout(50)
+    assert page.texts(".row .chips") and all(cause in chip for chip in page.texts(".row .chips"))
+
+
+def test_a_number_leads_to_its_rows(opened: Open) -> None:
+    page = opened("small")
+    page.tab.fill("#search", "something")
+    page.tab.locator('.heat a[data-subset="dureader_mixup"][data-level="64k"]').click()
+    assert page.count() == "12 of 72 rows"
+    assert page.tab.locator("#search").input_value() == ""
+    page.tab.locator("#causes a[data-level][data-cause]").first.click()
+    assert page.count() != "72 of 72 rows" and page.count() != "0 of 72 rows"
+
+
+def test_an_opened_row_shows_how_it_scored(opened: Open) -> None:
+    page = opened("small")
+    page.tab.select_option("#subset", "lic_mixup")
+    page.tab.select_option("#status", "ok")
+    page.tab.select_option("#level", "64k")
+    page.tab.select_option("#order", "high")
+    page.tab.wait_for_timeout(50)
+    page.tab.locator(".row").first.click()
+    panel = page.tab.locator("#opened")
+    text = panel.inner_text()
+    for name in (
+        "Question",
+        "Truth",
+        "Keywords found and missed",
+        "Prediction",
+        "Confusing facts",
+        "How it scored",
+        "Prompt",
+    ):
+        assert name in text
+    assert "Stage 1, keywords:" in text and "≥ 0.4: passed." in text and "Stage 2, F1:" in text
+    assert "31,500 of 89,600 tokens (35.2 %): the middle 58,100 were cut." in text
+    assert panel.locator(".token.found").count() >= 1
+    assert panel.locator(".text[lang=zh-Hans]").count() >= 3
+    score = page.tab.locator(".row .score").first.inner_text()
+    assert f"Score: released {score}" in text
+    stage = text.split("= ")[-1].split(".\n")[0]
+    assert 100 * float(stage) == pytest.approx(float(score), abs=0.01)
+    page.tab.locator(".row").nth(1).click()
+    assert page.tab.locator(".opened").count() == 1  # one row at a time
+
+
+def test_the_keyboard_reaches_everything(opened: Open) -> None:
+    page = opened("small")
+    keys, focused = page.tab.keyboard, "document.activeElement"
+    keys.press("Tab")
+    assert page.tab.evaluate(f"{focused}.textContent") == "Skip to the rows"
+    keys.press("/")
+    assert page.tab.evaluate(f"{focused}.id") == "search"
+    keys.type("/")  # in a field it is a letter
+    assert page.tab.locator("#search").input_value() == "/"
+    page.tab.fill("#search", "")
+    page.tab.wait_for_timeout(200)
+    keys.press("ArrowDown")
+    assert page.tab.evaluate(f"{focused}.className") == "row"
+    page.tab.focus("#search")
+    for _ in range(30):
+        keys.press("Tab")
+        if page.tab.evaluate(f"{focused}.className") == "row":
+            break
+    assert page.tab.evaluate(f"{focused}.className") == "row"
+    outline = page.tab.evaluate(
+        f"getComputedStyle({focused}).outlineStyle + getComputedStyle({focused}).outlineWidth"
+    )
+    assert outline == "solid3px"
+    keys.press("Enter")
+    assert page.tab.locator(".row").first.get_attribute("aria-expanded") == "true"
+    assert page.tab.locator("#opened").is_visible()
+    keys.press("Escape")
+    assert page.tab.locator(".opened").count() == 0
+    assert page.tab.evaluate(f"{focused}.getAttribute('aria-expanded')") == "false"
+    keys.press("Enter")
+    page.tab.focus("#status")
+    keys.press("Escape")  # from anywhere, and back to the row
+    assert page.tab.locator(".opened").count() == 0
+    assert page.tab.evaluate(f"{focused}.className") == "row"
+    keys.press("ArrowDown")
+    keys.press("Space")
+    assert page.tab.locator(".row").nth(1).get_attribute("aria-expanded") == "true"
+    keys.press("Space")
+    assert page.tab.locator(".opened").count() == 0
+
+
+def test_a_full_run_is_shown_in_pages(opened: Open) -> None:
+    page = opened("full")
+    assert page.count() == "8,645 of 8,645 rows"
+    page.tab.select_option("#subset", "lic_mixup")
+    page.expect_count("985 of 8,645 rows")
+    assert page.tab.locator("#where").inner_text() == "1–50 of 985"
+    page.tab.locator("#next").click()
+    assert page.tab.locator("#where").inner_text() == "51–100 of 985"
+    assert page.tab.evaluate("document.activeElement.className") == "row"
+    assert page.tab.locator("#previous").is_enabled()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_theme_follows_the_system_and_the_switch(opened: Open, scheme: str) -> None:
+    page = opened("small", color_scheme=scheme)
+    paper = "getComputedStyle(document.body).backgroundColor"
+    light, dark = "rgb(247, 248, 250)", "rgb(20, 23, 28)"
+    assert page.tab.evaluate(paper) == (light if scheme == "light" else dark)
+    button = page.tab.locator("#theme")
+    found = []
+    for _ in range(3):
+        button.click()
+        found.append((button.inner_text(), page.tab.evaluate(paper)))
+    assert found[:2] == [("Theme: light", light), ("Theme: dark", dark)]
+    assert found[2][0] == "Theme: automatic"
+    page.tab.emulate_media(media="print")
+    assert page.tab.evaluate(paper) == "rgb(255, 255, 255)"
+    assert not page.tab.locator("#filters").is_visible()
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_nothing_sticks_out_at_any_width(opened: Open, width: int) -> None:
+    for name in ("small", "hostile"):
+        page = opened(name, width)
+        page.tab.locator(".row").first.click()
+        assert page.tab.evaluate("document.documentElement.scrollWidth") <= width
+        shown = page.tab.locator(".chart.narrow" if width == 360 else ".chart.wide")
+        assert shown.first.is_visible()
+        labels = page.tab.evaluate(
+            """(width) => [...document.querySelectorAll("#curves svg")].filter((svg) => svg.clientWidth).map((svg) => {
+                const frame = svg.getBoundingClientRect();
+                return [...svg.querySelectorAll("text")].filter((text) => {
+                    const box = text.getBoundingClientRect();
+                    return box.left < frame.left - 1 || box.right > frame.right + 1 || box.bottom > frame.bottom + 1;
+                }).map((text) => text.textContent);
+            }).flat()""",
+            width,
+        )
+        if name == "small":
+            assert labels == []  # nothing is clipped
+
+
+def test_payloads_stay_text_in_the_browser(opened: Open) -> None:
+    page = opened("hostile")
+    plain = opened("small")
+    kinds = "[...new Set([...document.querySelectorAll('*')].map((element) => element.localName))].sort()"
+    plain.tab.locator(".row").first.click()
+    seen: set[str] = set()
+    total = 84
+    assert page.count() == f"{total} of {total} rows"
+    for turn in range(2):
+        for button in page.tab.locator(".row").all():
+            button.evaluate("(button) => button.click()")
+            question = page.tab.locator("#opened .text").first.text_content()
+            assert question is not None
+            seen.add(question)
+            texts = page.texts("#opened .text")
+            assert {text[0] for text in texts} >= set("qtuprf")
+        assert set(page.tab.evaluate(kinds)) <= set(plain.tab.evaluate(kinds))
+        if turn == 0:
+            page.tab.locator("#next").click()
+    # Playwright hands a lone surrogate back as U+FFFD; NUL and others as they are.
+    assert {text.replace("\ud800", "\ufffd") for text in seen} == {
+        f"q{text}".replace("\ud800", "\ufffd") for text in PAYLOADS
+    }
+    page.tab.select_option("#cause", index=3)
+    page.tab.wait_for_timeout(50)
+    assert page.count().startswith("1 of") or page.count().startswith("2 of")
+    for link in page.tab.locator("#causes a").all()[:12]:
+        link.click()
+    page.tab.locator(".row").first.hover()
+    page.tab.wait_for_timeout(200)
+    assert page.tab.evaluate("window.marked") is None
+    assert page.tab.evaluate("document.title").startswith("<script>")
+
+
+def test_markup_cannot_be_set_even_by_the_page(opened: Open) -> None:
+    """The policy itself refuses markup from text, code from text, and any request."""
+    page = opened("small")
+    refused = page.tab.evaluate(
+        """() => {
+            let refused = 0;
+            for (const attempt of [
+                () => { document.body.innerHTML = "<img src=x>"; },
+                () => { document.createElement("div").setAttribute("onclick", "1"); },
+                () => { new Function("1"); },
+            ]) try { attempt(); } catch { refused += 1; }
+            return refused;
+        }"""
+    )
+    assert refused >= 2
+    assert page.said  # the browser reports each
+    page.said.clear()

@@ -1,0 +1,229 @@
+"""The vLLM backend, GPUs dealt out to workers, and engines that compute several rows together.
+
+What needs vLLM itself is skipped where it is not installed; its environment is described in the README.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import lines, row, script, write_data
+from support.processes import running, wait_for_rows
+from support.vllm_parts import ECHO, INSTALLED, SHORT, engine, options
+
+from lveval.backends import hf, vllm
+from lveval.backends.base import Backend, Prompt
+from lveval.common.errors import LVEvalError
+
+__all__ = ["engine"]  # fixtures
+
+needs_vllm = pytest.mark.skipif(
+    not INSTALLED, reason="vLLM is not installed: it needs an environment of its own"
+)
+
+
+# --- vLLM itself ------------------------------------------------------------------------------------------------------
+
+QUESTIONS = (
+    "What is the capital of France? Answer with one word.",
+    "Name three colours of the rainbow.",
+    "What is 2 + 2?",
+    "Who wrote Hamlet? Give the name only.",
+    "Translate to French: good morning.",
+    "List the days of the week.",
+)
+
+
+def asked(engine: Backend, text: str, budget: int = 16) -> Prompt:
+    formatted = engine.tokenizer.apply_chat_template(text)
+    return Prompt(
+        text, formatted, engine.tokenizer.encode(formatted, add_special_tokens=False), budget
+    )
+
+
+@needs_vllm
+@pytest.mark.filterwarnings("ignore")
+def test_it_answers_as_transformers_does_from_many_threads(
+    engine: vllm.VLLMBackend, model_path: Path
+) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    plain = hf.load(options(model_path, dtype="float32"))
+    prompts = [asked(engine, text) for text in QUESTIONS]
+    expected = [dict(plain.generate([prompt]))[0] for prompt in prompts]
+    with ThreadPoolExecutor(len(prompts)) as threads:
+        found = list(threads.map(lambda prompt: dict(engine.generate([prompt]))[0], prompts))
+    assert found == expected
+    assert {answer.status for answer in found} == {"ok", "length"}
+    assert dict(engine.generate(prompts)) == dict(enumerate(expected))  # in one call, in any order
+
+
+@needs_vllm
+@pytest.mark.filterwarnings("ignore")
+def test_a_prompt_that_the_engine_cannot_hold_is_no_answer(engine: vllm.VLLMBackend) -> None:
+    longest = 500 + 16 + vllm.CHAT_FORMAT_MARGIN
+    fits, too_long = (Prompt("", "", [5] * (longest - 2 + more), 2) for more in (0, 1))
+    answers = dict(engine.generate([too_long, fits]))
+    assert answers[0].status == "context_overflow" and f"window is {longest}" in answers[0].error
+    assert answers[1].output_tokens is not None
+
+
+@needs_vllm
+@pytest.mark.filterwarnings("ignore")
+def test_a_prompt_that_vllm_will_not_take_is_that_rows_fault_alone(
+    engine: vllm.VLLMBackend,
+) -> None:
+    answers = dict(engine.generate([Prompt("", "", [10**9], 2), asked(engine, QUESTIONS[0])]))
+    assert answers[0].status == "error" and "vLLM: " in answers[0].error
+    assert "Paris" in answers[1].text
+
+
+@needs_vllm
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (
+            {"gpus_per_worker": 2},
+            r"attention heads \(9\) must be divisible by tensor parallel size \(2\)\.\)$",
+        ),
+        ({"attn": "NO_SUCH"}, "NO_SUCH"),
+    ],
+)
+def test_an_engine_that_cannot_be_loaded_is_one_sentence(
+    engine: vllm.VLLMBackend, model_path: Path, changes: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(LVEvalError, match=f"vLLM cannot load it .*{complaint}"):
+        vllm.load(options(model_path, **SHORT, **changes))
+
+
+@needs_vllm
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_in_force_is_recorded(engine: vllm.VLLMBackend) -> None:
+    facts = engine.effective()
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["dtype"] == "float32"
+    assert facts["generation"] == {
+        "eos_token_id": [2], "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+    }  # fmt: skip
+    assert facts["chat_template"]
+
+
+OTHERS = """
+import json, os, sys
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+from lveval.backends import hf, vllm
+from lveval.backends.base import EngineOptions, Prompt
+
+module, path, pure, texts = sys.argv[1], sys.argv[2], sys.argv[3] == "pure", sys.argv[4:]
+args = {"enforce_eager": True} if module == "vllm" else {}
+given = EngineOptions(path, 500, dtype="float32", budget=16, batch_size=4, pure_greedy=pure, args=args)
+engine = (vllm if module == "vllm" else hf).load(given)
+prompts = [Prompt(text, text, engine.tokenizer.encode(text), 16) for text in texts]
+found = dict(engine.generate(prompts))
+print(json.dumps([[found[n].status, found[n].text] for n in range(len(texts))]))
+"""
+
+
+def others(module: str, path: Path, pure: str, *texts: str) -> list[list[str]]:
+    """The answers of an engine in a process of its own."""
+    found = script("-c", OTHERS, module, path, pure, *texts)
+    assert found.returncode == 0, found.stderr
+    answers: list[list[str]] = json.loads(found.stdout.splitlines()[-1])
+    return answers
+
+
+@needs_vllm
+@pytest.mark.parametrize("pure", ["as-shipped", "pure"])
+def test_a_shipped_repetition_penalty_acts_as_in_transformers(
+    model_path: Path, tmp_path: Path, pure: str
+) -> None:
+    folder = tmp_path / "penalty"  # its weights are links
+    shutil.copytree(model_path, folder, copy_function=os.symlink)
+    path = folder / "generation_config.json"
+    recorded = json.loads(path.read_text())
+    path.unlink()
+    path.write_text(json.dumps(recorded | {"repetition_penalty": 1.5}))
+    texts = ("red red red red red", "The days of the week are Monday, Tuesday,")
+    answers = others("vllm", folder, pure, *texts)
+    assert answers == others("hf", folder, pure, *texts)
+    assert (answers == others("hf", model_path, pure, *texts)) is (pure == "pure")
+
+
+@needs_vllm
+def test_nan_logits_are_no_answer(model_path: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "nan"
+    shutil.copytree(model_path, folder, copy_function=os.symlink)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"] * float("nan")
+    (folder / "model.safetensors").unlink()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert others("vllm", folder, "pure", "one two") == [["invalid", ""]]
+
+
+@needs_vllm
+def test_a_fault_in_a_step_breaks_the_engine_for_all_its_rows(tiny_model: Path) -> None:
+    """vLLM on a CPU has no attention for heads of 8 numbers, which shows in the first step only."""
+    if vllm.identity(options(tiny_model))["device"] != "cpu":
+        pytest.skip("a GPU may well have it")
+    found = script("-c", OTHERS, "vllm", tiny_model, "pure", "one two", "three")
+    assert found.returncode == 1
+    assert "BackendBroken: vLLM: RuntimeError: Unsupported CPU attention" in found.stderr
+
+
+@needs_vllm
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"model_max_len": 2049}, "window is 2048 tokens"),
+        ({"args": {"max_model_len": 99}}, "expected at least 500"),
+        ({"gpus": 99}, "CUDA_VISIBLE_DEVICES names 99 GPUs"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_loading(
+    tiny_model: Path, changes: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(LVEvalError, match=complaint):
+        vllm.identity(options(tiny_model, **changes))
+
+
+@needs_vllm
+def test_the_identity_names_model_and_versions(tiny_model: Path) -> None:
+    facts = vllm.identity(options(tiny_model, gpus_per_worker=2, batch_size=9))
+    assert facts["model"] == hf.identity(options(tiny_model))["model"]
+    assert all(str(facts[name])[0].isdigit() for name in ("version", "transformers", "torch"))
+    assert facts == vllm.identity(options(tiny_model))  # workers and their GPUs are no part of it
+
+
+@needs_vllm
+def test_a_run_is_killed_and_resumed_and_nothing_of_it_lives_on(
+    model_path: Path, tmp_path: Path
+) -> None:
+    write_data(
+        tmp_path / "data",
+        "hotpotwikiqa_mixup_1k",
+        [row(number=number, words=40) for number in range(24)],
+    )
+    common: tuple[str | Path, ...] = (
+        "prediction.py", "--backend", "vllm", "--model-path", model_path, "--model-name", "v", "--dtype", "float32",
+        "--model-max-len", "200", "--batch-size", "4", "--backend-args", "enforce_eager=true",
+        "--data-path", tmp_path / "data", "--output-dir", tmp_path / "out", *ECHO[4:],
+    )  # fmt: skip
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    with running(*common) as process:
+        wait_for_rows(tmp_path / "out/v", 3, limit=400)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    assert not psutil.wait_procs(children, timeout=60)[1]
+    saved = lines(tmp_path / "out/v/rows/hotpotwikiqa_mixup_1k.jsonl")
+    assert 3 <= len(saved) < 24
+    resumed = script(*common, "--single-process")
+    assert resumed.returncode == 0, resumed.stderr
+    records = lines(tmp_path / "out/v/hotpotwikiqa_mixup_1k.jsonl")
+    assert [record["index"] for record in records] == list(range(24))
+    assert lines(tmp_path / "out/v/rows/hotpotwikiqa_mixup_1k.jsonl")[: len(saved)] == saved

@@ -1,0 +1,3 @@
+"""What tests of checkup share."""
+
+SMALL = ("--datasets", "hotpotwikiqa_mixup", "--lengths", "1k")

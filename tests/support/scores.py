@@ -1,0 +1,55 @@
+"""What tests of intervals share."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lveval.analysis.clusters import Floats
+from lveval.results import ScoredRow
+
+LEVELS = ("16k", "32k", "64k")
+
+
+def scored(
+    subset: str, level: str, index: int, score: float, question: str | None = None
+) -> ScoredRow:
+    record = {} if question is None else {"question_id": question}
+    return ScoredRow(subset, level, index, score, score, record)
+
+
+def run_of(subset: str, scores: Floats, levels: Sequence[str] = LEVELS) -> list[ScoredRow]:
+    """Rows of [questions, levels] scores, or of [questions, rows a question, levels]."""
+    cube = scores if scores.ndim == 3 else scores[:, None, :]
+    questions, times, width = cube.shape
+    return [
+        scored(
+            subset,
+            levels[column],
+            question * times + row,
+            float(cube[question, row, column]),
+            f"q{question}",
+        )
+        for question in range(questions)
+        for row in range(times)
+        for column in range(width)
+    ]
+
+
+def clustered(
+    chance: np.random.Generator, shape: tuple[int, ...], zeros: Sequence[float]
+) -> Floats:
+    """Scores with many zeros and some ones, alike within a question: [questions, ..., levels]; `zeros` by level.
+
+    Each score comes from its question's luck with probability 0.6, else from its own; the mean of a level is
+    `true_mean(zeros)`.
+    """
+    own, shared = chance.random(shape), chance.random((shape[0],) + (1,) * (len(shape) - 1))
+    luck = np.where(chance.random(shape) < 0.6, shared, own)
+    above = np.clip((luck - np.array(zeros)) / (1 - np.array(zeros)), 0, None)
+    found: Floats = np.minimum(1, 1.5 * above)
+    return found
+
+
+def true_mean(zeros: float) -> float:
+    """Of min(1, 1.5 u), u uniform, times the share that is not zero: 0.5 * 2/3 + 1 * 1/3 = 2/3."""
+    return (1 - zeros) * 2 / 3
