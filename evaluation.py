@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from lveval import config
+from lveval import config, results
 from lveval.analysis.causes import classify_error
 from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli, unknown_name
 from lveval.common.files import write_atomic
@@ -37,7 +37,6 @@ from lveval.report.text import (
 from lveval.results import (
     PROTOCOLS,
     PUBLISHED_LEVELS,
-    SUBSETS,
     Evaluation,
     FileResult,
     ScoredRow,
@@ -67,9 +66,9 @@ def evaluate(folder: Path) -> Evaluation:
             f"{folder}: no prediction file; expected names such as lic_mixup_16k.jsonl"
         )
     for subset, level in pairs:
-        if subset not in SUBSETS:
+        if subset not in results.SUBSETS:
             raise UsageError(
-                f"{folder / f'{subset}_{level}.jsonl'}: {unknown_name(subset, 'subset', SUBSETS)}"
+                f"{folder / f'{subset}_{level}.jsonl'}: {unknown_name(subset, 'subset', results.SUBSETS)}"
             )
         for name in ("DATASET_METRIC_DESCRIBED", "DATASET_LANGUAGE"):
             if subset not in getattr(config, name):
@@ -77,7 +76,7 @@ def evaluate(folder: Path) -> Evaluation:
                     f"config.py: {name} has no line for {subset}; expected one, as DATASET_METRIC "
                     "has"
                 )
-    pairs.sort(key=lambda pair: (SUBSETS.index(pair[0]), level_length(pair[1])))
+    pairs.sort(key=lambda pair: (results.SUBSETS.index(pair[0]), level_length(pair[1])))
     manifest = store.read_manifest(folder) or {}
     return Evaluation(folder, manifest, [score_file(folder, manifest, *pair) for pair in pairs])
 

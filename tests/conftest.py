@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,52 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.relative_to(ROOT / "tests").parts[0] in SLOW_FOLDERS:
             item.add_marker("slow")
+
+
+# In the quick tier a test that takes longer fails, so that the tier stays quick.
+BUDGET_SECONDS = 2.0
+# What is worth more, and why.
+SLOW_WITH_REASON = {
+    "test_a_run_that_ended_goes_on_to_the_same_bytes": "eight starts, each resumes the one before",
+    "test_the_three_documented_ways_give_the_same_files_with_echo": "the published commands",
+    "test_a_dry_run_becomes_a_page": "data, run, scores and page by the commands of the README",
+    "test_calibration_times_rows_of_each_level": "a pool of workers that answers and is timed",
+    "test_a_run_ends_before_it_costs_more_and_its_rows_are_spread": "a service answers all rows",
+    "test_a_full_run_is_a_page_of_less_than_5_mb": "8,645 rows",
+    "test_a_complete_published_run_is_ranked": "8,645 rows",
+    "test_a_run_with_a_published_models_scores_shares_its_rank": "8,645 rows",
+    "test_the_answer_is_transformers_greedy_text": "the tier's real model",
+    "test_a_batch_that_the_service_has_lost_is_named": "several starts against a real server",
+    "test_an_online_run_waits_for_the_batches_that_are_out": "several starts against a server",
+    "test_a_plan_leaves_out_what_batches_answer": "several starts against a real server",
+    "test_the_api_script_predicts_resumes_by_row_and_evaluates": "a script and a real server",
+    "test_bare_and_formatted_prompts_go_to_the_completions_endpoint": "a tokenizer and a server",
+    "test_answered_rows_are_left_out_and_the_run_is_not_touched": "processes that count tokens",
+    "test_plots_are_files_and_names_are_text": "six plots",
+    "test_the_readmes_marked_blocks_run": "the README's commands",
+    "test_the_same_command_again_resumes_and_asks_nothing_twice": "a script, twice",
+    "test_a_growing_selection_only_adds": "a run that is resumed three times",
+    "test_hub_archive_then_offline_then_by_fingerprint": "three processes and a server",
+    "test_a_subset_and_a_format_of_ones_own": "two commands with a worker process",
+}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a quick test that outgrows its budget, which doubles under xdist or a loaded machine."""
+    report = yield
+    limit = BUDGET_SECONDS * max(2.0, os.getloadavg()[0])
+    quick = item.get_closest_marker("slow") is None and report.when == "call" and report.passed
+    name = getattr(item, "originalname", None) or item.name
+    if quick and report.duration > limit and name not in SLOW_WITH_REASON:
+        report.outcome = "failed"
+        report.longrepr = (
+            f"took {report.duration:.1f} s of {limit:.1f}: move it to a slow folder, or say in "
+            "conftest.SLOW_WITH_REASON what it is worth"
+        )
+    return report
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -119,3 +119,59 @@ def test_a_module_stays_small_and_says_what_it_is(path: Path) -> None:
     assert source.count("\n") <= 600
     if path.name != "__init__.py" or source:
         assert ast.get_docstring(ast.parse(source)), "no module docstring"
+
+
+@pytest.mark.parametrize(
+    "words", [("prediction.py",), ("evaluation.py",), ("report",), ("construct",), ("plan",)]
+)
+def test_help_loads_nothing_heavy(words: tuple[str, ...]) -> None:
+    run = f"runpy.run_path({words[0]!r}, run_name='__main__')"
+    if not words[0].endswith(".py"):
+        run = f"cli.main([{words[0]!r}, '--help'])"
+    code = (
+        f"import sys, runpy; from lveval import cli; sys.argv = ['x', '--help']\n"
+        f"try: {run}\n"
+        f"except SystemExit: print([n for n in {HEAVY} if n in sys.modules], file=sys.stderr)"
+    )
+    found = script("-c", code)
+    assert found.stderr.strip().endswith("[]"), found.stderr
+    assert "usage" in found.stdout
+
+
+def test_every_public_function_is_typed_and_told() -> None:
+    for path in MODULES:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        classes = [
+            node
+            for node in body
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+        ]
+        for node in (*body, *(inner for outer in classes for inner in outer.body)):
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                assert node.returns is not None, f"{path.name}:{node.lineno}"
+                assert ast.get_docstring(node), (
+                    f"{path.name}:{node.lineno}: {node.name} has no docstring"
+                )
+
+
+def test_nothing_evaluates_pickles_or_shells() -> None:
+    banned = re.compile(
+        r"(?<![.\w])(eval|exec)\(|import pickle|shell=True|os\.system|mock\.patch|__import__\("
+    )
+    for path in MODULES:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            assert not banned.search(line), f"{path.name}:{number}: {line}"
+    for path in ROOT.glob("*.sh"):
+        assert not re.search(
+            r"\beval\b", re.sub(r"batch_eval|^#.*", "", path.read_text(), flags=re.M)
+        ), path.name
+
+
+def test_pinned_what_moves_scores_and_a_reason_on_each_line() -> None:
+    required = (ROOT / "requirements.txt").read_text()
+    assert "jieba==0.42.1" in required and "rouge==1.0.1" in required
+    for line in required.splitlines():
+        assert re.search(r"\S\s+# \S", line) or line.startswith("#"), line
+    constraints = (ROOT / "constraints.txt").read_text()
+    assert "\ntorch==2.13.0\n" in constraints
+    assert all("==" in line for line in constraints.splitlines() if not line.startswith("#"))

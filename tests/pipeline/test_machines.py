@@ -89,7 +89,7 @@ def test_a_worker_vouches_for_its_code_and_its_engine(monkeypatch: pytest.Monkey
     monkeypatch.setattr(remote_cluster, "_verified", None)
     with pytest.raises(
         LVEvalError,
-        match=r"runs other code than this command \(backends/__init__.py, backends/echo",
+        match=r"runs other code than this command \(backends/__init__.py, backends/base",
     ):
         remote_cluster.verify_environment("echo", options, expected)
 
@@ -98,9 +98,8 @@ def test_a_worker_vouches_for_its_code_and_its_engine(monkeypatch: pytest.Monkey
 
 
 def recipes() -> list[list[str]]:
-    """The commands of README's section, as words."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text[text.index("## Several machines") :].partition("\n## ")[0]
+    """The commands of the manual on clusters, as words."""
+    section = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
     found: list[list[str]] = []
     for block in re.findall(r"```bash\n(.*?)```", section, re.S):
         values = dict(re.findall(r"^(TLS|HEAD)=\"?(.*?)\"?$", block, re.M))

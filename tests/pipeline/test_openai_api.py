@@ -627,7 +627,7 @@ def test_a_tokenizer_of_the_hub_is_named_by_its_commit(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert found.stdout.strip() == f"hf:a/b@{commit}"
-    assert "HarnessError: --tokenizer hf:a/c: transformers cannot load it" in found.stderr
+    assert "UsageError: --tokenizer hf:a/c: transformers cannot load it" in found.stderr
 
 
 def test_requests_wait_for_the_minutes_allowance() -> None:

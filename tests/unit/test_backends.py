@@ -10,7 +10,7 @@ from support.backends_parts import ask, options, prompt, shipped, smollm2
 
 from lveval.backends import backend_module, echo, hf, hf_models, parse_engine_args
 from lveval.backends.base import BackendBroken, Generation, Prompt
-from lveval.common.errors import LVEvalError, UsageError
+from lveval.common.errors import LVEvalError, ServiceError
 
 __all__ = ["smollm2"]  # fixtures
 
@@ -46,7 +46,8 @@ def test_backend_args_are_typed() -> None:
 def test_options_and_answers_cross_processes() -> None:
     answer = Generation("x", "ok")
     assert pickle.loads(pickle.dumps(answer)) == answer
-    assert pickle.loads(pickle.dumps(UsageError("m", hf_code := 3))).code == hf_code  # type: ignore[arg-type]
+    error = pickle.loads(pickle.dumps(ServiceError("m")))
+    assert (type(error), error.message, error.code) == (ServiceError, "m", 5)
 
 
 # --- Echo -------------------------------------------------------------------------------------------------------------

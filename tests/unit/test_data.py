@@ -509,5 +509,5 @@ def test_two_threads(tmp_path: Path, cache: Path) -> None:
 
 def test_import_is_light() -> None:
     heavy = "[name for name in ('datasets', 'pyarrow', 'huggingface_hub', 'torch', 'tqdm') if name in sys.modules]"
-    done = child(f"import sys, data; print({heavy})")
+    done = child(f"import sys; from lveval.data import dataset; print({heavy})")
     assert done.stdout.strip() == "[]", done.stderr
