@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, cast
 
 from lveval import config, results
 from lveval.analysis.causes import classify_error
+from lveval.common import logs
 from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli, unknown_name
 from lveval.common.files import write_atomic
 from lveval.common.levels import level_length
+from lveval.common.logs import log
 from lveval.common.text import printable
 from lveval.options import add_run_folder_options, named_run_folder
 from lveval.report.text import (
@@ -270,9 +272,7 @@ def mark_stale(path: Path) -> None:
     try:
         if path.exists():
             path.rename(stale)
-            print(
-                f"{path.name} is from before the run grew: renamed to {stale.name}", file=sys.stderr
-            )
+            log.warning("%s is from before the run grew: renamed to %s", path.name, stale.name)
     except OSError as error:
         raise StorageError(f"{path}: cannot be renamed: {error.strerror}") from error
 
@@ -303,6 +303,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> ExitCode:
     """Evaluate one folder; see the module's docstring."""
     arguments = parse_arguments(argv)
+    logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
     # A folder's name that the terminal cannot encode is shown as an escape, not as a traceback.
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     evaluation, *others = (evaluate(each) for each in (arguments.folder, *arguments.compare))

@@ -17,8 +17,10 @@ from pathlib import Path
 from lveval import __version__, config, utils
 from lveval.backends import ON_GPUS, REMOTE, backend_module
 from lveval.backends.base import EngineOptions, Json
+from lveval.common import logs
 from lveval.common.errors import ExitCode, UsageError, run_cli
 from lveval.common.levels import FileKey
+from lveval.common.logs import log
 from lveval.common.text import printable
 from lveval.data.prompt_sets import OFFICIAL_MAPPING_SHA256, PromptSet, load_prompts
 from lveval.data.selection import SelectedFile, load_selection
@@ -41,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
 
     # --- 1. Options ---------------------------------------------------------------------------
     options = RunOptions.parse(words)
+    logs.configure(verbose=options.verbose, quiet=options.quiet)
     prompts = load_prompt_set(options)
     keys = options.selected_files(prompts.templates)
     run = Run.of(options, keys)
@@ -93,9 +96,8 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         try:
             failures = recorder.record(answers(run, job, tasks, cost))
         except KeyboardInterrupt:
-            where = printable(str(options.folder))
-            saved = f"interrupted: all answers so far are saved in {where}"
-            print(f"{saved}; run {run.resume_command}", file=sys.stderr)
+            saved = f"interrupted: all answers so far are saved in {options.folder}"
+            log.warning("%s; run %s", saved, run.resume_command)
             return ExitCode.INTERRUPTED
         left = sum(len(file.missing(store.done(*file.key))) for file in files)
         used = {
@@ -105,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         }
         store.log({"event": "end", "rows_left": left, "used": used})
         for line in summary_lines(run, store, cost, failures, left):
-            print(line, file=sys.stderr)
+            log.info(line)
     print(printable(str(options.folder)))
     return ExitCode.INCOMPLETE if left else ExitCode.COMPLETE
 
@@ -267,12 +269,12 @@ def warn_of_surprises(run: Run, spec: Mapping[str, Json]) -> None:
     part = utils.chat_format_of(run.options.model_name)
     if part and run.options.chat_template in ("auto", "published"):
         taken = f'prompt format: that of "{part}" in utils.py, which the model name contains'
-        print(f"{taken}, unless it has a .chat()", file=sys.stderr)
+        log.info("%s, unless it has a .chat()", taken)
     engine = spec["engine"]
     if isinstance(engine, dict) and engine.get("device") == "cpu":
-        print("no GPU is visible to torch: the model runs on the CPU", file=sys.stderr)
+        log.warning("no GPU is visible to torch: the model runs on the CPU")
     if run.idle_gpus:
-        print(f"{run.idle_gpus} GPUs stay idle: too few for one more worker", file=sys.stderr)
+        log.warning("%d GPUs stay idle: too few for one more worker", run.idle_gpus)
 
 
 def summary_lines(

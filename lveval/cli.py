@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from lveval import __version__, user_tables
+from lveval.common import logs
 from lveval.common.errors import ExitCode, UsageError, run_cli
 from lveval.common.files import disk_errors, write_atomic
 from lveval.common.text import printable
@@ -130,6 +131,7 @@ def report_of_folder(
 def report(argv: Sequence[str] | None = None) -> ExitCode:
     """Write what was asked for; the last line printed is the page's path."""
     arguments = report_parser(argv)
+    logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     output: Path = arguments.output or arguments.folder / "report.html"
     if output.suffix not in (".html", ".htm"):

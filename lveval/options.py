@@ -235,6 +235,8 @@ class ProcessOptions:
         metavar="HOURS",
     )
     retry_failed: bool = option("try rows again that exceeded the model's window", False)
+    verbose: bool = option("say more on standard error", False, names=("-v",))
+    quiet: bool = option("say only what is wrong", False, names=("-q",))
     overwrite: bool = option("rename an earlier run of this name and start anew", False)
 
 
@@ -569,6 +571,8 @@ def add_run_folder_options(parser: argparse.ArgumentParser) -> None:
     add("--input-dir", type=Path, help="the run's folder: the last line of prediction.py's output")
     add("--output-dir", type=Path, default=Path("outputs"), help="as for prediction.py (outputs)")
     add("--model-name", help="as for prediction.py; names the folder together with --output-dir")
+    add("-v", "--verbose", action="store_true", help="say more on standard error")
+    add("-q", "--quiet", action="store_true", help="say only what is wrong")
     compared = "other runs, compared question by question"
     add("--compare", type=Path, nargs="+", default=[], metavar="RUN", help=compared)
 

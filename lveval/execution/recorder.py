@@ -3,13 +3,12 @@
 failures = Recorder(store, files, cost).record(results)
 """
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from lveval.common.errors import IncompleteRun
-from lveval.common.text import printable
+from lveval.common.logs import log
 from lveval.data.selection import SelectedFile
 from lveval.execution.cost import CostTracker
 from lveval.execution.tasks import Attempt, Task, TaskResult
@@ -66,7 +65,7 @@ class Recorder:
         if result.records and not self._missing[name]:
             self._store.derive(task.subset, task.level)
             rows = len(self._store.done(task.subset, task.level))
-            self._bar.write(f"finished {name}: {rows} rows", file=sys.stderr)
+            log.info("finished %s: %d rows", name, rows)
 
     def _record_failure(self, task: Task, attempt: Attempt) -> None:
         where = task.subset, task.level, attempt.index
@@ -77,8 +76,7 @@ class Recorder:
         self._failures[attempt.cause] += 1
         self._cost.drop(*where)
         row = f"{task.file_name} row {attempt.index}"
-        message = printable(f"no answer: {row}: {attempt.cause}: {attempt.message}")
-        self._bar.write(message, file=sys.stderr)
+        log.warning("no answer: %s: %s: %s", row, attempt.cause, attempt.message)
 
     def _show_progress(self) -> None:
         seconds = max(time.monotonic() - self._began, 1e-9)
