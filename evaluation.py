@@ -45,7 +45,7 @@ from lveval.results import (
     Scores,
     means,
 )
-from lveval.runs import store
+from lveval.runs import folder as run_folders
 from lveval.runs.record import FINAL_STATUSES
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def evaluate(folder: Path) -> Evaluation:
             f"{folder}: no such folder; expected the one that prediction.py printed as its last "
             "line"
         )
-    pairs = store.run_files(folder)
+    pairs = run_folders.run_files(folder)
     if not pairs:
         raise UsageError(
             f"{folder}: no prediction file; expected names such as lic_mixup_16k.jsonl"
@@ -79,14 +79,14 @@ def evaluate(folder: Path) -> Evaluation:
                     "has"
                 )
     pairs.sort(key=lambda pair: (results.SUBSETS.index(pair[0]), level_length(pair[1])))
-    manifest = store.read_manifest(folder) or {}
+    manifest = run_folders.read_manifest(folder) or {}
     return Evaluation(folder, manifest, [score_file(folder, manifest, *pair) for pair in pairs])
 
 
 def score_file(folder: Path, manifest: Mapping[str, object], subset: str, level: str) -> FileResult:
     """Score the recorded rows of one file under both protocols."""
     name = f"{subset}_{level}"
-    records = store.read_records(folder, subset, level)
+    records = run_folders.read_records(folder, subset, level)
     if manifest:
         selection = cast(dict[str, int], manifest["selection"])
         if name not in selection:

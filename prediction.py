@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lveval import __version__, config, utils
 from lveval.backends import ON_GPUS, REMOTE, backend_module
-from lveval.backends.base import EngineOptions, Json
+from lveval.backends.base import EngineOptions
 from lveval.common import logs
 from lveval.common.errors import ExitCode, UsageError, run_cli
 from lveval.common.levels import FileKey
@@ -34,6 +34,7 @@ from lveval.options import RunOptions, Scheduler
 from lveval.planning import token_counts
 from lveval.planning.check import run_checks
 from lveval.planning.plan import print_plan
+from lveval.runs.spec import RunSpec
 from lveval.runs.store import RunStore
 
 
@@ -55,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
             spec = build_spec(run, prompts, files, cluster_environment(run))
             warn_of_surprises(run, spec)
             job = make_job(run, prompts, files)
-            print_plan(options, job, files, spec, options.folder, run.gpu_groups, pool)
+            print_plan(
+                options, job, files, spec.as_identity(), options.folder, run.gpu_groups, pool
+            )
         return ExitCode.COMPLETE
     files = load_selection(keys, options.data_path, options.limit)
 
@@ -69,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     # --- 4. The run: a new folder, or one to be resumed ---------------------------------------
     selection = {file.name: file.rows for file in files}
     rows = {file.name: len(file.file) for file in files}
-    with RunStore.open(options.folder, spec, selection, rows, overwrite=options.overwrite) as store:
+    with RunStore.open(
+        options.folder, spec.as_identity(), selection, rows, overwrite=options.overwrite
+    ) as store:
         backend = backend_module(options.backend)
         cost = CostTracker.of(
             options, config.DATASET_MAXGEN, backend.answer_tokens(run.engine) or 0
@@ -99,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
             saved = f"interrupted: all answers so far are saved in {options.folder}"
             log.warning("%s; run %s", saved, run.resume_command)
             return ExitCode.INTERRUPTED
-        left = sum(len(file.missing(store.done(*file.key))) for file in files)
+        left = sum(len(file.missing(store.answered(*file.key))) for file in files)
         used = {
             "prompt_tokens": cost.prompt_tokens,
             "answer_tokens": cost.answer_tokens,
@@ -196,27 +201,27 @@ def build_spec(
     prompts: PromptSet,
     files: Sequence[SelectedFile],
     environment: remote_cluster.Environment,
-) -> dict[str, Json]:
-    """What decides the answers of a run, as run.json keeps it.
+) -> RunSpec:
+    """What decides the answers of a run.
 
     With a scheduler its workers say what the engine is: this machine may have neither GPU nor
     model. Raises LVEvalError where the engine cannot work with these options.
     """
     options, backend = run.options, backend_module(run.options.backend)
     subsets = dict.fromkeys(file.file.subset for file in files)
-    return {
-        "backend": options.backend,
-        "engine": environment["engine"] if environment else backend.identity(run.engine),
-        "backend_args": {k: v for k, v in run.engine.args.items() if k not in backend.TUNING},
-        "model_name": options.model_name,
-        "model_max_len": options.model_max_len,
-        "batch_size": options.batch_size,
-        "prompts": {"name": prompts.name, "sha256": prompts.sha256, "official": prompts.official},
-        "chat_template": options.chat_template,
-        "tables": {**utils.format_overrides(options.model_name)},
-        "budgets": {subset: config.DATASET_MAXGEN[subset] for subset in subsets},
-        "data": {file.name: file.file.fingerprint for file in files},
-    }
+    return RunSpec(
+        backend=options.backend,
+        engine=environment["engine"] if environment else backend.identity(run.engine),
+        backend_args={k: v for k, v in run.engine.args.items() if k not in backend.TUNING},
+        model_name=options.model_name,
+        model_max_len=options.model_max_len,
+        batch_size=options.batch_size,
+        prompts={"name": prompts.name, "sha256": prompts.sha256, "official": prompts.official},
+        chat_template=options.chat_template,
+        tables=utils.format_overrides(options.model_name),
+        budgets={subset: config.DATASET_MAXGEN[subset] for subset in subsets},
+        data={file.name: file.file.fingerprint for file in files},
+    )
 
 
 def make_job(
@@ -264,14 +269,13 @@ def answers(run: Run, job: Job, tasks: Sequence[Task], cost: CostTracker) -> Ite
         yield from dispatch.run_tasks(executor, job, affordable, count)
 
 
-def warn_of_surprises(run: Run, spec: Mapping[str, Json]) -> None:
+def warn_of_surprises(run: Run, spec: RunSpec) -> None:
     """Say what is easily overlooked: a prompt format taken by name, a CPU, GPUs left idle."""
     part = utils.chat_format_of(run.options.model_name)
     if part and run.options.chat_template in ("auto", "published"):
         taken = f'prompt format: that of "{part}" in utils.py, which the model name contains'
         log.info("%s, unless it has a .chat()", taken)
-    engine = spec["engine"]
-    if isinstance(engine, dict) and engine.get("device") == "cpu":
+    if spec.engine.get("device") == "cpu":
         log.warning("no GPU is visible to torch: the model runs on the CPU")
     if run.idle_gpus:
         log.warning("%d GPUs stay idle: too few for one more worker", run.idle_gpus)

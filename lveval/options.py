@@ -22,7 +22,7 @@ from lveval.backends import BACKENDS, REMOTE, backend_module, parse_engine_args
 from lveval.backends.base import ApiOptions, EngineOptions, Json
 from lveval.common.errors import UsageError, unknown_name
 from lveval.common.levels import FileKey
-from lveval.runs.store import run_folder
+from lveval.runs.folder import run_folder
 
 T = TypeVar("T")
 

@@ -27,7 +27,8 @@ class ExitCode(IntEnum):
 
 
 class LVEvalError(Exception):
-    """A fault that the user can act on: what was found, what was expected, what to do, in a sentence.
+    """A fault that the user can act on: what was found, what was expected, what to do, in a
+    sentence.
 
     `code` is the exit code of a command that it ends.
     """
@@ -79,8 +80,9 @@ def unknown_name(found: str, kind: str, known: list[str]) -> LVEvalError:
 def run_cli(main: Callable[[], ExitCode | int]) -> None:
     """Run a script's `main` and leave the process with its exit code.
 
-    A HarnessError is one sentence on standard error, never a traceback; any other exception is a bug of ours and keeps
-    its traceback (exit 1). Standard output that is closed early (`| head`) ends quietly.
+    A HarnessError is one sentence on standard error, never a traceback; any other exception is a
+    bug of ours and keeps its traceback (exit 1). Standard output that is closed early (`| head`)
+    ends quietly.
     """
     try:
         code = int(main())
@@ -90,7 +92,8 @@ def run_cli(main: Callable[[], ExitCode | int]) -> None:
         code = int(error.code)
     except ModuleNotFoundError as error:
         print(
-            f"error: the package {error.name} is not installed; run: pip install -r requirements.txt",
+            f"error: the package {error.name} is not installed; run: pip install -r "
+            "requirements.txt",
             file=sys.stderr,
         )
         code = int(ExitCode.USAGE)
@@ -98,14 +101,16 @@ def run_cli(main: Callable[[], ExitCode | int]) -> None:
         print("interrupted", file=sys.stderr)
         code = int(ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        # The reader left; point stdout at nothing so that the interpreter's own flush at exit stays quiet.
+        # The reader left; point stdout at nothing so that the interpreter's own flush at exit stays
+        # quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + int(signal.SIGPIPE)
     if code and any(
         thread is not threading.main_thread() and not thread.daemon
         for thread in threading.enumerate()
     ):
-        # A thread still answers a row that nobody will record, perhaps for minutes; Python would wait for it.
+        # A thread still answers a row that nobody will record, perhaps for minutes; Python would
+        # wait for it.
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)

@@ -1,4 +1,5 @@
-"""Files that survive: replaced whole or not at all, folders that are there for good, and the private cache.
+"""Files that survive: replaced whole or not at all, folders that are there for good, and the
+private cache.
 
     write_atomic(Path("outputs/chatglm3/results.json"), text)
 
@@ -21,8 +22,8 @@ def disk_errors(doing: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"{path}: {doing} failed ({error.strerror or error}); what was recorded before is safe: free or mend the "
-            "disk, then run the same command again"
+            f"{path}: {doing} failed ({error.strerror or error}); what was recorded before is "
+            "safe: free or mend the disk, then run the same command again"
         ) from error
 
 
@@ -37,7 +38,9 @@ def rename_to_backup(path: Path) -> Path:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace `path` by `content` whole or not at all: temporary file, fsync, rename, fsync of the folder."""
+    """Replace `path` by `content` whole or not at all: temporary file, fsync, rename, fsync of the
+    folder.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors("writing", path):
         try:
@@ -54,7 +57,9 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def fsync_dir(folder: Path) -> None:
-    """Make the names in `folder` durable: a created or renamed file has its name for good after this."""
+    """Make the names in `folder` durable: a created or renamed file has its name for good after
+    this.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -63,7 +68,9 @@ def fsync_dir(folder: Path) -> None:
 
 
 def durable_mkdir(folder: Path) -> None:
-    """Create a folder and its parents for good: a folder's name is on the disk once its parent was synced."""
+    """Create a folder and its parents for good: a folder's name is on the disk once its parent was
+    synced.
+    """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
@@ -73,8 +80,9 @@ def durable_mkdir(folder: Path) -> None:
 def cache_dir() -> Path:
     """The harness's private cache folder, made (mode 0700) where it is missing.
 
-    `$LVEVAL_CACHE`, else `$XDG_CACHE_HOME/lveval`, else `~/.cache/lveval`. What lies there decides scores (rows, a
-    segmenter's dictionary), so a folder that another user owns or may write to is refused with a HarnessError.
+    `$LVEVAL_CACHE`, else `$XDG_CACHE_HOME/lveval`, else `~/.cache/lveval`. What lies there decides
+    scores (rows, a segmenter's dictionary), so a folder that another user owns or may write to is
+    refused with a HarnessError.
     """
     chosen, xdg = os.environ.get("LVEVAL_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
     try:
@@ -91,7 +99,8 @@ def cache_dir() -> Path:
         ) from error
     if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UsageError(
-            f"{folder}: found a folder of user {found.st_uid}, mode {stat.S_IMODE(found.st_mode):o}; expected one "
-            f"that only you can write; run chmod 700 on it, or set LVEVAL_CACHE to another folder"
+            f"{folder}: found a folder of user {found.st_uid}, mode "
+            f"{stat.S_IMODE(found.st_mode):o}; expected one that only you can write; run chmod 700 "
+            "on it, or set LVEVAL_CACHE to another folder"
         )
     return folder

@@ -21,32 +21,39 @@ JIEBA_VERSION = "0.42.1"  # Another version cuts other words, so it gives other 
 
 @cache
 def segmenter() -> "Tokenizer":
-    """jieba's own dictionary, loaded once, from a cache that no other user of the machine can have written."""
+    """jieba's own dictionary, loaded once, from a cache that no other user of the machine can have
+    written.
+    """
     try:
         with warnings.catch_warnings():
-            # jieba's source warns on new Pythons (invalid escapes, pkg_resources); a user can do nothing about it.
+            # jieba's source warns on new Pythons (invalid escapes, pkg_resources); a user can do
+            # nothing about it.
             warnings.simplefilter("ignore")
             import jieba
     except ImportError as error:
         raise UsageError(
-            f"scoring needs jieba {JIEBA_VERSION}, not found ({error}); pip install jieba=={JIEBA_VERSION}"
+            f"scoring needs jieba {JIEBA_VERSION}, not found ({error}); pip install "
+            f"jieba=={JIEBA_VERSION}"
         ) from error
     if jieba.__version__ != JIEBA_VERSION:
         raise UsageError(
-            f"found jieba {jieba.__version__}; expected {JIEBA_VERSION}, because other versions give other scores; "
-            f"pip install jieba=={JIEBA_VERSION}"
+            f"found jieba {jieba.__version__}; expected {JIEBA_VERSION}, because other versions "
+            f"give other scores; pip install jieba=={JIEBA_VERSION}"
         )
     jieba.setLogLevel(logging.CRITICAL)  # It reports every load on standard error.
     with tempfile.TemporaryDirectory(prefix="jieba-") as scratch:
-        # jieba would read a marshal file from the shared temporary folder. Where there is no trustworthy place for
-        # one, it builds its dictionary anew (half a second) and the scratch folder goes.
+        # jieba would read a marshal file from the shared temporary folder. Where there is no
+        # trustworthy place for one, it builds its dictionary anew (half a second) and the scratch
+        # folder goes.
         jieba.dt.tmp_dir = str(_dictionary_folder() or scratch)
         jieba.initialize()
     return jieba.dt
 
 
 def _dictionary_folder() -> Path | None:
-    """The folder for jieba's cached dictionary, or None where another user could have put a file into it."""
+    """The folder for jieba's cached dictionary, or None where another user could have put a file
+    into it.
+    """
     folder = cache_dir() / f"jieba-{JIEBA_VERSION}"
     with suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

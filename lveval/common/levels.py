@@ -1,8 +1,13 @@
-"""TODO lveval.common.levels."""
+"""Levels of length and the files of a run: level_length("16k") is 16."""
 
 FileKey = tuple[str, str]  # (subset, level): a file
 
 
 def level_length(level: str) -> int:
-    """16 for "16k"."""
+    """Thousands of words (English) or characters (Chinese) of a level."""
     return int(level.removesuffix("k"))
+
+
+def file_name(subset: str, level: str) -> str:
+    """`<subset>_<level>`, as files, results and run.json have it."""
+    return f"{subset}_{level}"

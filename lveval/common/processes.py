@@ -12,7 +12,9 @@ from concurrent.futures import ProcessPoolExecutor
 
 
 def process_pool(count: int) -> ProcessPoolExecutor:
-    """`count` new processes, which import this program's modules anew (a fork would copy threads' locks)."""
+    """`count` new processes, which import this program's modules anew (a fork would copy threads'
+    locks).
+    """
     return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start)
 
 

@@ -4,7 +4,9 @@ import unicodedata
 
 
 def printable(text: str) -> str:
-    """`text` without characters that could steer a terminal: controls and bidi overrides become `\\uXXXX`."""
+    """`text` without characters that could steer a terminal: controls and bidi overrides become
+    `\\uXXXX`.
+    """
     return "".join(
         character
         if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")

@@ -21,15 +21,14 @@ from lveval.construct.synthetic import seeded, synthetic_articles
 
 UNITS = {"en": "words", "zh": "characters"}
 
-# Made-up articles per language: a context is a seeded sample of them. A level above half of it gets twice its own size.
+# Made-up articles per language: a context is a seeded sample of them. A level above half of it gets
+# twice its own size.
 POOL_SIZE = 600_000
-
-TOLERANCE = 0.015  # how far a context may be from its level; 2 % is promised, and Chinese has its last separator less
-
-MAX_SLACK = 25  # the same in words or characters: half a long sentence, so that mostly a sentence ends near enough
-
+# How far a context may be from its level; 2 % is promised, and Chinese has its last separator less
+TOLERANCE = 0.015
+# The same in words or characters: half a long sentence, so that mostly a sentence ends near enough
+MAX_SLACK = 25
 SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*(?=\s|\Z)|[。！？…]+[”’」』）]*")
-
 Segment = tuple[
     tuple[str, int] | None, str
 ]  # (what to record: "evidence" or "confusing_facts" and its number; text)
@@ -41,7 +40,9 @@ def level_size(level: str) -> int:
 
 
 def trim_to_length(text: str, wanted: int, slack: int, language: str) -> Document:
-    """The beginning of `text` that costs `wanted`, or, where a sentence ends within `slack` of that, up to there."""
+    """The beginning of `text` that costs `wanted`, or, where a sentence ends within `slack` of
+    that, up to there.
+    """
     place = wanted - len(SEPARATOR)
     if language == "en":
         word = next(itertools.islice(re.finditer(r"\S+", text), wanted - 1, None), None)
@@ -61,7 +62,9 @@ def trim_to_length(text: str, wanted: int, slack: int, language: str) -> Documen
 def sample_distractors(
     rng: random.Random, pool: list[Document], wanted: int, size: int, language: str
 ) -> list[str]:
-    """Texts from `pool` in random order, none twice, that cost `wanted`, or nearly so; the last one may be cut."""
+    """Texts from `pool` in random order, none twice, that cost `wanted`, or nearly so; the last one
+    may be cut.
+    """
     slack = min(MAX_SLACK, int(TOLERANCE * size))
     chosen: list[str] = []
     for document in rng.sample(pool, len(pool)):
@@ -87,9 +90,11 @@ class BuildSpec(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def candidates(recipe: BuildSpec, subset: str, number: int, size: int) -> list[Document]:
-    """The distractors for question `number` of a subset in a context of `size`: replaced, none that gives it away.
+    """The distractors for question `number` of a subset in a context of `size`: replaced, none that
+    gives it away.
 
-    A document that holds an answer, the keywords or the evidence is left out. HarnessError where too few remain.
+    A document that holds an answer, the keywords or the evidence is left out. HarnessError where
+    too few remain.
     """
     language, source = config.DATASET_LANGUAGE[subset], read_sources(recipe.sources, subset)[number]
     if recipe.distractors:
@@ -111,13 +116,16 @@ def candidates(recipe: BuildSpec, subset: str, number: int, size: int) -> list[D
             f"expected {needed:,} for a context of {size:,}; give more or name shorter --lengths"
         )
         raise UsageError(
-            f"{source.origin}: found {found:,} {UNITS[language]} of distractors ({left_out}); {wanted}"
+            f"{source.origin}: found {found:,} {UNITS[language]} of distractors ({left_out}); "
+            f"{wanted}"
         )
     return kept
 
 
 def build_row(recipe: BuildSpec, subset: str, level: str, index: int) -> dict[str, object]:
-    """Row `index` of a file: the published fields, `question_id`, and `offsets` into the final context."""
+    """Row `index` of a file: the published fields, `question_id`, and `offsets` into the final
+    context.
+    """
     language, size = config.DATASET_LANGUAGE[subset], level_size(level)
     sources = read_sources(recipe.sources, subset)
     source = sources[index % len(sources)]

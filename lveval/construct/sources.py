@@ -11,7 +11,6 @@ from lveval import config
 from lveval.common.errors import UsageError
 
 SAMPLES = Path(__file__).resolve().parent / "samples"
-
 SEPARATOR = "\n\n"
 
 # Answers that any distractor may hold without giving something away.
@@ -36,10 +35,11 @@ class Document(NamedTuple):
 
 
 class Phrases:
-    """Whole phrases to find or to replace in one pass from left to right, the longest first where several begin.
+    """Whole phrases to find or to replace in one pass from left to right, the longest first where
+    several begin.
 
-    An English phrase has to end at word boundaries ("Ann" is not in "Annual"); in Chinese, which has none, that holds
-    for Latin letters and digits only ("3" is not in "1983").
+    An English phrase has to end at word boundaries ("Ann" is not in "Annual"); in Chinese, which
+    has none, that holds for Latin letters and digits only ("3" is not in "1983").
     """
 
     def __init__(self, new: dict[str, str], language: str) -> None:
@@ -62,14 +62,19 @@ class Phrases:
         )
 
     def replace(self, text: str) -> str:
-        """`text` with each phrase as `new` has it. What was put in is never replaced again, so pairs can swap."""
+        """`text` with each phrase as `new` has it.
+
+        What was put in is never replaced again, so pairs can swap.
+        """
         return (
             self.pattern.sub(lambda match: self.new[match[0]], text) if self.found(text) else text
         )
 
 
 def is_text(value: object) -> bool:
-    """Whether `value` is text with something in it that UTF-8 can hold (JSON can escape lone surrogates, it cannot)."""
+    """Whether `value` is text with something in it that UTF-8 can hold (JSON can escape lone
+    surrogates, it cannot).
+    """
     return (
         isinstance(value, str) and bool(value.strip()) and not re.search(r"[\ud800-\udfff]", value)
     )
@@ -184,14 +189,16 @@ def read_sources(folder: Path, subset: str) -> list[Source]:
     for number, source in enumerate(sources):
         if any(source.question_id == other.question_id for other in sources[:number]):
             raise UsageError(
-                f"{source.origin}: question_id: found {source.question_id} again; expected a new one"
+                f"{source.origin}: question_id: found {source.question_id} again; expected a new "
+                "one"
             )
     return sources
 
 
 @functools.lru_cache
 def read_distractors(folder: Path) -> dict[str, list[Document]]:
-    """Language -> the folder's different documents: .txt files (one each), .jsonl lines ("text" or "context").
+    """Language -> the folder's different documents: .txt files (one each), .jsonl lines ("text" or
+    "context").
 
     A document is Chinese where a fifth of its characters are.
     """

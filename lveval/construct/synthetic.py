@@ -11,14 +11,17 @@ from lveval.construct.sources import SAMPLES, Document, read_text, text_length
 
 
 def seeded(*parts: object) -> random.Random:
-    """A generator that depends on `parts` only: not on PYTHONHASHSEED, not on what was drawn before."""
+    """A generator that depends on `parts` only: not on PYTHONHASHSEED, not on what was drawn
+    before.
+    """
     digest = hashlib.sha256("|".join(map(str, parts)).encode()).digest()
     return random.Random(int.from_bytes(digest, "big"))  # noqa: S311 - repeatable data, no secret
 
 
 @functools.lru_cache(maxsize=4)
 def synthetic_articles(language: str, seed: int, size: int) -> list[Document]:
-    """Made-up articles, `size` words or characters of them in all, in which no sentence and no title occurs twice.
+    """Made-up articles, `size` words or characters of them in all, in which no sentence and no
+    title occurs twice.
 
     samples/fiction_<language>.json holds the grammar and says how to read it.
     """

@@ -1,11 +1,13 @@
-"""Builds data in LV-Eval's style: mix-up of documents, confusing facts, keyword and phrase replacement.
+"""Builds data in LV-Eval's style: mix-up of documents, confusing facts, keyword and phrase
+replacement.
 
     python construct.py --output-dir mydata --datasets hotpotwikiqa_mixup --lengths 16k 32k --rows 10
 
-`prediction.py --data-path mydata` evaluates on it. The method is that of Yuan et al., "LV-Eval", arXiv 2402.05136,
-section 3. A source (a line of <sources>/<subset>.jsonl, see FIELDS) is a question with its supporting documents. Every
-level asks the same questions. A row is a function of (seed, subset, level, row number), the sources and the distractors
-alone: neither the other files asked for nor the number of workers changes a byte.
+`prediction.py --data-path mydata` evaluates on it. The method is that of Yuan et al., "LV-Eval",
+arXiv 2402.05136, section 3. A source (a line of <sources>/<subset>.jsonl, see FIELDS) is a question
+with its supporting documents. Every level asks the same questions. A row is a function of (seed,
+subset, level, row number), the sources and the distractors alone: neither the other files asked for
+nor the number of workers changes a byte.
 """
 
 import argparse
@@ -25,33 +27,37 @@ from lveval.construct.build import TOLERANCE, UNITS, BuildSpec, build_lines, can
 from lveval.construct.sources import SAMPLES, read_distractors, read_sources
 
 TASK_SIZE = 2_000_000  # words or characters that a worker builds in one go: about 12 MB
-
-
 File = tuple[str, str, int]  # subset, level, number of rows
 
 
 def check_sources(recipe: BuildSpec, subset: str, levels: list[str], rows: int) -> None:
-    """Raise HarnessError where a question cannot have a context of a level; say which distractors were skipped."""
+    """Raise HarnessError where a question cannot have a context of a level; say which distractors
+    were skipped.
+    """
     language, sizes, skipped = config.DATASET_LANGUAGE[subset], sorted(map(level_size, levels)), 0
     for number, source in enumerate(read_sources(recipe.sources, subset)[:rows]):
         if source.cost > (1 + TOLERANCE) * sizes[0]:
             found = f"found {source.cost:,} {UNITS[language]} of documents and confusing facts"
             raise UsageError(
-                f"{source.origin}: documents: {found}; expected at most the {sizes[0]:,} of a context"
+                f"{source.origin}: documents: {found}; expected at most the {sizes[0]:,} of a "
+                "context"
             )
         if recipe.distractors:
             kept = candidates(recipe, subset, number, sizes[-1])
             skipped += len(read_distractors(recipe.distractors)[language]) - len(kept)
     if recipe.distractors:
         print(
-            f"{subset}: {skipped:,} times a distractor was skipped because it holds the answer to the question"
+            f"{subset}: {skipped:,} times a distractor was skipped because it holds the answer to "
+            "the question"
         )
 
 
 def build_lines_ordered(
     recipe: BuildSpec, files: list[File], workers: int
 ) -> Generator[bytes, None, None]:
-    """The lines of all files, some at a time, made by so many processes (1: this one), not far ahead of the reader."""
+    """The lines of all files, some at a time, made by so many processes (1: this one), not far
+    ahead of the reader.
+    """
     tasks: list[tuple[BuildSpec, str, str, range]] = []
     for subset, level, rows in files:
         step = max(1, TASK_SIZE // level_size(level))
@@ -80,7 +86,10 @@ def build_lines_ordered(
 
 
 def write_files(recipe: BuildSpec, folder: Path, files: list[File], workers: int) -> None:
-    """Write `<folder>/<subset>/<subset>_<level>.jsonl` for each of `files`. Only a complete file ever has its name."""
+    """Write `<folder>/<subset>/<subset>_<level>.jsonl` for each of `files`.
+
+    Only a complete file ever has its name.
+    """
     from tqdm import tqdm
 
     bar = tqdm(
@@ -113,7 +122,9 @@ def write_files(recipe: BuildSpec, folder: Path, files: list[File], workers: int
 
 
 def names(values: list[str] | None, default: list[str]) -> list[str]:
-    """What an option that takes several names (also separated by commas) was given, each once; else the default."""
+    """What an option that takes several names (also separated by commas) was given, each once; else
+    the default.
+    """
     given = [name for value in values or [] for name in value.split(",") if name]
     return list(dict.fromkeys(config.DATASET_ALIAS.get(name, name) for name in given or default))
 

@@ -1,9 +1,11 @@
-"""Where rows come from: the Hub's archives or local files, checked row by row, memory-mapped, read by index.
+"""Where rows come from: the Hub's archives or local files, checked row by row, memory-mapped, read
+by index.
 
     python prediction.py --backend echo --model-name dry --data-path my_data/   (no --data-path: the published data)
 
-A file is read in one own pass into an Arrow copy that is named by the content's hash, so that all workers map the same
-pages. The JSON builder of `datasets` would infer types chunk by chunk and fail without a line number.
+A file is read in one own pass into an Arrow copy that is named by the content's hash, so that all
+workers map the same pages. The JSON builder of `datasets` would infer types chunk by chunk and fail
+without a line number.
 """
 
 import hashlib
@@ -28,17 +30,18 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 
-# Raised when what a cached copy holds changes. Each copy ends in the SHA-256 of all that stands before.
+# Raised when what a cached copy holds changes. Each copy ends in the SHA-256 of all that stands
+# before.
 CACHE_VERSION = "v1"
-
 SEAL_BYTES = 32
-
 STALE_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """The rows of one file, memory-mapped when the first one is read; small to pickle, safe with threads."""
+    """The rows of one file, memory-mapped when the first one is read; small to pickle, safe with
+    threads.
+    """
 
     subset: str
     level: str
@@ -57,7 +60,9 @@ class DataFile:
         return cast(Row, self._mapped()[index])
 
     def sizes(self) -> list[int]:
-        """The UTF-8 bytes of each row's context; looks at no text, so it takes milliseconds for a file of any size."""
+        """The UTF-8 bytes of each row's context; looks at no text, so it takes milliseconds for a
+        file of any size.
+        """
         import pyarrow.compute as pc
 
         sizes: list[int] = pc.binary_length(self._mapped().data.column("context")).to_pylist()
@@ -75,11 +80,13 @@ class DataFile:
 def load_file(
     subset: str, level: str, data_path: Path | None, fingerprint: str | None = None
 ) -> DataFile:
-    """The rows of `<subset>_<level>.jsonl`, from the folder `data_path` or, where it is None, from the Hub.
+    """The rows of `<subset>_<level>.jsonl`, from the folder `data_path` or, where it is None, from
+    the Hub.
 
-    With `fingerprint` (a worker was told it) an intact cached copy is opened without a look at the source. Otherwise
-    the source is read; it must have that fingerprint if one is given. Raises HarnessError: no such file, no network, a
-    row that is not as the data card of Infinigence/LVEval says (file, line, field), a damaged archive, other content.
+    With `fingerprint` (a worker was told it) an intact cached copy is opened without a look at the
+    source. Otherwise the source is read; it must have that fingerprint if one is given. Raises
+    HarnessError: no such file, no network, a row that is not as the data card of Infinigence/LVEval
+    says (file, line, field), a damaged archive, other content.
     """
     for kind, value, pattern, expected in (
         ("subset", subset, r"\w[\w.-]*", 'letters, digits, "_", "-" and "."'),
@@ -113,8 +120,8 @@ def load_file(
         raise StorageError(f"{path}: the copy just written cannot be read back")
     if source.hub and len(dataset) != (published := config.DATASET_ROWS[subset]):
         raise DataError(
-            f"{source.origin}: found {len(dataset)} rows; expected the {published} of the published file; delete "
-            f"{source.path.resolve()} to fetch it again"
+            f"{source.origin}: found {len(dataset)} rows; expected the {published} of the "
+            f"published file; delete {source.path.resolve()} to fetch it again"
         )
     return DataFile(subset, level, found, source.origin, path, len(dataset))
 
@@ -138,15 +145,17 @@ def _rows_of_source(source: DataSource, subset: str) -> Iterator[tuple[bytes, Ro
         raise DataError(f"{source.origin}: found an empty file; expected a row on every line")
 
 
-# --- The Arrow copy --------------------------------------------------------------------------------------------------
+# --- The Arrow copy -----------------------------------------------------------------------------
 
 _lock = threading.RLock()
-
 _datasets: "dict[Path, Dataset]" = {}  # what this process has mapped and checked
 
 
 def _cache_path(subset: str, fingerprint: str) -> Path:
-    """Where the copy of a content lies. The subset is in the name because the rows were checked against it."""
+    """Where the copy of a content lies.
+
+    The subset is in the name because the rows were checked against it.
+    """
     return (
         cache_dir()
         / "data"
@@ -171,7 +180,10 @@ def _features() -> "Features":
 
 
 def _checksum(path: Path, size: int) -> bytes:
-    """What must follow the first `size` bytes of a copy. Arrow's stream has an end mark, so its reader stops there."""
+    """What must follow the first `size` bytes of a copy.
+
+    Arrow's stream has an end mark, so its reader stops there.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         for start in range(0, size, 2**20):
@@ -180,7 +192,9 @@ def _checksum(path: Path, size: int) -> bytes:
 
 
 def _open_cache(path: Path) -> "Dataset | None":
-    """The mapped copy, hashed whole when this process first opens it; None where it is missing, torn or altered."""
+    """The mapped copy, hashed whole when this process first opens it; None where it is missing,
+    torn or altered.
+    """
     with _lock:
         if path not in _datasets:
             try:
@@ -198,7 +212,9 @@ def _open_cache(path: Path) -> "Dataset | None":
 
 
 def _write_cache(source: DataSource, subset: str, fingerprint: str, size: int, path: Path) -> None:
-    """Check every row of `source` and write the copy beside `path`, then rename: whoever comes second loses nothing."""
+    """Check every row of `source` and write the copy beside `path`, then rename: whoever comes
+    second loses nothing.
+    """
     import pyarrow as pa
     from tqdm import tqdm
 
@@ -230,7 +246,8 @@ def _write_cache(source: DataSource, subset: str, fingerprint: str, size: int, p
                         writer.write_batch(pa.RecordBatch.from_pylist([row], schema=schema))
             if f"sha256:{digest.hexdigest()}" != fingerprint:
                 raise DataError(
-                    f"{source.origin}: the file changed while it was read; start again when it is whole"
+                    f"{source.origin}: the file changed while it was read; start again when it is "
+                    "whole"
                 )
             seal = _checksum(beside, beside.stat().st_size)
             with beside.open("ab") as stream:
@@ -241,6 +258,6 @@ def _write_cache(source: DataSource, subset: str, fingerprint: str, size: int, p
             beside.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(
-            f"{path}: the data's copy cannot be written ({error.strerror or error}); make room, or set LVEVAL_CACHE to "
-            f"another folder"
+            f"{path}: the data's copy cannot be written ({error.strerror or error}); make room, or "
+            "set LVEVAL_CACHE to another folder"
         ) from error

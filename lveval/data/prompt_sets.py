@@ -13,13 +13,11 @@ from lveval.common.errors import DataError
 from lveval.common.files import cache_dir, write_atomic
 
 OFFICIAL_URL = "https://raw.githubusercontent.com/infinigence/LVEval/25aebcb36acbbb8338712736cfdd31e06e236df5/config.py"
-
 OFFICIAL_FILE_SHA256 = "7c278132c6cd744e3a57dc87947a20d23d66f6928b9b7f37b0d1bf42e43df8e6"
-
 OFFICIAL_MAPPING_SHA256 = "5c74d1516a2a0f5a82e687f9d8375aa1dac6765881a09bd2fb5123433e2ac1e5"
 
 
-# --- Prompt templates ------------------------------------------------------------------------------------------------
+# --- Prompt templates ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,9 @@ class PromptSet:
 
     @property
     def name(self) -> str:
-        """`official`, `builtin` (those of config.py) or `custom`, by what they are, not by where they came from."""
+        """`official`, `builtin` (those of config.py) or `custom`, by what they are, not by where
+        they came from.
+        """
         return (
             "official"
             if self.official
@@ -52,9 +52,11 @@ class PromptSet:
 
 
 def load_prompts(choice: str) -> PromptSet:
-    """The templates of --prompts: `builtin`, `official`, or a .py or .json file with a literal DATASET_PROMPT.
+    """The templates of --prompts: `builtin`, `official`, or a .py or .json file with a literal
+    DATASET_PROMPT.
 
-    Raises HarnessError where the file is missing, is not literal, lacks a field, or (official) has another hash.
+    Raises HarnessError where the file is missing, is not literal, lacks a field, or (official) has
+    another hash.
     """
     if choice == "builtin":
         return PromptSet(config.DATASET_PROMPT)
@@ -64,7 +66,8 @@ def load_prompts(choice: str) -> PromptSet:
     path = Path(choice)
     if path.suffix not in (".py", ".json"):
         raise DataError(
-            f'--prompts: found "{choice}", expected builtin, official or a path to a .py or .json file'
+            f'--prompts: found "{choice}", expected builtin, official or a path to a .py or .json '
+            "file"
         )
     try:
         text = path.read_text(encoding="utf-8")
@@ -74,7 +77,9 @@ def load_prompts(choice: str) -> PromptSet:
 
 
 def official_file(url: str, sha256: str) -> str:
-    """The text of the official prompt file: from the cache, else downloaded once, its hash checked either way."""
+    """The text of the official prompt file: from the cache, else downloaded once, its hash checked
+    either way.
+    """
     cached = cache_dir() / f"official-prompts-{sha256[:16]}.txt"
     if cached.is_file():
         kept = cached.read_bytes()
@@ -85,8 +90,9 @@ def official_file(url: str, sha256: str) -> str:
             text: bytes = reply.read(1 << 20)
     except (urllib.error.URLError, OSError) as error:
         raise DataError(
-            f"--prompts official: cannot download {url} ({error}); download the file yourself and pass its path as "
-            "--prompts PATH, also together with --published (its hash marks the run as official all the same)"
+            f"--prompts official: cannot download {url} ({error}); download the file yourself and "
+            "pass its path as --prompts PATH, also together with --published (its hash marks the "
+            "run as official all the same)"
         ) from None
     found = hashlib.sha256(text).hexdigest()
     if found != sha256:
@@ -111,7 +117,8 @@ def parse_prompts(text: str, where: str) -> dict[str, str]:
         mapping = _literal_assignment(text, where)
     if not isinstance(mapping, dict) or not mapping:
         raise DataError(
-            f"{where}: found no DATASET_PROMPT mapping; expected a literal subset -> template mapping"
+            f"{where}: found no DATASET_PROMPT mapping; expected a literal subset -> template "
+            "mapping"
         )
     for subset, template in mapping.items():
         if not isinstance(subset, str) or not isinstance(template, str):
@@ -119,7 +126,8 @@ def parse_prompts(text: str, where: str) -> dict[str, str]:
         missing = [name for name in ("{context}", "{input}") if name not in template]
         if missing:
             raise DataError(
-                f"{where}: DATASET_PROMPT[{subset!r}]: expected {' and '.join(missing)} in the template"
+                f"{where}: DATASET_PROMPT[{subset!r}]: expected {' and '.join(missing)} in the "
+                "template"
             )
     return mapping
 

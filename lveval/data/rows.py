@@ -31,7 +31,7 @@ class Row(TypedDict):
     )  # "evidence", "confusing_facts" -> [start, end) in characters of context
 
 
-# --- One row ---------------------------------------------------------------------------------------------------------
+# --- One row ------------------------------------------------------------------------------------
 
 
 def invalid(where: str, found: object, expected: str) -> LVEvalError:
@@ -58,7 +58,9 @@ def _texts(where: str, value: object) -> list[str]:
 
 
 def _confusing_facts(where: str, value: object) -> list[str] | None:
-    """Confusing facts as a list; a blank one says nothing and "is found" in every answer, so none is left."""
+    """Confusing facts as a list; a blank one says nothing and "is found" in every answer, so none
+    is left.
+    """
     texts = [_text(where, value)] if isinstance(value, str) else _texts(where, value)
     return [text for text in texts if text.strip()] or None
 
@@ -72,7 +74,9 @@ def _aliased(where: str, found: dict[str, object], name: str, alias: str) -> obj
 
 
 def _offsets(where: str, value: object, size: int) -> dict[str, list[list[int]]]:
-    """The spans that constructed data records: each [start, end] with 0 <= start <= end <= size of the context."""
+    """The spans that constructed data records: each [start, end] with 0 <= start <= end <= size of
+    the context.
+    """
     if not isinstance(value, dict):
         raise invalid(where, value, "an object of lists of spans")
     kinds = {kind: value.get(kind, []) for kind in ("evidence", "confusing_facts")}

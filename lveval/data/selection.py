@@ -37,7 +37,9 @@ def load_selection(
     limit: int | None,
     executor: Executor | None = None,
 ) -> list[SelectedFile]:
-    """Every selected file, read and checked whole before a model is loaded; side by side where there is an executor."""
+    """Every selected file, read and checked whole before a model is loaded; side by side where
+    there is an executor.
+    """
     from tqdm import tqdm
 
     files = []

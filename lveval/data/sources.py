@@ -16,22 +16,21 @@ from lveval import config
 from lveval.common.errors import DataError
 
 HUB_REPO = "Infinigence/LVEval"
-
 HUB_REVISION = "86a3b0e6f2266281d481bcb46a0bda5b511cffb0"
 
-
-# A row of the longest level has about 2.4 MB, its file about 0.5 GB. What is far beyond is no LV-Eval data.
+# A row of the longest level has about 2.4 MB, its file about 0.5 GB. What is far beyond is no
+# LV-Eval data.
 MAX_LINE_BYTES = 64 * 2**20
-
 MAX_MEMBER_BYTES = 4 * 2**30
 
-# Text deflates 3 to 10 times; a zip bomb up to 1,032 times. Small members cannot do harm at any ratio.
+# Text deflates 3 to 10 times; a zip bomb up to 1,032 times. Small members cannot do harm at any
+# ratio.
 MAX_RATIO, RATIO_FREE_BYTES = 200, 64 * 2**20
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-# --- The source ------------------------------------------------------------------------------------------------------
+# --- The source ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,10 @@ class DataSource:
                 yield unpacked, member.file_size
 
     def _member(self, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
-        """The expected member. Only these names are ever looked at and nothing is extracted by a name of theirs."""
+        """The expected member.
+
+        Only these names are ever looked at and nothing is extracted by a name of theirs.
+        """
         held = archive.infolist()
         found = next(
             (hits for name in self.members if (hits := [m for m in held if m.filename == name])), []
@@ -114,7 +116,8 @@ def _download(subset: str) -> Path:
     """The subset's archive in the Hub client's cache, fetched on first use."""
     if subset not in config.DATASET_ROWS:
         raise DataError(
-            f'the data set on the Hub has no subset "{subset}"; give the folder of yours by --data-path'
+            f'the data set on the Hub has no subset "{subset}"; give the folder of yours by '
+            "--data-path"
         )
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import errors, hf_hub_download
@@ -123,14 +126,16 @@ def _download(subset: str) -> Path:
         return Path(
             hf_hub_download(HUB_REPO, f"{subset}.zip", repo_type="dataset", revision=HUB_REVISION)
         )
-    # HTTPError is the base class of whichever HTTP library the client uses; its native downloader raises RuntimeError.
+    # HTTPError is the base class of whichever HTTP library the client uses; its native downloader
+    # raises RuntimeError.
     except (OSError, errors.EntryNotFoundError, errors.HTTPError, RuntimeError) as error:
         reason = (
             " ".join(str(error).split())[:300] or type(error).__name__
         )  # the client writes paragraphs
         raise DataError(
-            f"{subset}.zip of {HUB_REPO} at revision {HUB_REVISION[:12]} could not be fetched ({reason}); check the "
-            f"network, or get the archive elsewhere and name its folder by --data-path"
+            f"{subset}.zip of {HUB_REPO} at revision {HUB_REVISION[:12]} could not be fetched "
+            f"({reason}); check the network, or get the archive elsewhere and name its folder by "
+            "--data-path"
         ) from error
 
 
@@ -144,7 +149,8 @@ def read_lines(source: DataSource) -> Iterator[bytes]:
                 size += len(line)
                 if len(line) > MAX_LINE_BYTES:
                     raise DataError(
-                        f"{source.origin}:{number}: found a line of more than {MAX_LINE_BYTES} bytes; expected one row"
+                        f"{source.origin}:{number}: found a line of more than {MAX_LINE_BYTES} "
+                        "bytes; expected one row"
                     )
                 yield line
             if stated not in (None, size):
@@ -153,8 +159,8 @@ def read_lines(source: DataSource) -> Iterator[bytes]:
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
         # Resolved: the Hub client's path is a link, and the client would link a damaged blob again.
         raise DataError(
-            f"{source.origin}: found a damaged archive ({str(error)[:200] or 'it ends early'}); expected a sound one; "
-            f"delete {source.path.resolve()} and fetch it again"
+            f"{source.origin}: found a damaged archive ({str(error)[:200] or 'it ends early'}); "
+            f"expected a sound one; delete {source.path.resolve()} and fetch it again"
         ) from error
     except OSError as error:
         raise DataError(

@@ -28,7 +28,7 @@ class Recorder:
         self._store = store
         self._files = files
         self._cost = cost
-        self._missing = {file.name: len(file.missing(store.done(*file.key))) for file in files}
+        self._missing = {file.name: len(file.missing(store.answered(*file.key))) for file in files}
         self._failures: Counter[str] = Counter()  # cause -> rows
         self._repeated = self._tokens = 0
         self._began = time.monotonic()
@@ -38,7 +38,7 @@ class Recorder:
         self._bar = tqdm(total=total, initial=done, **words)
         for file in files:
             if not self._missing[file.name]:
-                store.derive(*file.key)
+                store.export_predictions(*file.key)
 
     def record(self, results: Iterable[TaskResult]) -> Counter[str]:
         """Record every result; return the failed rows by cause. Raises IncompleteRun."""
@@ -53,7 +53,7 @@ class Recorder:
 
     def _record_answers(self, result: TaskResult) -> None:
         if result.effective:
-            self._store.record_effective(dict(result.effective))
+            self._store.record_resolved(dict(result.effective))
         self._tokens += result.generated_tokens
         task, name = result.task, result.task.file_name
         for record in result.records:
@@ -63,13 +63,13 @@ class Recorder:
                 self._tokens += record["prompt_tokens"]
                 self._missing[name] -= 1
         if result.records and not self._missing[name]:
-            self._store.derive(task.subset, task.level)
-            rows = len(self._store.done(task.subset, task.level))
+            self._store.export_predictions(task.subset, task.level)
+            rows = len(self._store.answered(task.subset, task.level))
             log.info("finished %s: %d rows", name, rows)
 
     def _record_failure(self, task: Task, attempt: Attempt) -> None:
         where = task.subset, task.level, attempt.index
-        self._store.attempt(*where, attempt.cause, attempt.message)
+        self._store.record_failure(*where, attempt.cause, attempt.message)
         if attempt.cause == "transient":  # it is being repeated
             self._repeated += 1
             return
@@ -88,7 +88,7 @@ class Recorder:
     def _end_hopeless_run(self) -> None:
         failed = self._failures.total()
         if failed < MAX_FAILURES_BEFORE_FIRST_ANSWER or any(
-            self._store.done(*file.key) for file in self._files
+            self._store.answered(*file.key) for file in self._files
         ):
             return
         cause, number = self._failures.most_common(1)[0]

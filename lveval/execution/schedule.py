@@ -31,7 +31,7 @@ def pending_tasks(
     fresh: list[list[Task]] = []
     again: list[Task] = []
     for file in files:
-        missing = file.missing(store.done(*file.key))
+        missing = file.missing(store.answered(*file.key))
         rows = [index for index in missing if (*file.key, index) not in failed]
         starts = range(0, len(rows), batch_size)
         fresh.append([Task(*file.key, tuple(rows[at : at + batch_size])) for at in starts])

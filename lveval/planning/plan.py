@@ -32,7 +32,7 @@ from lveval.planning.token_counts import (
     count_row,
     sample_rows,
 )
-from lveval.runs import store
+from lveval.runs import folder as run_folders
 
 if TYPE_CHECKING:
     from lveval.data.selection import SelectedFile
@@ -171,7 +171,7 @@ def _answered(
 ) -> dict[FileKey, set[int]]:
     """The rows that are answered, and those that batches answer at this moment: they are paid for."""
     try:
-        done = store.answered_rows(folder, dict(decides), names)
+        done = run_folders.answered_rows(folder, dict(decides), names)
     except SettingsMismatch as error:
         print(
             f"a run would be refused: {printable(error.message)}\nthe plan is for all rows",

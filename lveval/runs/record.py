@@ -1,4 +1,7 @@
-"""TODO lveval.runs.record."""
+"""The record of a row: a prediction as it is kept on disk, one JSON line each.
+
+line = encode(record); record = parse_record(line, "outputs/chatglm3/rows/lic_mixup_16k.jsonl:7")
+"""
 
 import json
 from collections.abc import Mapping
@@ -7,10 +10,7 @@ from typing import Any, NamedTuple, TypedDict
 from lveval.common.errors import UsageError
 
 FINAL_STATUSES = ("ok", "length", "empty", "refused")
-
 CAUSES = ("error", "invalid", "context_overflow", "worker_died", "transient")
-
-
 JsonObject = dict[str, Any]
 
 
@@ -39,36 +39,36 @@ class Prediction(TypedDict, total=False):
 
 
 class LocatedRecord(NamedTuple):
-    """A record as read from disk and where it stands, for messages; its values are not checked here."""
+    """A record as read from disk, its values unchecked, and its place (`file:line`)."""
 
     record: dict[str, object]
     where: str
 
 
 def encode(record: Mapping[str, object]) -> bytes:
-    """A record as one line, without its break; with a lone surrogate, which UTF-8 cannot hold, in ASCII and escapes."""
+    """Write a record as one line without its break, in UTF-8."""
     try:
         return json.dumps(record, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return json.dumps(record, ensure_ascii=True).encode()
+    except UnicodeEncodeError:  # UTF-8 cannot hold a lone surrogate, an ASCII escape can
+        return json.dumps(record).encode()
 
 
 def parse_record(line: bytes, where: str) -> dict[str, object]:
+    """Read one JSON object. Raises UsageError naming `where`."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: found no JSON ({error}); expected a JSON object") from None
     if not isinstance(record, dict):
-        raise UsageError(
-            f"{where}: found {type(record).__name__}; expected an object with the keys of a prediction"
-        )
+        expected = "an object with the keys of a prediction"
+        raise UsageError(f"{where}: found {type(record).__name__}; expected {expected}")
     return record
 
 
 def index_of(item: LocatedRecord) -> int:
+    """Return the row's position in its data file. Raises UsageError where it is none."""
     index = item.record.get("index")
     if type(index) is not int or index < 0:
-        raise UsageError(
-            f'{item.where}: "index": found {index!r}; expected the row\'s position in its data file'
-        )
+        expected = "the row's position in its data file"
+        raise UsageError(f'{item.where}: "index": found {index!r}; expected {expected}')
     return index

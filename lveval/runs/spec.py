@@ -1,53 +1,81 @@
-"""TODO lveval.runs.spec."""
+"""The run spec: what decides the answers of a run, kept in run.json under "identity".
+
+spec = RunSpec(backend="echo", engine={"version": 1}, ...)
+require_same_spec(folder, recorded, spec.as_identity())
+"""
 
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from lveval.common.errors import SettingsMismatch
-from lveval.runs.record import JsonObject
 
-# Parts of the identity that hold an entry per file or subset: a later selection may bring more of them.
+# Parts that hold an entry per file or subset: a later selection may bring more of them.
 MAY_GROW = re.compile(r"(data|budgets)\.")
 
 
-def require_same_run(folder: Path, manifest: JsonObject, identity: JsonObject) -> None:
-    """HarnessError (IDENTITY) where the run was made under other settings, as far as they are told before loading."""
-    require_same_spec(folder, requested_spec(manifest), identity)
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that can change an answer; the names are those of run.json."""
 
+    backend: str
+    engine: Any  # the backend's settings fingerprint: a mapping of JSON values
+    backend_args: Mapping[str, Any]
+    model_name: str
+    model_max_len: int
+    batch_size: int
+    prompts: Mapping[str, Any]  # name, sha256, official
+    chat_template: str
+    tables: Mapping[str, Any]  # the entries of utils.py that this model name takes
+    budgets: Mapping[str, int]  # subset -> new tokens
+    data: Mapping[str, str]  # <subset>_<level> -> fingerprint
 
-def requested_spec(manifest: JsonObject) -> JsonObject:
-    """The identity as it was told before loading."""
-    return {name: value for name, value in manifest["identity"].items() if name != "effective"}
+    def as_identity(self) -> dict[str, Any]:
+        """The spec as run.json has it, in plain JSON values."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        identity: dict[str, Any] = json.loads(json.dumps(values))
+        return identity
 
 
 def require_same_spec(
     folder: Path, recorded: Mapping[str, object], asked: Mapping[str, object]
 ) -> None:
-    """HarnessError (IDENTITY) naming each field that differs; of the growing parts only names on both sides count."""
-    old, new = dict(flatten(recorded)), dict(flatten(asked))
-    fields = [
-        name
-        for name in old.keys() | new.keys()
-        if not MAY_GROW.match(name) or (name in old and name in new)
-    ]
+    """Raise SettingsMismatch naming each field that differs.
+
+    What the engine decided while loading ("effective") is compared only where both have it; of the
+    parts that may grow, only the names on both sides count.
+    """
+    if "effective" not in asked:
+        recorded = {name: value for name, value in recorded.items() if name != "effective"}
     lines = [
-        f"\n  {field}: recorded {old.get(field, 'nothing')}, asked {new.get(field, 'nothing')}"
-        for field in sorted(fields)
-        if old.get(field) != new.get(field)
+        f"\n  {field}: recorded {old}, asked {new}"
+        for field, old, new in differences(recorded, asked)
+        if not (MAY_GROW.match(field) and "nothing" in (old, new))
     ]
     if lines:
         raise SettingsMismatch(
-            f"{folder}: this run was made with other settings; its answers would be mixed with different ones"
-            f"{''.join(lines)}\nuse the recorded settings, another --output-dir or --model-name, or --overwrite to "
-            "move the run aside"
+            f"{folder}: this run was made with other settings; its answers would be mixed with "
+            f"different ones{''.join(lines)}\nuse the recorded settings, another --output-dir or "
+            "--model-name, or --overwrite to move the run aside"
         )
 
 
+def differences(
+    one: Mapping[str, object], other: Mapping[str, object]
+) -> Iterator[tuple[str, str, str]]:
+    """Yield (dotted field, value of one, of the other) as JSON; "nothing" where one lacks it."""
+    first, second = dict(flatten(one)), dict(flatten(other))
+    for field in sorted(first.keys() | second.keys()):
+        if first.get(field) != second.get(field):
+            yield field, first.get(field, "nothing"), second.get(field, "nothing")
+
+
 def flatten(value: object, field: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted field, its value as JSON) of everything below `value`."""
-    if isinstance(value, dict):
+    """Yield (dotted field, its value as JSON) of everything below `value`."""
+    if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from flatten(inner, f"{field}.{key}" if field else key)
     else:

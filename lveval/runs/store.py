@@ -1,22 +1,19 @@
-"""Where answers live on disk: append-only rows, resume, derived files, and run.json that says what made them.
+"""The writer of a run: append-only rows, resume, exported files, and run.json.
 
-    with Store.open(run_folder(Path("outputs"), "chatglm3"), identity, selection, rows) as store:
+    with RunStore.open(folder, spec.as_identity(), selection, rows) as store:
         store.append(record)
 
-One process writes (a lock keeps a second one out); each answer is one write and an fsync, so no kill can lose it. Rows
-are kept in `<run>/rows/`; `<run>/<subset>_<level>.jsonl` is derived from them when a file is complete. Local file
-systems only: a lock and an fsync over a network file system promise less.
+One process writes (a lock keeps a second one out); each answer is one write and an fsync, so no
+kill can lose it. Rows are kept in `<run>/rows/`; `<run>/<subset>_<level>.jsonl` is exported when a
+file is complete. Local file systems only: over a network a lock and an fsync promise less.
 """
 
 import fcntl
-import itertools
 import json
 import os
-import re
-import sys
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -29,201 +26,59 @@ from lveval.common.files import (
     rename_to_backup,
     write_atomic,
 )
-from lveval.common.text import printable
-from lveval.runs.record import (
-    CAUSES,
-    FINAL_STATUSES,
-    JsonObject,
-    LocatedRecord,
-    Prediction,
-    encode,
-    index_of,
-    parse_record,
+from lveval.common.levels import file_name
+from lveval.common.logs import log
+from lveval.runs.folder import (
+    FILE_NAME,
+    is_unanswered,
+    read_lines,
+    read_manifest,
+    read_rows,
+    run_files,
 )
-from lveval.runs.spec import requested_spec, require_same_run, require_same_spec
-
-FILE_NAME = re.compile(r"(?P<subset>.+)_(?P<level>[1-9][0-9]*k)\.jsonl")
-
-# How a line in rows/ ends: the checksum of the line without this key, which is the line of the derived file.
-CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\Z')
-
-CLOCK = "%Y-%m-%dT%H:%M:%SZ"
-
+from lveval.runs.record import CAUSES, FINAL_STATUSES, JsonObject, Prediction, encode, parse_record
+from lveval.runs.spec import require_same_spec
 
 Counts = Mapping[str, int]  # <subset>_<level> -> a number of rows
-
-
-def run_folder(output_dir: Path, model_name: str) -> Path:
-    """`<output-dir>/<model-name>`, `/` written as `__`; refuses a name that is no plain folder name."""
-    name = model_name.replace("/", "__")
-    plain = (
-        name not in ("", ".", "..")
-        and "\\" not in name
-        and printable(name) == name
-        and name.isprintable()
-    )
-    if not plain or len(name.encode(errors="surrogateescape")) > 200:
-        raise UsageError(
-            f"--model-name {model_name!r}: expected printable characters that can name one folder"
-        )
-    folder = output_dir / name
-    if folder.is_symlink() and Path(os.path.realpath(folder)).parent != Path(
-        os.path.realpath(output_dir)
-    ):
-        raise UsageError(f"{folder}: is a link that leads out of {output_dir}; expected a folder")
-    return folder
-
-
-def _lines(path: Path, *, torn: bool = False) -> Iterator[tuple[bytes, str]]:
-    """The lines of a file, split on \\n only (U+2028 and others are text), each with its place; none if it is missing.
-
-    A last line without its break is torn and left out, unless `torn`: other programs may leave the break off.
-    """
-    with disk_errors("reading", path):
-        if not path.exists():
-            return
-        lines = path.read_bytes().split(b"\n")
-    if not torn or not lines[-1]:
-        lines.pop()
-    for number, line in enumerate(lines, 1):
-        yield line, f"{path}:{number}"
-
-
-def _read_rows(path: Path) -> dict[int, tuple[bytes, LocatedRecord]]:
-    """index -> (line without checksum, record) of a file in rows/; the first record of an index counts."""
-    found: dict[int, tuple[bytes, LocatedRecord]] = {}
-    for checked, where in _lines(path):
-        match = CHECKSUM.search(checked)
-        line = checked[: match.start()] + b"}" if match else checked
-        recorded, expected = match[1].decode() if match else "none", f"{zlib.crc32(line):08x}"
-        if recorded != expected:
-            raise StorageError(
-                f"{where}: damaged, or edited after it was written: found checksum {recorded}, expected {expected}; "
-                "restore the line from a copy, or remove it to have its row answered again"
-            )
-        item = LocatedRecord(parse_record(line, where), where)
-        if f"{item.record.get('dataset')}_{item.record.get('level')}" != path.stem:
-            raise UsageError(
-                f"{where}: a record of another file; expected only those of {path.stem}"
-            )
-        found.setdefault(index_of(item), (line, item))
-    return found
-
-
-def read_manifest(folder: Path) -> JsonObject | None:
-    """run.json of a run, or None where there is none (predictions of the published harness)."""
-    path = folder / "run.json"
-    with disk_errors("reading", path):
-        if not path.exists():
-            return None
-        manifest = parse_record(path.read_bytes(), str(path))
-    match manifest:
-        case {"format": 1, "identity": dict(), "selection": dict(), "rows": dict(), "log": list()}:
-            return manifest
-    raise UsageError(
-        f"{path}: expected format 1 with identity, selection, rows, log; damaged, or of another version"
-    )
-
-
-def run_files(folder: Path) -> list[tuple[str, str]]:
-    """(subset, level) of each file that the run selected or that lies in its folder, sorted."""
-    names = {
-        path.name for part in (folder, folder / "rows") if part.is_dir() for path in part.iterdir()
-    }
-    names |= {f"{name}.jsonl" for name in (read_manifest(folder) or {}).get("selection", {})}
-    matches = filter(None, map(FILE_NAME.fullmatch, names))
-    return sorted((match["subset"], match["level"]) for match in matches)
-
-
-def read_records(folder: Path, subset: str, level: str) -> list[LocatedRecord]:
-    """The records of one file: the derived file's, then those that only rows/ has; the first of an index counts.
-
-    In index order; lines of the published harness have no index and stay in theirs. Values other than the index are
-    not checked. Raises HarnessError naming file and line: no record (USAGE), a damaged one, or a line of the derived
-    file that is not what rows/ recorded (STORAGE).
-    """
-    name = f"{subset}_{level}.jsonl"
-    recorded = _read_rows(folder / "rows" / name)
-    derived = [
-        (line, LocatedRecord(parse_record(line, where), where))
-        for line, where in _lines(folder / name, torn=True)
-    ]
-    if not recorded and not any("index" in item.record for _, item in derived):
-        return [item for _, item in derived]
-    found: dict[int, LocatedRecord] = {}
-    for line, item in derived:
-        index = index_of(item)
-        if (
-            index in recorded
-            and line != recorded[index][0]
-            and item.record != recorded[index][1].record
-        ):
-            raise StorageError(
-                f"{item.where}: found another record than the one at {recorded[index][1].where}, which it was derived "
-                "from; run prediction.py again with the same arguments to derive the file anew"
-            )
-        found.setdefault(index, item)
-    for index, (_, item) in recorded.items():
-        found.setdefault(index, item)
-    return [found[index] for index in sorted(found)]
-
-
-def answered_rows(
-    folder: Path, identity: JsonObject, names: Iterable[tuple[str, str]]
-) -> dict[tuple[str, str], set[int]]:
-    """(subset, level) -> positions of the rows that a run under `identity` would find answered; writes nothing.
-
-    Raises HarnessError: IDENTITY where the run in `folder` was made under other settings, STORAGE where it is damaged.
-    """
-    manifest = read_manifest(folder)
-    if manifest is None or _is_empty(folder):
-        return {name: set() for name in names}
-    require_same_run(folder, manifest, json.loads(json.dumps(identity)))
-    return {
-        (subset, level): set(_read_rows(folder / "rows" / f"{subset}_{level}.jsonl"))
-        for subset, level in names
-    }
+RowKey = tuple[str, str, int]  # (subset, level, index)
 
 
 class RunStore:
-    """The writer of one run. Use `Store.open(...)` as a context manager."""
+    """The writer of one run. Use `RunStore.open(...)` as a context manager."""
 
     def __init__(self, folder: Path, lock: int, manifest: JsonObject) -> None:
         self.folder = folder
         self._lock = lock
         self._manifest = manifest
-        self._files: dict[Path, int] = {}
-        self._lines: dict[
-            str, dict[int, bytes]
-        ] = {}  # <subset>_<level> -> index -> the record's line
+        self._files: dict[Path, int] = {}  # open descriptors
+        self._lines: dict[str, dict[int, bytes]] = {}  # file name -> index -> the record's line
         self._broken = ""  # why nothing may be written any more
-        self._causes: dict[
-            tuple[str, str, int], str
-        ] = {}  # (subset, level, index) -> cause of the last attempt
+        self._causes: dict[RowKey, str] = {}  # of the row's last attempt
 
     @classmethod
     def open(
         cls,
         folder: Path,
-        identity: JsonObject,
+        identity: Mapping[str, object],
         selection: Counts,
         rows: Counts,
         *,
         overwrite: bool = False,
     ) -> "RunStore":
-        """Lock the folder, refuse another identity, cut torn tails, read what is done.
+        """Lock the folder, refuse another spec, cut torn tails, read what is answered.
 
-        `selection`: `<subset>_<level>` -> number of its first rows that are selected; merged with what was selected
-        before. `rows`: the same names -> rows in the data file. Raises HarnessError: USAGE where another process writes
-        here, IDENTITY where the settings differ, STORAGE where the disk fails or a recorded line is damaged.
+        `selection`: `<subset>_<level>` -> number of its first rows that are selected; merged with
+        what was selected before. `rows`: the same names -> rows in the data file. Raises
+        UsageError where another process writes here, SettingsMismatch where the spec differs,
+        StorageError where the disk fails or a recorded line is damaged.
         """
-        asked = json.loads(json.dumps(identity))
         with disk_errors("opening the run", folder):
             durable_mkdir(folder)
             lock = _lock(folder)
             try:
                 if overwrite and any(path.name != ".lock" for path in folder.iterdir()):
                     lock = _start_anew(folder, lock)
+                asked = json.loads(json.dumps(identity))
                 store = cls(folder, lock, _merge_manifest(folder, asked, selection, rows))
                 store._recover()
                 store._write_manifest()
@@ -237,42 +92,47 @@ class RunStore:
 
     def __exit__(self, *_: object) -> None:
         self._broken = "the run was closed"
-        for descriptor in self._files.values():
+        for descriptor in (*self._files.values(), self._lock):
             os.close(descriptor)
-        os.close(self._lock)
 
-    def done(self, subset: str, level: str) -> set[int]:
+    # --- What is there --------------------------------------------------------------------------
+
+    def answered(self, subset: str, level: str) -> set[int]:
         """The positions of the rows that have their final record."""
-        return set(self._lines.get(f"{subset}_{level}", {}))
+        return set(self._lines.get(file_name(subset, level), ()))
 
-    def is_answered(self, row: tuple[str, str, int]) -> bool:
-        """Whether (subset, level, index) has its final record."""
-        return row[2] in self._lines.get(f"{row[0]}_{row[1]}", {})
+    def is_answered(self, row: RowKey) -> bool:
+        """Whether a row has its final record."""
+        return row[2] in self._lines.get(file_name(*row[:2]), ())
 
     def records(self) -> Iterator[Prediction]:
-        """All records that are there, those of earlier starts too."""
+        """Yield all records, those of earlier starts too."""
         for lines in self._lines.values():
             for line in lines.values():
                 yield cast(Prediction, json.loads(line))
 
-    def failed(self) -> dict[tuple[str, str, int], str]:
-        """(subset, level, index) -> cause of the last attempt, of the rows that failed and have no record.
+    def failed(self) -> dict[RowKey, str]:
+        """The rows that failed and have no record, with the cause of the last attempt.
 
         A row whose last try was to be repeated (transient) did not fail: the run ended before.
         """
-        failed = {key: cause for key, cause in self._causes.items() if cause != "transient"}
         return {
-            key: cause for key, cause in failed.items() if key[2] not in self.done(key[0], key[1])
+            row: cause
+            for row, cause in self._causes.items()
+            if cause != "transient" and not self.is_answered(row)
         }
+
+    # --- What is written ------------------------------------------------------------------------
 
     def append(self, record: Prediction) -> bool:
         """Make `record` durable; False, and nothing written, where the row has its record already.
 
-        Raises HarnessError (STORAGE) where the disk fails, and from then on always; ValueError for no final record.
+        Raises StorageError where the disk fails, and from then on always; ValueError for a record
+        that is not final or not selected.
         """
         if record["status"] not in FINAL_STATUSES:
             raise ValueError(f"status {record['status']!r} is an attempt, not a final record")
-        name = f"{record['dataset']}_{record['level']}"
+        name = file_name(record["dataset"], record["level"])
         if name not in self._manifest["selection"]:
             raise ValueError(f"{name!r} is not selected")
         known = self._lines.setdefault(name, {})
@@ -284,23 +144,18 @@ class RunStore:
         known[record["index"]] = line
         return True
 
-    def attempt(self, subset: str, level: str, index: int, cause: str, message: str) -> None:
+    def record_failure(self, subset: str, level: str, index: int, cause: str, message: str) -> None:
         """Note that a row got no answer, when and why; the row stays missing."""
         if cause not in CAUSES:
             raise ValueError(f"unknown cause {cause!r}")
         row = {"dataset": subset, "level": level, "index": index}
-        entry = {
-            "time": time.strftime(CLOCK, time.gmtime()),
-            **row,
-            "cause": cause,
-            "message": message,
-        }
+        entry = {"time": _now(), **row, "cause": cause, "message": message}
         self._append_line(self.folder / "attempts.jsonl", encode(entry) + b"\n")
         self._causes[subset, level, index] = cause
 
-    def derive(self, subset: str, level: str) -> Path | None:
-        """Write `<run>/<subset>_<level>.jsonl` when every selected row is there: in index order, without checksums."""
-        name = f"{subset}_{level}"
+    def export_predictions(self, subset: str, level: str) -> Path | None:
+        """Write `<run>/<subset>_<level>.jsonl`, in index order, when every selected row is there."""
+        name = file_name(subset, level)
         known = self._lines.get(name, {})
         if not set(range(self._manifest["selection"][name])) <= known.keys():
             return None
@@ -308,20 +163,20 @@ class RunStore:
         content = b"".join(known[index] + b"\n" for index in sorted(known))
         with self._writing(path):
             if not path.is_file() or path.read_bytes() != content:
-                write_atomic(path, content.decode())
+                write_atomic(path, content)
         return path
 
-    def record_effective(self, facts: Mapping[str, Any]) -> None:
-        """Keep what the backend decided while loading; a later run, or another worker, must decide the same."""
-        asked = json.loads(json.dumps(facts))
+    def record_resolved(self, settings: Mapping[str, Any]) -> None:
+        """Keep what the engine decided while loading; later loads must decide the same."""
+        asked = json.loads(json.dumps(settings))
         recorded = self._manifest["identity"].setdefault("effective", asked)
         require_same_spec(self.folder, {"effective": recorded}, {"effective": asked})
         if recorded is asked:
             self._write_manifest()
 
     def log(self, entry: Mapping[str, Any]) -> None:
-        """Note something that decides no answer (time, command line, workers) in run.json."""
-        self._manifest["log"].append({"time": time.strftime(CLOCK, time.gmtime()), **entry})
+        """Note in run.json what decides no answer (time, command line, workers)."""
+        self._manifest["log"].append({"time": _now(), **entry})
         self._write_manifest()
 
     def _write_manifest(self) -> None:
@@ -331,7 +186,7 @@ class RunStore:
 
     @contextmanager
     def _writing(self, path: Path) -> Iterator[None]:
-        """A block that writes to `path`; once one was left by a fault (or Ctrl-C) nothing more is written."""
+        """Guard a write to `path`: after a fault (or Ctrl-C) in it nothing more is written."""
         if self._broken:
             raise StorageError(f"{self.folder}: nothing more is written: {self._broken}")
         self._broken = f"a write to {path} failed before"
@@ -340,7 +195,7 @@ class RunStore:
         self._broken = ""
 
     def _append_line(self, path: Path, line: bytes) -> None:
-        """One write, one fsync."""
+        """Append by one write and one fsync: what a kill leaves is a whole line or a torn tail."""
         with self._writing(path):
             if path not in self._files:
                 path.parent.mkdir(exist_ok=True)
@@ -349,53 +204,51 @@ class RunStore:
                 fsync_dir(self.folder)
             written = os.write(self._files[path], line)
             if written != len(line):
-                raise OSError(
-                    None, f"only {written} of {len(line)} bytes were written; is the disk full?"
-                )
+                short = f"only {written} of {len(line)} bytes were written; is the disk full?"
+                raise OSError(None, short)
             os.fsync(self._files[path])
 
     def _recover(self) -> None:
-        """Cut torn last lines, read the rows that are done and the attempts."""
+        """Cut torn last lines, read the rows that are answered and the attempts."""
         for path in sorted(self.folder.glob("rows/*.jsonl")):
             if FILE_NAME.fullmatch(path.name):
                 _truncate_torn_line(path)
-                self._lines[path.stem] = {
-                    index: line for index, (line, _) in _read_rows(path).items()
-                }
+                rows = read_rows(path)
+                self._lines[path.stem] = {index: line for index, (line, _) in rows.items()}
         attempts = self.folder / "attempts.jsonl"
         if attempts.exists():
             _truncate_torn_line(attempts)
-        for line, where in _lines(attempts):
+        for line, where in read_lines(attempts):
             entry = parse_record(line, where)
-            match entry:
-                case {
-                    "dataset": str(subset),
-                    "level": str(level),
-                    "index": int(index),
-                    "cause": str(cause),
-                }:
-                    self._causes[subset, level, index] = cause
-                case _:
-                    raise UsageError(
-                        f"{where}: found {', '.join(entry)}; expected an attempt; remove the line"
-                    )
+            try:
+                row = str(entry["dataset"]), str(entry["level"]), int(cast(int, entry["index"]))
+                self._causes[row] = str(entry["cause"])
+            except (KeyError, TypeError, ValueError):
+                found = ", ".join(entry)
+                raise UsageError(
+                    f"{where}: found {found}; expected an attempt; remove the line"
+                ) from None
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _lock(folder: Path) -> int:
-    """An open descriptor that holds the folder's lock until it is closed, also by our death."""
+    """Return a descriptor that holds the folder's lock until it is closed, also by our death."""
     path = folder / ".lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         ours = False
         with suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between our open and our lock the run, and this lock file with it, may have been moved aside.
+            # Between our open and our lock the run, with this lock file, may have been renamed.
             ours = path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
         if not ours:
             holder = os.read(descriptor, 20).decode(errors="replace").strip()
             raise UsageError(
-                f"{folder}: another process{f' (pid {holder})' if holder else ''} is writing to this run; wait for its "
-                "end, stop it, or use another --output-dir or --model-name"
+                f"{folder}: another process{f' (pid {holder})' if holder else ''} is writing to "
+                "this run; wait for its end, stop it, or use another --output-dir or --model-name"
             )
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
@@ -406,9 +259,8 @@ def _lock(folder: Path) -> int:
 
 
 def _start_anew(folder: Path, lock: int) -> int:
-    """Rename the run to `<run>.old-<N>`, the first N that is free; the lock of the new, empty folder."""
-    target = rename_to_backup(folder)
-    print(f"the earlier run was moved to {printable(str(target))}", file=sys.stderr)
+    """Rename the run to `<run>.old-<N>`; return the lock of the new, empty folder."""
+    log.info("the earlier run was moved to %s", rename_to_backup(folder))
     durable_mkdir(folder)
     new = _lock(folder)
     os.close(lock)
@@ -418,37 +270,30 @@ def _start_anew(folder: Path, lock: int) -> int:
 def _merge_manifest(
     folder: Path, identity: JsonObject, selection: Counts, rows: Counts
 ) -> JsonObject:
-    """The manifest to go on with: the recorded one, grown by what is newly selected; a new one in a fresh folder."""
+    """The manifest to go on with: the recorded one, grown by what is newly selected, or a new one.
+
+    Raises SettingsMismatch where the folder was made under other settings, or by no run of ours.
+    """
     manifest = read_manifest(folder)
+    new: JsonObject = {"format": 1, "identity": identity}
+    new |= {"selection": dict(selection), "rows": dict(rows), "log": []}
     if manifest is None:
-        if strangers := run_files(folder):
+        if unknown := run_files(folder):
             raise SettingsMismatch(
-                f"{folder}: holds predictions ({'_'.join(strangers[0])}) but no run.json that says what made them; use "
-                "another --output-dir or --model-name, or --overwrite to move them aside"
+                f"{folder}: holds predictions ({file_name(*unknown[0])}) but no run.json that says "
+                "what made them; use another --output-dir or --model-name, or --overwrite to move "
+                "them aside"
             )
-        return {
-            "format": 1,
-            "identity": identity,
-            "selection": dict(selection),
-            "rows": dict(rows),
-            "log": [],
-        }
-    if _is_empty(folder):
-        # The start before was refused, or all its rows failed: what it was told may be changed.
-        if (
-            requested_spec(manifest) != identity
-            and (attempts := folder / "attempts.jsonl").exists()
-        ):
-            rename_to_backup(attempts)
-        return {
-            "format": 1,
-            "identity": identity,
-            "selection": dict(selection),
-            "rows": dict(rows),
-            "log": manifest["log"],
-        }
-    require_same_run(folder, manifest, identity)
+        return new
     recorded = manifest["identity"]
+    if is_unanswered(folder):
+        # The start before was refused, or all its rows failed: its settings may be changed.
+        attempts = folder / "attempts.jsonl"
+        same = {name: value for name, value in recorded.items() if name != "effective"} == identity
+        if not same and attempts.exists():
+            rename_to_backup(attempts)
+        return new | {"log": manifest["log"]}
+    require_same_spec(folder, recorded, identity)
     for name, value in identity.items():
         if isinstance(value, dict):
             recorded[name] = recorded.get(name, {}) | value
@@ -458,32 +303,26 @@ def _merge_manifest(
     return manifest
 
 
-def _is_empty(folder: Path) -> bool:
-    """Whether nothing was answered yet, here or by a batch."""
-    files = itertools.chain(
-        folder.glob("rows/*.jsonl"), folder.glob("batches/*.json"), folder.glob("*.jsonl")
-    )
-    return all(path.parent == folder and not FILE_NAME.fullmatch(path.name) for path in files)
-
-
 def _truncate_torn_line(path: Path) -> None:
-    """Cut a last line that has no line break (a kill in mid-write) and set it aside in `<file>.torn`."""
+    """Cut a last line that has no break (a kill in mid-write) and keep it in `<file>.torn`."""
     with path.open("rb+") as file:
-        # A kill between write and fsync leaves lines that nobody has synced; they count from now on.
+        # A kill between write and fsync leaves lines that nobody has synced; they count from here.
         os.fsync(file.fileno())
         content = file.read()
         whole = content.rfind(b"\n") + 1
         if whole == len(content):
             return
-        with path.with_name(f"{path.name}.torn").open("ab") as aside:
-            aside.write(content[whole:] + b"\n")
-            aside.flush()
-            os.fsync(aside.fileno())
+        with path.with_name(f"{path.name}.torn").open("ab") as torn:
+            torn.write(content[whole:] + b"\n")
+            torn.flush()
+            os.fsync(torn.fileno())
         fsync_dir(path.parent)
         file.truncate(whole)
         os.fsync(file.fileno())
-    print(
-        f"warning: {printable(str(path))}: the last line was cut off in mid-write ({len(content) - whole} bytes, set "
-        f"aside in {path.name}.torn); its row is answered again",
-        file=sys.stderr,
+    log.warning(
+        "warning: %s: the last line was cut off in mid-write (%d bytes, kept in %s.torn); its row "
+        "is answered again",
+        path,
+        len(content) - whole,
+        path.name,
     )

@@ -18,7 +18,8 @@ DRIVER = """
 import ctypes, errno, json, os, shutil, sys, traceback
 from pathlib import Path
 from lveval.common.errors import ExitCode, LVEvalError
-from lveval.runs.store import RunStore, read_records
+from lveval.runs.folder import read_records
+from lveval.runs.store import RunStore
 
 base = Path(sys.argv[1])
 shim = ctypes.CDLL(None)
@@ -39,12 +40,12 @@ def bytes_below(folder):
 
 
 def finish(run, acknowledge):
-    for index in sorted(set(range(ROWS)) - run.done("lic_mixup", "16k"), reverse=True):
+    for index in sorted(set(range(ROWS)) - run.answered("lic_mixup", "16k"), reverse=True):
         before = shim.syncs()
         run.append(record(index))
         assert shim.syncs() > before
         acknowledge(index)
-    return run.derive("lic_mixup", "16k")
+    return run.export_predictions("lic_mixup", "16k")
 
 
 def work(folder, start, acknowledge):
@@ -52,8 +53,8 @@ def work(folder, start, acknowledge):
     try:
         with opened(folder, overwrite=start == "overwrite") as run:
             try:
-                run.record_effective({"attn": "sdpa"})
-                run.attempt("lic_mixup", "16k", 1, "error", "timed out")
+                run.record_resolved({"attn": "sdpa"})
+                run.record_failure("lic_mixup", "16k", 1, "error", "timed out")
                 finish(run, acknowledge)
                 run.log({"event": "end"})
             except LVEvalError as error:
@@ -61,7 +62,7 @@ def work(folder, start, acknowledge):
                 refusals = 0
                 for again in (
                     lambda: run.append(record(ROWS)),
-                    lambda: run.attempt("lic_mixup", "16k", 0, "error", "again"),
+                    lambda: run.record_failure("lic_mixup", "16k", 0, "error", "again"),
                     lambda: run.log({}),
                 ):
                     try:
@@ -106,7 +107,7 @@ with opened(base / "golden") as run:
     golden = finish(run, lambda index: None).read_bytes()
 with opened(base / "torn") as run:
     run.append(record(2))
-    run.attempt("lic_mixup", "16k", 0, "error", "reset")
+    run.record_failure("lic_mixup", "16k", 0, "error", "reset")
 for path in (base / "torn/rows" / f"{NAME}.jsonl", base / "torn/attempts.jsonl"):
     path.write_bytes(path.read_bytes() + path.read_bytes()[:9])
 old = (base / "torn/rows" / f"{NAME}.jsonl").read_bytes()
@@ -143,8 +144,8 @@ for start in ("fresh", "resume", "overwrite"):
                 tally["lost"] += len(acknowledged - seen)
             sys.stderr, stderr = open(os.devnull, "w"), sys.stderr
             with opened(folder) as run:
-                tally["lost"] += len(acknowledged - run.done("lic_mixup", "16k"))
-                run.record_effective({"attn": "sdpa"})
+                tally["lost"] += len(acknowledged - run.answered("lic_mixup", "16k"))
+                run.record_resolved({"attn": "sdpa"})
                 tally["altered"] += finish(run, lambda index: None).read_bytes() != golden
             sys.stderr = stderr
             lines = (folder / "rows" / f"{NAME}.jsonl").read_bytes().count(b"\\n")

@@ -6,7 +6,8 @@ import pytest
 from support.stores import NAME, filled, opened, record, rows_file
 
 from lveval.common.errors import ExitCode, LVEvalError
-from lveval.runs.store import RunStore, read_records
+from lveval.runs.folder import read_records
+from lveval.runs.store import RunStore
 
 # --- damage -----------------------------------------------------------------------------------------------------------
 
@@ -26,7 +27,7 @@ def test_a_row_file_cut_at_any_byte_loses_only_what_was_cut(
             range(whole)
         )
         with opened(folder) as run:
-            assert run.done("lic_mixup", "16k") == set(range(whole))
+            assert run.answered("lic_mixup", "16k") == set(range(whole))
             torn = content[:size].rpartition(b"\n")[2]
             assert ("cut off in mid-write" in capsys.readouterr().err) == bool(torn)
             aside = rows_file(folder).with_name(f"{NAME}.jsonl.torn")
@@ -35,7 +36,7 @@ def test_a_row_file_cut_at_any_byte_loses_only_what_was_cut(
             )
             for index in range(whole, 3):
                 assert run.append(record(index, pred=f"answer {index}"))
-            derived = run.derive("lic_mixup", "16k")
+            derived = run.export_predictions("lic_mixup", "16k")
         assert derived and derived.read_bytes() == expected
 
 
@@ -60,7 +61,7 @@ def test_every_flipped_bit_is_found_or_harmless(tmp_path: Path) -> None:
             assert bit // 8 == len(original) - 1
             torn += 1
             if isinstance(result, RunStore):
-                assert result.done("lic_mixup", "16k") == {0, 1}
+                assert result.answered("lic_mixup", "16k") == {0, 1}
                 result.__exit__()
             else:
                 assert [item.record for item in result] == records[:2]

@@ -113,7 +113,7 @@ def write_run(
                     "evidence_kept": None,
                 }
                 store.append(cast(Prediction, {**answered, **own, **facts, **answered}))
-            store.derive(subset, level)
+            store.export_predictions(subset, level)
     return folder
 
 

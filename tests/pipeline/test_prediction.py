@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from conftest import lines, row, script, write_data
+from conftest import in_process, lines, row, script, write_data
 from support.prediction_parts import SELECTION
 
 from lveval import config, prediction
@@ -19,7 +19,7 @@ ECHO = ("--backend", "echo", "--model-name", "dry", "--single-process")
 def predict(
     data_path: Path | str, output: Path, *options: str | Path
 ) -> subprocess.CompletedProcess[str]:
-    return script(
+    return in_process(
         "prediction.py", *ECHO, "--data-path", data_path, "--output-dir", output, *options
     )
 
@@ -105,7 +105,8 @@ def test_every_deciding_option_reaches_the_identity(
         prompts = prediction.load_prompt_set(given)
         keys = given.selected_files(prompts.templates)
         files = selection.load_selection(keys, given.data_path, None)
-        return dict(prediction.build_spec(prediction.Run.of(given, keys), prompts, files, {}))
+        run = prediction.Run.of(given, keys)
+        return prediction.build_spec(run, prompts, files, {}).as_identity()
 
     plain = identity()
     assert identity("--allow-pickle", "--single-process", "--limit", "2") == plain

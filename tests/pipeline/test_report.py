@@ -7,7 +7,7 @@ from random import Random
 from typing import Any, cast
 
 import pytest
-from conftest import ROOT, script
+from conftest import ROOT, in_process
 from support import run_folders
 from support.elements import Elements
 from support.run_folders import bare_page, full, make_row, rich_page, small, write_run
@@ -239,16 +239,16 @@ def test_a_damaged_leaderboard_names_file_and_line(tmp_path: Path) -> None:
 
 def test_a_dry_run_becomes_a_page(tmp_path: Path) -> None:
     data, run = tmp_path / "data", tmp_path / "outputs" / "dry-run"
-    made = script(
+    made = in_process(
         "-m", "lveval", "construct", "--output-dir", data, "--rows", "2", "--lengths", "1k", "2k"
     )
     assert made.returncode == 0, made.stderr
-    answered = script(
+    answered = in_process(
         "prediction.py", "--backend", "echo", "--model-name", "dry-run", "--data-path", data, "--output-dir",
         tmp_path / "outputs", "--lengths", "1k", "2k", "--model-max-len", "1500", "--single-process",
     )  # fmt: skip
     assert answered.returncode == 0, answered.stderr
-    done = script(
+    done = in_process(
         "-m", "lveval", "report", "--input-dir", run, "--leaderboard", "--markdown", "--latex"
     )
     assert done.returncode == 0, done.stderr
@@ -263,7 +263,7 @@ def test_a_dry_run_becomes_a_page(tmp_path: Path) -> None:
         0,
         1,
     }  # some evidence was cut at 1,500 tokens
-    again = script(
+    again = in_process(
         "-m",
         "lveval",
         "report",
@@ -282,7 +282,7 @@ def test_runs_are_compared_on_the_page(small: Path, tmp_path: Path) -> None:
     other = write_run(tmp_path / "other", {"lic_mixup_16k": rows}, model_max_len=15500)
     manifest = json.loads((other / "run.json").read_text())
     (other / "run.json").write_text(json.dumps({**manifest, "selection": {"lic_mixup_16k": 12}}))
-    done = script(
+    done = in_process(
         "-m",
         "lveval",
         "report",
@@ -306,7 +306,7 @@ def test_runs_are_compared_on_the_page(small: Path, tmp_path: Path) -> None:
     nothing = write_run(
         tmp_path / "nothing", {"cmrc_mixup_16k": [make_row("cmrc_mixup", "16k", 0, Random(1))]}
     )
-    done = script(
+    done = in_process(
         "-m",
         "lveval",
         "report",
@@ -344,7 +344,7 @@ def test_tables_for_papers_carry_the_pages_warnings(small: Path) -> None:
     ],
 )
 def test_wrong_options_are_told(small: Path, options: list[str], message: str) -> None:
-    done = script(
+    done = in_process(
         "-m", "lveval", "report", *[str(small) if option == "RUN" else option for option in options]
     )
     assert done.returncode == 2
@@ -353,7 +353,7 @@ def test_wrong_options_are_told(small: Path, options: list[str], message: str) -
 
 def test_a_page_that_cannot_be_written_is_told(small: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    done = script(
+    done = in_process(
         "-m", "lveval", "report", "--input-dir", small, "--output", tmp_path / "file" / "page.html"
     )
     assert done.returncode == 6

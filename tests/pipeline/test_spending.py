@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import lines, script
+from conftest import in_process, lines
 from support.service import FILE, NAME, Served, data, environment, predict, server, serving
 
 from lveval import config
@@ -20,7 +20,7 @@ PRICES = ("--price-in", "1000", "--price-out", "1000")  # a tenth of a cent a to
 
 
 def echo(data_path: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return script(
+    return in_process(
         "prediction.py", "--backend", "echo", "--model-name", "dry", "--data-path", data_path, "--output-dir", output,
         *SELECTION, *options,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import script
+from conftest import in_process
 
 SELECTION = ("--datasets", "hotpotwikiqa_mixup", "cmrc_mixup", "--lengths", "1k", "2k")
 # The columns of the table after subset and level.
@@ -15,11 +15,11 @@ ROWS, MEAN, LONGEST, PROMPT, FULL, CUT, DROPPED, LOST, UNKNOWN, BUDGET = range(1
 
 
 def predict(
-    data_path: Path, output: Path, *options: str | Path, **env: str
+    data_path: Path, output: Path, *options: str | Path
 ) -> subprocess.CompletedProcess[str]:
     name = () if "--model-path" in options else ("--backend", "echo", "--model-name", "dry")
-    found = script(
-        "prediction.py", *name, "--data-path", data_path, "--output-dir", output, *options, **env
+    found = in_process(
+        "prediction.py", *name, "--data-path", data_path, "--output-dir", output, *options
     )
     assert found.returncode == 0, found.stderr
     return found
@@ -65,6 +65,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--rows",
         "60",
     )
-    found = script("-m", "lveval", "construct", "--output-dir", folder, *options)
+    found = in_process("-m", "lveval", "construct", "--output-dir", folder, *options)
     assert found.returncode == 0, found.stderr
     return folder

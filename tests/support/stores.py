@@ -49,7 +49,7 @@ def filled(folder: Path, rows: int = 3) -> bytes:
     with opened(folder, rows) as run:
         for index in range(rows):
             assert run.append(record(index, pred=f"answer {index}"))
-        derived = run.derive("lic_mixup", "16k")
+        derived = run.export_predictions("lic_mixup", "16k")
     assert derived is not None
     return derived.read_bytes()
 

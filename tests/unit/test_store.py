@@ -17,14 +17,8 @@ from hypothesis import strategies as st
 from support.stores import IDENTITY, NAME, filled, opened, record, refusal, rows_file
 
 from lveval.common.errors import ExitCode, LVEvalError
-from lveval.runs.store import (
-    RunStore,
-    answered_rows,
-    read_manifest,
-    read_records,
-    run_files,
-    run_folder,
-)
+from lveval.runs.folder import answered_rows, read_manifest, read_records, run_files, run_folder
+from lveval.runs.store import RunStore
 
 # Line breaks that are none here, terminal codes, halves of pairs, pairs in halves, what a checksum looks like.
 HOSTILE = [
@@ -51,13 +45,13 @@ def scratch() -> Iterator[Path]:
 
 def test_a_run_from_start_to_end(tmp_path: Path) -> None:
     with opened(tmp_path / "deep/run", rows=2) as run:
-        assert run.append(record(1)) and run.done("lic_mixup", "16k") == {1}
-        assert run.derive("lic_mixup", "16k") is None
+        assert run.append(record(1)) and run.answered("lic_mixup", "16k") == {1}
+        assert run.export_predictions("lic_mixup", "16k") is None
         assert not (tmp_path / "deep/run" / f"{NAME}.jsonl").exists()
     with opened(tmp_path / "deep/run", rows=2) as run:
-        assert run.done("lic_mixup", "16k") == {1}
+        assert run.answered("lic_mixup", "16k") == {1}
         assert run.append(record(0, status="empty", pred=""))
-        path = run.derive("lic_mixup", "16k")
+        path = run.export_predictions("lic_mixup", "16k")
     assert path == tmp_path / "deep/run" / f"{NAME}.jsonl"
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert lines == [record(0, status="empty", pred=""), record(1)]
@@ -81,7 +75,11 @@ def test_the_first_record_of_a_row_stays(tmp_path: Path) -> None:
     rows_file(tmp_path).write_bytes(before + rows_file(tmp_path / "other").read_bytes())
     assert [item.record["pred"] for item in read_records(tmp_path, "lic_mixup", "16k")] == ["first"]
     with opened(tmp_path) as run:
-        assert run.append(record(1)) and run.append(record(2)) and run.derive("lic_mixup", "16k")
+        assert (
+            run.append(record(1))
+            and run.append(record(2))
+            and run.export_predictions("lic_mixup", "16k")
+        )
     assert json.loads((tmp_path / f"{NAME}.jsonl").read_bytes().split(b"\n")[0])["pred"] == "first"
 
 
@@ -109,7 +107,7 @@ def test_the_derived_bytes_do_not_depend_on_order_or_restarts(
         with opened(once, len(records)) as run:
             for each in records:
                 assert run.append(each)
-            expected = run.derive("lic_mixup", "16k")
+            expected = run.export_predictions("lic_mixup", "16k")
         run = opened(often, len(records))
         for position, each in enumerate(order):
             if position in pauses:
@@ -120,7 +118,7 @@ def test_the_derived_bytes_do_not_depend_on_order_or_restarts(
             run.__exit__()
             run = opened(often, len(records))
         with run:
-            found = run.derive("lic_mixup", "16k")
+            found = run.export_predictions("lic_mixup", "16k")
         assert found and expected and found.read_bytes() == expected.read_bytes()
         assert found.read_bytes().count(b"\n") == len(records)
         # Nothing of a text is lost; JSON joins the two halves of a pair, whoever writes it.
@@ -146,7 +144,9 @@ def test_no_acknowledged_row_is_lost_by_kills_in_mid_write(steps: list[tuple[str
             elif step == "duplicate" and acknowledged:
                 assert not run.append(record(min(acknowledged), pred="other"))
             elif step == "attempt":
-                run.attempt("lic_mixup", "16k", number, "error", HOSTILE[size % len(HOSTILE)])
+                run.record_failure(
+                    "lic_mixup", "16k", number, "error", HOSTILE[size % len(HOSTILE)]
+                )
             elif step == "kill":
                 # What a kill leaves: the lock free, and perhaps the first bytes of a line.
                 run.__exit__()
@@ -156,7 +156,7 @@ def test_no_acknowledged_row_is_lost_by_kills_in_mid_write(steps: list[tuple[str
                         with path.open("ab") as file:
                             file.write(whole[: size % (len(whole) + 1)])
                 run = opened(folder, 40)
-            assert run.done("lic_mixup", "16k") == set(acknowledged)
+            assert run.answered("lic_mixup", "16k") == set(acknowledged)
         run.__exit__()
         read = {
             item.record["index"]: item.record["pred"]
@@ -178,7 +178,7 @@ def test_an_edited_row_is_named(tmp_path: Path) -> None:
     lines = edited.split(b"\n")
     rows_file(tmp_path).write_bytes(b"\n".join([lines[0], *lines[2:]]))
     with opened(tmp_path) as run:
-        assert run.done("lic_mixup", "16k") == {0, 2}
+        assert run.answered("lic_mixup", "16k") == {0, 2}
 
 
 def test_an_edited_derived_file_is_named_and_derived_anew(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_an_edited_derived_file_is_named_and_derived_anew(tmp_path: Path) -> Non
         read_records(tmp_path, "lic_mixup", "16k")
     for _ in range(2):
         with opened(tmp_path) as run:
-            run.derive("lic_mixup", "16k")
+            run.export_predictions("lic_mixup", "16k")
     assert derived.read_bytes() == expected
     # Another spelling of the same records is no damage, and without rows/ the file stands for itself.
     derived.write_text(
@@ -224,8 +224,8 @@ def test_a_damaged_attempt_is_an_error_and_a_torn_one_is_cut(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with opened(tmp_path) as run:
-        run.attempt("lic_mixup", "16k", 0, "context_overflow", "too long\u2028")
-        run.attempt("lic_mixup", "16k", 1, "context_overflow", "too long")
+        run.record_failure("lic_mixup", "16k", 0, "context_overflow", "too long\u2028")
+        run.record_failure("lic_mixup", "16k", 1, "context_overflow", "too long")
     path = tmp_path / "attempts.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
@@ -241,8 +241,8 @@ def test_a_damaged_attempt_is_an_error_and_a_torn_one_is_cut(
 def test_failed_means_the_last_attempt_and_no_record_since(tmp_path: Path) -> None:
     with opened(tmp_path, 4) as run:
         for index in range(4):
-            run.attempt("lic_mixup", "16k", index, "context_overflow", "too long")
-        run.attempt("lic_mixup", "16k", 1, "worker_died", "killed")
+            run.record_failure("lic_mixup", "16k", index, "context_overflow", "too long")
+        run.record_failure("lic_mixup", "16k", 1, "worker_died", "killed")
         run.append(record(2))
         expected = {
             ("lic_mixup", "16k", 0): "context_overflow",
@@ -251,7 +251,7 @@ def test_failed_means_the_last_attempt_and_no_record_since(tmp_path: Path) -> No
         }
         assert run.failed() == expected
         with pytest.raises(ValueError, match="cause"):
-            run.attempt("lic_mixup", "16k", 0, "ok", "")
+            run.record_failure("lic_mixup", "16k", 0, "ok", "")
     with opened(tmp_path, 4) as run:
         assert run.failed() == expected
     entry = json.loads((tmp_path / "attempts.jsonl").read_text().splitlines()[0])
@@ -299,7 +299,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
 def test_what_a_prediction_is_made_of_is_not_judged_here(tmp_path: Path) -> None:
     with opened(tmp_path, 1) as run:
         run.append(record(0, pred=None, usage={"total": float("nan")}))
-        run.derive("lic_mixup", "16k")
+        run.export_predictions("lic_mixup", "16k")
     assert read_records(tmp_path, "lic_mixup", "16k")[0].record["pred"] is None
 
 
@@ -358,7 +358,7 @@ def test_a_start_without_answers_binds_nothing(tmp_path: Path) -> None:
     """What failed then is not held against the rows under other settings."""
     folder = tmp_path / "run"
     with opened(folder) as store:
-        store.attempt("cmrc_mixup", "16k", 1, "context_overflow", "too long")
+        store.record_failure("cmrc_mixup", "16k", 1, "context_overflow", "too long")
     with opened(folder) as store:  # the same settings
         assert store.failed() == {("cmrc_mixup", "16k", 1): "context_overflow"}
     other = changed("seed", 0)
@@ -383,7 +383,7 @@ def test_the_selection_may_grow(tmp_path: Path) -> None:
     with refusal(ExitCode.IDENTITY, "data.factrecall_en_16k"):
         opened(tmp_path, identity=changed("data/factrecall_en_16k", "sha256:4"))
     with opened(tmp_path, 4) as run:
-        assert run.append(record(3)) and run.derive("lic_mixup", "16k") is None
+        assert run.append(record(3)) and run.export_predictions("lic_mixup", "16k") is None
         # The file of two rows is still there, and is not taken for the whole.
         assert (tmp_path / f"{NAME}.jsonl").read_bytes().count(b"\n") == 2
         assert [item.record["index"] for item in read_records(tmp_path, "lic_mixup", "16k")] == [
@@ -391,7 +391,7 @@ def test_the_selection_may_grow(tmp_path: Path) -> None:
             1,
             3,
         ]
-        assert run.append(record(2)) and run.derive("lic_mixup", "16k")
+        assert run.append(record(2)) and run.export_predictions("lic_mixup", "16k")
     assert (tmp_path / f"{NAME}.jsonl").read_bytes().count(b"\n") == 4
     assert run_files(tmp_path) == [("factrecall_en", "16k"), ("lic_mixup", "16k")]
 
@@ -404,7 +404,7 @@ def test_overwrite_moves_aside_and_deletes_nothing(tmp_path: Path) -> None:
         path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()
     }
     with opened(tmp_path / "run", identity=other, overwrite=True) as run:
-        assert run.done("lic_mixup", "16k") == set()
+        assert run.answered("lic_mixup", "16k") == set()
     aside = tmp_path / "run.old-1"
     assert {path.name: path.read_bytes() for path in aside.iterdir() if path.is_file()} == before
     assert len(read_records(aside, "lic_mixup", "16k")) == 3
@@ -420,15 +420,15 @@ def test_overwrite_moves_aside_and_deletes_nothing(tmp_path: Path) -> None:
 
 def test_what_the_backend_decided_is_kept_and_compared(tmp_path: Path) -> None:
     with opened(tmp_path) as run:
-        run.record_effective({"attn": "sdpa", "eos": (1, 2)})
-        run.record_effective({"attn": "sdpa", "eos": [1, 2]})
+        run.record_resolved({"attn": "sdpa", "eos": (1, 2)})
+        run.record_resolved({"attn": "sdpa", "eos": [1, 2]})
         run.append(record(0))
     with opened(tmp_path) as run:
         with refusal(ExitCode.IDENTITY, 'effective.attn: recorded "sdpa", asked "eager"'):
-            run.record_effective({"attn": "eager", "eos": [1, 2]})
+            run.record_resolved({"attn": "eager", "eos": [1, 2]})
         with refusal(ExitCode.IDENTITY, "effective.eos: recorded [1, 2], asked nothing"):
-            run.record_effective({"attn": "sdpa"})
-        run.record_effective({"attn": "sdpa", "eos": [1, 2]})
+            run.record_resolved({"attn": "sdpa"})
+        run.record_resolved({"attn": "sdpa", "eos": [1, 2]})
         run.log({"workers": 2})
     manifest = read_manifest(tmp_path)
     assert manifest and manifest["identity"] == IDENTITY | {

@@ -17,7 +17,8 @@ from support.store_faults_parts import shim
 from support.stores import NAME, refusal, rows_file
 
 from lveval.common.errors import ExitCode
-from lveval.runs.store import RunStore, read_records
+from lveval.runs.folder import read_records
+from lveval.runs.store import RunStore
 
 __all__ = ["shim"]  # fixtures
 
@@ -38,13 +39,13 @@ with RunStore.open(folder, {"backend": "echo"}, {"lic_mixup_16k": rows}, {"lic_m
     if mode == "full":
         (folder / "rows").mkdir()
         (folder / "rows/lic_mixup_16k.jsonl").symlink_to("/dev/full")
-    for index in sorted(set(range(rows)) - run.done("lic_mixup", "16k")):
+    for index in sorted(set(range(rows)) - run.answered("lic_mixup", "16k")):
         record = {"pred": f"{index}" * 50, "index": index, "status": "ok", "dataset": "lic_mixup", "level": "16k"}
         try:
             run.append(record)
         except LVEvalError as error:
             print("failed", int(error.code), error.message, flush=True)
-            for again in (lambda: run.append(record), lambda: run.derive("lic_mixup", "16k") or run.log({})):
+            for again in (lambda: run.append(record), lambda: run.export_predictions("lic_mixup", "16k") or run.log({})):
                 try:
                     again()
                 except LVEvalError as error:
@@ -99,7 +100,7 @@ def test_a_file_that_cannot_grow_stops_the_run_and_loses_nothing(
     )
     assert rows_file(tmp_path).stat().st_size == int(limit)  # a short write did happen
     with RunStore.open(tmp_path, {"backend": "echo"}, {NAME: 20}, {NAME: 20}) as run:
-        assert run.done("lic_mixup", "16k") == acknowledged
+        assert run.answered("lic_mixup", "16k") == acknowledged
 
 
 def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path) -> None:
@@ -145,4 +146,4 @@ def test_a_lock_taken_on_a_run_that_was_just_moved_aside_is_none(
             gate.unlink()
             output, errors = child.communicate(timeout=60)
             assert child.returncode == 1 and output == "" and "another process" in errors
-            assert run.done("lic_mixup", "16k") == set() and not (folder / "rows").exists()
+            assert run.answered("lic_mixup", "16k") == set() and not (folder / "rows").exists()

@@ -1,0 +1,161 @@
+"""A run's folder as others read it: run.json, recorded rows, exported files. Writes nothing.
+
+    manifest = read_manifest(Path("outputs/chatglm3"))
+    records = read_records(Path("outputs/chatglm3"), "lic_mixup", "16k")
+
+A folder of the published harness has neither run.json nor rows/ and is read all the same.
+"""
+
+import itertools
+import os
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from lveval.common.errors import StorageError, UsageError
+from lveval.common.files import disk_errors
+from lveval.common.levels import FileKey, file_name
+from lveval.common.text import printable
+from lveval.runs.record import JsonObject, LocatedRecord, index_of, parse_record
+from lveval.runs.spec import require_same_spec
+
+FILE_NAME = re.compile(r"(?P<subset>.+)_(?P<level>[1-9][0-9]*k)\.jsonl")
+# How a line in rows/ ends: with the checksum of the line without this key, which is the line of
+# the exported file.
+CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\Z')
+
+
+def run_folder(output_dir: Path, model_name: str) -> Path:
+    """`<output-dir>/<model-name>`, with `/` written as `__`.
+
+    Raises UsageError for a name that is no plain folder name, or a link that leads elsewhere.
+    """
+    name = model_name.replace("/", "__")
+    plain = name.isprintable() and printable(name) == name and "\\" not in name
+    if not plain or name in ("", ".", "..") or len(name.encode()) > 200:
+        expected = "printable characters that can name one folder"
+        raise UsageError(f"--model-name {model_name!r}: expected {expected}")
+    folder = output_dir / name
+    target = Path(os.path.realpath(folder))  # Path.resolve would raise where a link leads to itself
+    if folder.is_symlink() and target.parent != Path(os.path.realpath(output_dir)):
+        raise UsageError(f"{folder}: is a link that leads out of {output_dir}; expected a folder")
+    return folder
+
+
+def read_lines(path: Path, *, keep_torn: bool = False) -> Iterator[tuple[bytes, str]]:
+    """Yield each line and its place (`file:line`); nothing where the file is missing.
+
+    Lines end at \\n only: U+2028 and U+0085 occur in answers. A last line without its break is torn
+    and left out, unless `keep_torn`: other programs may leave the break off.
+    """
+    with disk_errors("reading", path):
+        if not path.exists():
+            return
+        lines = path.read_bytes().split(b"\n")
+    if not keep_torn or not lines[-1]:
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        yield line, f"{path}:{number}"
+
+
+def read_rows(path: Path) -> dict[int, tuple[bytes, LocatedRecord]]:
+    """Read a file in rows/: index -> (line without checksum, record); an index's first counts.
+
+    Raises StorageError at a damaged line, UsageError at a record of another file.
+    """
+    found: dict[int, tuple[bytes, LocatedRecord]] = {}
+    for checked, where in read_lines(path):
+        match = CHECKSUM.search(checked)
+        line = checked[: match.start()] + b"}" if match else checked
+        recorded, expected = match[1].decode() if match else "none", f"{zlib.crc32(line):08x}"
+        if recorded != expected:
+            raise StorageError(
+                f"{where}: damaged, or edited after it was written: found checksum {recorded}, "
+                f"expected {expected}; restore the line from a copy, or remove it to have its row "
+                "answered again"
+            )
+        item = LocatedRecord(parse_record(line, where), where)
+        if f"{item.record.get('dataset')}_{item.record.get('level')}" != path.stem:
+            expected = f"only those of {path.stem}"
+            raise UsageError(f"{where}: a record of another file; expected {expected}")
+        found.setdefault(index_of(item), (line, item))
+    return found
+
+
+def read_manifest(folder: Path) -> JsonObject | None:
+    """Read run.json; None where there is none (predictions of the published harness)."""
+    path = folder / "run.json"
+    with disk_errors("reading", path):
+        if not path.exists():
+            return None
+        manifest = parse_record(path.read_bytes(), str(path))
+    match manifest:
+        case {"format": 1, "identity": dict(), "selection": dict(), "rows": dict(), "log": list()}:
+            return manifest
+    raise UsageError(
+        f"{path}: expected format 1 with identity, selection, rows, log; damaged, or of another "
+        "version"
+    )
+
+
+def run_files(folder: Path) -> list[FileKey]:
+    """List each file that the run selected or that lies in its folder, sorted."""
+    parts = [part for part in (folder, folder / "rows") if part.is_dir()]
+    names = {path.name for part in parts for path in part.iterdir()}
+    names |= {f"{name}.jsonl" for name in (read_manifest(folder) or {}).get("selection", {})}
+    matches = filter(None, map(FILE_NAME.fullmatch, names))
+    return sorted((match["subset"], match["level"]) for match in matches)
+
+
+def read_records(folder: Path, subset: str, level: str) -> list[LocatedRecord]:
+    """Read the records of one file: the exported ones, then those that only rows/ has.
+
+    In index order, an index's first record counts; lines of the published harness have no index
+    and keep their order. Raises UsageError at a line that is no record, StorageError at a damaged
+    one and at an exported line that is not what rows/ recorded.
+    """
+    name = f"{file_name(subset, level)}.jsonl"
+    recorded = read_rows(folder / "rows" / name)
+    exported = [
+        (line, LocatedRecord(parse_record(line, where), where))
+        for line, where in read_lines(folder / name, keep_torn=True)
+    ]
+    if not recorded and not any("index" in item.record for _, item in exported):
+        return [item for _, item in exported]
+    found: dict[int, LocatedRecord] = {}
+    for line, item in exported:
+        index = index_of(item)
+        old_line, old = recorded.get(index, (line, item))
+        if line != old_line and item.record != old.record:
+            raise StorageError(
+                f"{item.where}: found another record than the one at {old.where}, which it was "
+                "derived from; run prediction.py again with the same arguments to derive the file "
+                "anew"
+            )
+        found.setdefault(index, item)
+    for index, (_, item) in recorded.items():
+        found.setdefault(index, item)
+    return [found[index] for index in sorted(found)]
+
+
+def answered_rows(
+    folder: Path, identity: Mapping[str, object], keys: Iterable[FileKey]
+) -> dict[FileKey, set[int]]:
+    """Tell which rows a run under `identity` would find answered.
+
+    Raises SettingsMismatch where the run in `folder` was made under other settings, StorageError
+    where it is damaged.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None or is_unanswered(folder):
+        return {key: set() for key in keys}
+    require_same_spec(folder, manifest["identity"], identity)
+    return {key: set(read_rows(folder / "rows" / f"{file_name(*key)}.jsonl")) for key in keys}
+
+
+def is_unanswered(folder: Path) -> bool:
+    """Tell whether nothing was answered yet, here or by a batch."""
+    patterns = ("rows/*.jsonl", "batches/*.json", "*.jsonl")
+    paths = itertools.chain.from_iterable(map(folder.glob, patterns))
+    return all(path.parent == folder and not FILE_NAME.fullmatch(path.name) for path in paths)
