@@ -169,7 +169,7 @@ def record_results(
                 store.record_effective(dict(result.effective))
             for record in result.records:
                 if store.append(record):
-                    spending.add(record)
+                    spending.charge(record)
                     bar.update()
                     tokens += record["prompt_tokens"]
                     missing[f"{record['dataset']}_{record['level']}"] -= 1
@@ -187,7 +187,7 @@ def record_results(
                     repeated += 1
                     continue
                 failures[attempt.cause] += 1
-                spending.drop(task.subset, task.level, attempt.index)
+                spending.release(task.subset, task.level, attempt.index)
                 where = f"{task.subset}_{task.level} row {attempt.index}"
                 bar.write(
                     printable(f"no answer: {where}: {attempt.cause}: {attempt.message}"),
@@ -271,21 +271,23 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         # Under a limit the files take turns, so that what it allows is spread over subsets and levels.
         limited = args.max_cost is not None or args.max_hours is not None
         batch_size = 1 if job.max_concurrent_rows > 1 or options.service else args.batch_size
-        spending = CostTracker.of(
+        spending = CostTracker.from_args(
             args, config.DATASET_MAXGEN, backend_module(args.backend).answer_tokens(options) or 0
         )
-        spending.paid = backend_module(args.backend).claim_rows_in_flight(
+        spending.in_flight = backend_module(args.backend).claim_rows_in_flight(
             options, store.is_answered, selection
         )
         tasks = pending_tasks(
-            store, files, batch_size, args.retry_failed, in_turn=limited, out=spending.paid
+            store, files, batch_size, args.retry_failed, in_turn=limited, out=spending.in_flight
         )
-        if spending.paid:
+        if spending.in_flight:
             tasks.sort(
-                key=lambda task: (task.subset, task.level, task.indices[0]) not in spending.paid
+                key=lambda task: (
+                    (task.subset, task.level, task.indices[0]) not in spending.in_flight
+                )
             )
         for record in store.records():
-            spending.add(record)
+            spending.charge(record)
         count = (
             1
             if args.single_process
@@ -344,10 +346,10 @@ def summary_lines(
             "'{\"max_completion_tokens\": 4000}'"
         )
     causes = ", ".join(f"{cause}: {number}" for cause, number in sorted(failures.items()))
-    if left and spending.ended:
+    if left and spending.stop_reason:
         yield (
-            f"ended: {spending.ended}; {left} rows have no answer yet{causes and f' ({causes})'}; all answers so far "
-            f"are saved; run {again} to go on{', with more to spend' if spending.spent else ''}"
+            f"ended: {spending.stop_reason}; {left} rows have no answer yet{causes and f' ({causes})'}; all answers so far "
+            f"are saved; run {again} to go on{', with more to spend' if spending.exhausted else ''}"
         )
     elif left:
         yield (
@@ -385,7 +387,7 @@ def answer(
         return record_results(store, files, iter(()), spending)
     if job.backend in REMOTE:
         return record_results(
-            store, files, dispatch.run_remote(job, tasks, spending.take), spending
+            store, files, dispatch.run_remote(job, tasks, spending.reserve), spending
         )
     with worker_pool(
         single_process=single_process,
@@ -394,7 +396,7 @@ def answer(
         max_concurrent_rows=job.max_concurrent_rows,
         scheduler=scheduler,
     ) as executor:
-        affordable = itertools.takewhile(spending.take, tasks)
+        affordable = itertools.takewhile(spending.reserve, tasks)
         return record_results(
             store, files, dispatch.run_tasks(executor, job, affordable, count), spending
         )

@@ -93,7 +93,7 @@ def expected(records: list[PromptTokens], limit: int, budget: int) -> list[float
     ]
 
 
-# --- Counts are those of a run ----------------------------------------------------------------------------------------
+# --- Counts are those of a run --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("engine", ["echo", "hf", "chat"])
@@ -200,7 +200,7 @@ def test_no_weights_are_needed(tiny_model: Path, data_path: Path, tmp_path: Path
     assert figures(found.stdout)[ROWS] == (20, 0)
 
 
-# --- Estimates --------------------------------------------------------------------------------------------------------
+# --- Estimates ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -323,7 +323,7 @@ def test_a_small_file_is_counted_whole() -> None:
     assert token_counts.sample_rows([4, 7, 9], "x") == [4, 7, 9]
 
 
-# --- Kept counts ------------------------------------------------------------------------------------------------------
+# --- Kept counts ----------------------------------------------------------------------------------
 
 
 def test_a_killed_count_goes_on_where_it_was(built: Path, tmp_path: Path) -> None:
@@ -402,7 +402,7 @@ def test_counts_are_kept_for_the_same_settings_only(data_path: Path, tmp_path: P
     assert files() == 5
 
 
-# --- What is left, money and hours ------------------------------------------------------------------------------------
+# --- What is left, money and hours ----------------------------------------------------------------
 
 
 def test_answered_rows_are_left_out_and_the_run_is_not_touched(
@@ -449,8 +449,8 @@ def test_money_and_hours_follow_from_the_tokens(data_path: Path, tmp_path: Path)
     asked, answered = prompt * 0.002, answers * 0.01
     assert f"prompts {asked:,.2f} USD, answers at most {answered:,.2f} USD" in found
     assert (
-        f": {asked + answered:,.2f} USD; as a batch run (25% off) {0.75 * (asked + answered):,.2f} USD"
-        in found
+        f": {asked + answered:,.2f} USD; as a batch run (25% off) "
+        f"{0.75 * (asked + answered):,.2f} USD" in found
     )
     hours = (prompt + answers) / 0.5 / 3600
     assert (

@@ -22,7 +22,7 @@ from lveval.backends.base import EngineOptions, Generation, Prompt, Status, Toke
 from lveval.data import dataset
 from lveval.execution import dispatch, worker
 from lveval.execution.pool import visible_gpus, worker_pool
-from lveval.execution.tasks import Job, Task, make_record
+from lveval.execution.tasks import Job, PreparedRow, Task, make_record
 from lveval.execution.worker import _generating, answer_rows
 
 ECHO = ("--backend", "echo", "--model-name", "dry", "--lengths", "1k")
@@ -52,7 +52,7 @@ def predict(data_path: Path, output: Path, *options: str) -> subprocess.Complete
     )
 
 
-# --- The record -------------------------------------------------------------------------------------------------------
+# --- The record -----------------------------------------------------------------------------------
 
 
 def test_a_record_begins_with_the_published_keys(data_path: Path) -> None:
@@ -82,18 +82,12 @@ def test_status_and_raw_text_of_a_record(
 ) -> None:
     item = dataset.load_file("cmrc_mixup", "1k", data_path).row(0)
     prompt = Prompt("p", "p", ["p"], 9)
-    record = make_record(
-        item,
-        Task("cmrc_mixup", "1k", (0,)),
-        0,
-        utils.PreparedPrompt(prompt, 1, True),
-        Generation(text, status),
-        "m",
-    )
+    prepared = PreparedRow(("cmrc_mixup", "1k", 0), item, utils.PreparedPrompt(prompt, 1, True))
+    record = make_record("m", prepared, Generation(text, status))
     assert (record["pred"], record["status"], record.get("raw_pred")) == expected
 
 
-# --- One path for both pools ------------------------------------------------------------------------------------------
+# --- One path for both pools ----------------------------------------------------------------------
 
 
 def test_two_workers_equal_one_process_whatever_the_batch(data_path: Path, tmp_path: Path) -> None:
@@ -177,7 +171,7 @@ def test_the_next_row_is_prepared_while_the_model_works(
     assert any(overlaps), "no row was prepared while another one was being answered"
 
 
-# --- Workers that die -------------------------------------------------------------------------------------------------
+# --- Workers that die -----------------------------------------------------------------------------
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 python prediction.py --check --backend openai --base-url http://127.0.0.1:8000/v1 --model-name NAME --tokenizer server
 
-The prompt is as long as --model-max-len allows and holds three numbers, at its head, middle and tail. A service that
-counts far fewer tokens than were sent has cut it; a model that gives no number back does not read it whole.
+The prompt is as long as --model-max-len allows and holds three numbers, at its head, middle and
+tail. A service that counts far fewer tokens than were sent has cut it; a model that gives no
+number back does not read it whole.
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -28,7 +29,8 @@ ANSWER = 48  # new tokens
 
 TRIES = 3  # of a service; a run would go on
 
-# A service's count may differ from ours by the chat format, and by so much where its tokenizer is another one.
+# A service's count may differ from ours by the chat format, and by so much where its tokenizer is
+# another one.
 FEWER, MORE = 0.9, 1.25
 
 
@@ -44,7 +46,8 @@ def run_checks(
 ) -> ExitCode:
     """Print what is found, line by line; USAGE where something is an error. Loads the model, or asks the service.
 
-    The model is loaded as the run would: in a worker, on the first group of `gpus`, or spread over all in this process.
+    The model is loaded as the run would: in a worker, on the first group of `gpus`, or spread over
+    all in this process.
     """
     worst = ExitCode.COMPLETE
     for finding in _results(job, files, gpus, single_process):
@@ -132,7 +135,8 @@ def check_positions(job: tasks.Job) -> Iterator[CheckResult]:
     else:
         yield CheckResult(
             "ok",
-            f"window: {window:,} tokens, of which prompts use {limit:,} and answers {job.options.budget}",
+            f"window: {window:,} tokens, of which prompts use {limit:,} and answers "
+            f"{job.options.budget}",
         )
     scaling: Any = (
         getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
@@ -143,13 +147,14 @@ def check_positions(job: tasks.Job) -> Iterator[CheckResult]:
         beyond = f", from the {trained:,} tokens it was trained on" if trained else ""
         yield CheckResult(
             "ok",
-            f"positions: scaled by the model ({kind}, factor {scaling.get('factor', 'unknown')}{beyond})",
+            f"positions: scaled by the model ({kind}, factor "
+            f"{scaling.get('factor', 'unknown')}{beyond})",
         )
     elif trained and limit > trained:
         yield CheckResult(
             "warning",
-            f"positions: the model was trained on {trained:,} tokens and scales none; expected a limit within that, or "
-            "the rope_scaling that its model card gives",
+            f"positions: the model was trained on {trained:,} tokens and scales none; expected a "
+            "limit within that, or the rope_scaling that its model card gives",
         )
     sliding = getattr(text, "sliding_window", None)
     if isinstance(sliding, int) and getattr(text, "use_sliding_window", True) and sliding < limit:
@@ -255,13 +260,14 @@ def check_long_prompt(job: tasks.Job, backend: Backend) -> Iterator[CheckResult]
     if counted is not None and counted < FEWER * len(tokens):
         yield CheckResult(
             "error",
-            f"prompt of {len(tokens):,} tokens: the service counted {counted:,}; it cuts prompts, or --tokenizer is "
-            "not its model's",
+            f"prompt of {len(tokens):,} tokens: the service counted {counted:,}; it cuts "
+            "prompts, or --tokenizer is not its model's",
         )
     elif counted is not None and counted > MORE * len(tokens):
         yield CheckResult(
             "warning",
-            f"prompt of {len(tokens):,} tokens: the service counted {counted:,}; is --tokenizer its model's?",
+            f"prompt of {len(tokens):,} tokens: the service counted {counted:,}; is --tokenizer "
+            "its model's?",
         )
     else:
         yield CheckResult(
@@ -274,8 +280,8 @@ def check_long_prompt(job: tasks.Job, backend: Backend) -> Iterator[CheckResult]
     if lost:
         yield CheckResult(
             "warning",
-            f"read back: {', '.join(back) or 'nothing'}; not the {' and '.join(lost)} code; the answer was "
-            f"{answer.text.strip()[:80]!r}",
+            f"read back: {', '.join(back) or 'nothing'}; not the {' and '.join(lost)} code; the "
+            f"answer was {answer.text.strip()[:80]!r}",
         )
     else:
         yield CheckResult("ok", "read back: the codes at the head, in the middle and at the tail")

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from lveval.planning.token_counts import PromptTokens
 
-# Student's t at 97.5 % with SAMPLE_ROWS - 1 degrees of freedom. Sums over files have more, so theirs is above 95 %.
+# Student's t at 97.5 % with SAMPLE_ROWS - 1 degrees of freedom. Sums over files have more, so
+# theirs is above 95 %.
 T_QUANTILE = 2.776
 
 
-# --- From counted rows to all rows ------------------------------------------------------------------------------------
+# --- From counted rows to all rows ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ def estimate_file(
 ) -> FileEstimate:
     """The figures of one file from `counts` of some of its rows and `sizes` (bytes) of all; `budget` of one answer.
 
-    A row that was not counted is taken to have as many tokens a byte as those that were (a ratio estimator, drawn
-    without replacement). How far that is off for those that were gives the error.
+    A row that was not counted is taken to have as many tokens a byte as those that were (a ratio
+    estimator, drawn without replacement). How far that is off for those that were gives the error.
     """
     ratio = sum(count.full for count in counts.values()) / max(
         1, sum(sizes[index] for index in counts)
@@ -101,7 +102,8 @@ def estimate_file(
     def dropped(tokens: float) -> float:
         return tokens - 2 * int(limit / 2) if tokens > limit else 0.0
 
-    # Cut prompts are as long as the limit, but for a token or so where the halves meet, which five need not show.
+    # Cut prompts are as long as the limit, but for a token or so where the halves meet, which five
+    # need not show.
     prompt = extended(lambda count: count.prompt, within, 1.0 if surely == len(rest) else spread)
     longest = [float(count.prompt) for count in counts.values()]
     if rest:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from lveval.data.selection import SelectedFile
 
 
-# --- The table --------------------------------------------------------------------------------------------------------
+# --- The table ------------------------------------------------------------------------------------
 
 FileKey = tuple[str, str]  # (subset, level) of a file
 
@@ -110,7 +110,7 @@ def _rows(figure: Estimate, rows: int) -> str:
     return f"{figure.value:,.0f} ({math.floor(least):,}-{math.ceil(most):,})"
 
 
-# --- The plan ---------------------------------------------------------------------------------------------------------
+# --- The plan -------------------------------------------------------------------------------------
 
 
 def print_plan(
@@ -227,12 +227,14 @@ def _notes(
         yield f"all {total.rows:,} rows were counted"
     else:
         yield (
-            f"estimated from {total.counted:,} of {total.rows:,} rows: {SAMPLE_ROWS} of each file (all where it was "
-            "counted whole before), at random but always the same; --plan exact counts all"
+            f"estimated from {total.counted:,} of {total.rows:,} rows: {SAMPLE_ROWS} of each file "
+            "(all where it was counted whole before), at random but always the same; --plan "
+            "exact counts all"
         )
         yield (
-            f"± and (least-most): intervals of 95 % or more ({T_QUANTILE} standard errors); tokens dropped are as uncertain as "
-            "those before the cut; the longest prompt is a guess"
+            f"± and (least-most): intervals of 95 % or more ({T_QUANTILE} standard errors); "
+            "tokens dropped are as uncertain as those before the cut; the longest prompt is a "
+            "guess"
         )
     if native_chat:
         yield "the model's own .chat() adds its format to each prompt; its tokens are not in these figures"
@@ -246,8 +248,9 @@ def _notes(
     uncertain = f" ±{error:,.2f}" if error else ""
     bound = "with the budgets that --request-args drops" if unbounded else "each at its full budget"
     yield (
-        f"money: prompts {prompts:,.2f}{uncertain} USD, answers at most {answers:,.2f} USD ({bound}): "
-        f"{most:,.2f} USD; as a batch run ({args.batch_discount:.0%} off) {batch:,.2f} USD"
+        f"money: prompts {prompts:,.2f}{uncertain} USD, answers at most {answers:,.2f} USD "
+        f"({bound}): {most:,.2f} USD; as a batch run ({args.batch_discount:.0%} off) {batch:,.2f} "
+        "USD"
     )
 
 
@@ -289,11 +292,12 @@ def calibrate(
             failed = [attempt for result in results for attempt in result.attempts]
             if len(failed) == len(tried):
                 raise IncompleteRun(
-                    f"--calibrate: no row of {level} was answered ({failed[0].cause}: {failed[0].message}); mend it, "
-                    "or leave that level out with --lengths"
+                    f"--calibrate: no row of {level} was answered ({failed[0].cause}: "
+                    f"{failed[0].message}); mend it, or leave that level out with --lengths"
                 )
             print(
-                f"{level}: {each:.3g} s a row{f', {len(failed)} of {len(tried)} failed' if failed else ''}"
+                f"{level}: {each:.3g} s a "
+                f"row{f', {len(failed)} of {len(tried)} failed' if failed else ''}"
             )
             seconds += each * len(tasks)
     return seconds

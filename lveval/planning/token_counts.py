@@ -1,9 +1,10 @@
 """How many tokens the rows of a run have, as its records will say: counted, or estimated from a few counted ones.
 
-    line = summarise({index: count_row(job, own_chat, subset, level, index) for index in five}, sizes, limit, budget)
+    line = summarise({index: count_row(job, own_chat, subset, level, index) for index in five},
+    sizes, limit, budget)
 
-Rows are made into prompts as a run makes them (utils.prepare, the backend's tokenizer), by a process per core. What was
-counted once is kept in the cache.
+Rows are made into prompts as a run makes them (utils.prepare, the backend's tokenizer), by a
+process per core. What was counted once is kept in the cache.
 """
 
 import hashlib
@@ -27,11 +28,12 @@ from lveval.execution import tasks
 
 SAMPLE_ROWS = 5  # of a file, for an estimate
 
-# Files whose levels add up to fewer thousands are counted before processes with a tokenizer each have started.
+# Files whose levels add up to fewer thousands are counted before processes with a tokenizer each
+# have started.
 SMALL = 16
 
 
-# --- Counting ---------------------------------------------------------------------------------------------------------
+# --- Counting -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def counting_pool(names: Sequence[tuple[str, str]]) -> Iterator[Executor]:
         yield pool
     except BrokenProcessPool as error:
         raise IncompleteRun(
-            "a process that counts died (killed for memory?); what was counted is kept; run the same command again"
+            "a process that counts died (killed for memory?); what was counted is kept; run the "
+            "same command again"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -72,7 +75,7 @@ def count_row(
     global _tokenizer
     if _tokenizer is None or _tokenizer[:2] != (job.backend, job.options):
         _tokenizer = job.backend, job.options, backend_module(job.backend).tokenizer(job.options)
-    _, prepared = tasks.prepare_row(job, _tokenizer[2], native_chat, subset, level, index)
+    prepared = tasks.prepare_row(job, _tokenizer[2], native_chat, (subset, level, index)).prepared
     return PromptTokens(
         len(prepared.prompt.tokens), prepared.prompt_tokens_full, prepared.evidence_kept
     )
@@ -109,7 +112,8 @@ def cached_counts(
 ) -> TokenCountCache:
     """The counts of a file in the cache, under a name that all has a part in that can change them."""
     fingerprint = job.fingerprints[f"{subset}_{level}"]
-    # These parts say nothing of the tokens, or more than of this file's; utils.py is there to be edited.
+    # These parts say nothing of the tokens, or more than of this file's; utils.py is there to be
+    # edited.
     others = ("data", "budgets", "prompts", "model_name", "batch_size")
     parts = [{name: value for name, value in decides.items() if name not in others}, native_chat]
     parts += [fingerprint, job.templates[subset], Path(utils.__file__).read_text(encoding="utf-8")]
