@@ -35,7 +35,7 @@ from lveval.options import (
 )
 from lveval.planning import token_counts
 from lveval.planning.check import run_checks
-from lveval.planning.plan import print_plan
+from lveval.planning.plan import PlanOptions, print_plan
 from lveval.runs.store import RunStore, run_folder
 
 # Where so many rows fail before any is answered, the rest would fail too: it is the model or its settings.
@@ -244,15 +244,9 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
                 args, options, prompts, files, cluster_environment(scheduler, args.backend, options)
             )
             setup_warnings(args, decides["engine"], len(gpus) - per_worker * len(groups))
-            print_plan(
-                args,
-                make_job(args, options, prompts, files),
-                files,
-                decides,
-                folder,
-                groups,
-                executor,
-            )
+            plan_options = PlanOptions.from_args(args, folder, groups)
+            job = make_job(args, options, prompts, files)
+            print_plan(plan_options, job, files, decides, executor)
         return ExitCode.COMPLETE
     files = load_selection(names, args.data_path, args.limit)
     if args.check:

@@ -358,7 +358,7 @@ def test_a_worker_vouches_for_its_code_and_its_engine(monkeypatch: pytest.Monkey
     monkeypatch.setattr(remote_cluster, "_verified", None)
     with pytest.raises(
         LVEvalError,
-        match=r"runs other code than this command \(backends/__init__.py, backends/echo",
+        match=r"runs other code than this command \(backends/__init__.py, backends/base.py",
     ):
         remote_cluster.verify_environment("echo", options, expected)
 
@@ -472,12 +472,10 @@ def test_without_any_worker_left_the_run_ends_resumable(
 
 def test_a_node_with_other_code_is_named(network: Network, processes: Processes) -> None:
     other = processes.folder / "checkout"
-    shutil.copytree(
-        ROOT / "backends", other / "backends", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    for path in ROOT.glob("*.py"):
-        shutil.copy(path, other)
-    (other / "utils.py").write_text((ROOT / "utils.py").read_text() + "\n# another version\n")
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "lveval", other / "lveval", ignore=ignore)  # its links become files
+    changed = (ROOT / "utils.py").read_text() + "\n# another version\n"
+    (other / "lveval/utils.py").write_text(changed)
     _, address = processes.scheduler(network.head)
     processes.node(network.nodes[0], "good.log", address)
     run = processes.prediction(
