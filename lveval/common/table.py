@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 
 def text_table(lines: Sequence[Sequence[str]], rules: Collection[int] = ()) -> str:
-    """Align cells, the first column to the left, the others to the right; a rule before lines `rules`."""
+    """Align the first column to the left, the others to the right; a rule before lines `rules`."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
     for number, (first, *others) in enumerate(lines):

@@ -1,6 +1,6 @@
-"""What a run has spent, in money and hours, and when it must hand out no more rows.
+"""What a run has spent, in money and hours, and when it must hand out no more.
 
-    python prediction.py --backend openai --model-name NAME --price-in 2.5 --price-out 10 --max-cost 200 --max-hours 12
+    python prediction.py --model-name NAME --price-in 2.5 --price-out 10 --max-cost 200
 
 A row is handed out only if what is spent, what is reserved and the row itself stay within
 --max-cost.
@@ -21,7 +21,7 @@ MARGIN = 1.2  # what is reserved for a row, to its expected cost
 
 @dataclass
 class CostTracker:
-    """The US dollars and hours of a run; shared by the thread that hands out and the one that records."""
+    """The US dollars and hours of a run; safe with a thread that hands out and one that records."""
 
     price_in: float  # USD of a million prompt tokens, a batch's discount taken off
     price_out: float
@@ -45,7 +45,7 @@ class CostTracker:
     def from_args(
         cls, args: argparse.Namespace, budgets: Mapping[str, int], answer_tokens: int
     ) -> "CostTracker":
-        """Track what the options allow; `answer_tokens` of the engine's own limit, 0 for `budgets`."""
+        """Track what the options allow; `answer_tokens`: the engine's own limit, 0 for none."""
         share = 1 - args.batch_discount if args.batch else 1.0
         return cls(
             (args.price_in or 0.0) * share,

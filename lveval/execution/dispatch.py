@@ -24,6 +24,7 @@ from lveval.backends.base import BackendBroken, Prompt, RemoteBackend
 from lveval.common.errors import IncompleteRun
 from lveval.execution import remote_cluster
 from lveval.execution.pool import PREPARING
+from lveval.execution.remote_cluster import POLL_SECONDS, RESUME
 from lveval.execution.tasks import Attempt, Job, PreparedRow, Task, TaskResult, prepare_row
 from lveval.execution.worker import answer_in_worker, answer_rows, load_backend
 
@@ -73,8 +74,8 @@ class _Dispatcher:
             yield from self._collect()
         if self._broken:
             raise IncompleteRun(
-                f"{self._broken} and this process cannot go on; all answers so far are saved; run "
-                "the same command again: that row is then tried last"
+                f"{self._broken} and this process cannot go on; {RESUME}: that row is then tried "
+                "last"
             )
         yield from self._retry_alone()
 
@@ -92,9 +93,7 @@ class _Dispatcher:
 
     def _collect(self) -> Iterator[TaskResult]:
         """Yield what has finished within a moment, answers first: a failure may end the run."""
-        done = wait(
-            self._pending, timeout=remote_cluster.POLL_SECONDS, return_when=FIRST_COMPLETED
-        ).done
+        done = wait(self._pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED).done
         for future in sorted(done, key=_failed):
             task = self._pending.pop(future)
             if self._broken and future.cancelled():
@@ -116,12 +115,12 @@ class _Dispatcher:
         )
 
     def _retry_alone(self) -> Iterator[TaskResult]:
-        """Try the rows of dead workers one at a time: alone in the pool, a row that kills its worker is known."""
+        """Try the rows of dead workers one at a time, which tells the ones that kill."""
         deaths = 0
         for subset, level, index in (key for task in self._isolated for key in task.row_keys):
             alone = Task(subset, level, (index,))
             future = self._submit(alone)
-            while not wait([future], timeout=remote_cluster.POLL_SECONDS).done:
+            while not wait([future], timeout=POLL_SECONDS).done:
                 self._size()  # raises where no worker comes back
             if not worker_died(future):
                 deaths = 0
@@ -133,8 +132,8 @@ class _Dispatcher:
             if deaths == MAX_CONSECUTIVE_WORKER_DEATHS:
                 raise IncompleteRun(
                     f"the workers died under {deaths} rows one after another, perhaps while "
-                    "loading the model (killed for memory? see the system's log); all answers so "
-                    "far are saved; mend it and run the same command again"
+                    "loading the model (killed for memory? see the system's log); mend it; "
+                    f"{RESUME}"
                 )
 
 
@@ -154,8 +153,7 @@ def worker_died(future: Future[Any]) -> bool:
     # NoValidWorkerError: none came back within no-workers-timeout.
     if isinstance(error, CancelledError) or type(error).__name__ == "NoValidWorkerError":
         raise IncompleteRun(
-            "the workers, or their scheduler, were lost before all rows were answered; all "
-            "answers so far are saved; run the same command again"
+            f"the workers, or their scheduler, were lost before all rows were answered; {RESUME}"
         ) from error
     return type(error).__name__ == "KilledWorker"
 
@@ -163,7 +161,7 @@ def worker_died(future: Future[Any]) -> bool:
 def run_remote(
     job: Job, tasks: Iterable[Task], reserve: Callable[[Task, int], bool]
 ) -> Iterator[TaskResult]:
-    """Yield the results of a remote backend: prompts are made here, a few ahead, and asked many at once.
+    """Yield the results of a remote backend; prompts are made here, a few ahead.
 
     A task is one row. `reserve` gets each with its prompt's tokens; where it is False, that row
     and those after it stay open. The first result has no row: it holds what the engine decided. A

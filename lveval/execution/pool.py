@@ -1,4 +1,4 @@
-"""Who answers: a local Dask cluster with a worker per GPU, the workers of a scheduler elsewhere, or this process.
+"""Who answers: a local Dask cluster with a worker per GPU, a scheduler's workers, or this process.
 
 with worker_pool(single_process=False, count=2, gpus=["0", "1"]) as executor:
     for result in run_tasks(executor, job, tasks, count=2): ...
@@ -92,7 +92,7 @@ CLUSTER_SETTINGS = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.worker.profile.enabled": False,
-    "distributed.admin.tick.limit": "1h",  # a model that loads holds the GIL: no cause for a warning
+    "distributed.admin.tick.limit": "1h",  # a model that loads holds the GIL
     "distributed.comm.timeouts.connect": "120s",
 }
 
@@ -143,7 +143,7 @@ def _local_cluster(count: int, gpus: Sequence[str], threads: int) -> Iterator[Ex
 
 
 def _worker_environment(count: int) -> dict[str, str]:
-    """The environment each of `count` workers starts in: its share of the cores (a nanny would set one thread)."""
+    """What each of `count` workers starts with: its share of the cores; a nanny would set one."""
     share = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), share)
     return threads | {"DASK_LOGGING__DISTRIBUTED": "critical"}

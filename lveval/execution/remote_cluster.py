@@ -1,6 +1,6 @@
-"""Workers on other machines: a Dask scheduler that the user started, and what its workers must agree on.
+"""Workers on other machines: a Dask scheduler of the user's, and what its workers must agree on.
 
-    python prediction.py --scheduler tls://head:8786 --tls-ca-file cert.pem --tls-cert cert.pem --tls-key key.pem ...
+    python prediction.py --scheduler tls://head:8786 --tls-cert cert.pem --tls-key key.pem ...
 
 Workers come and go while a run goes on. Each shows, before its first answer, that it has the same
 code and would answer under the same settings as the run. What decides the answers is asked of a
@@ -33,13 +33,15 @@ Environment = Mapping[str, Json]
 # How often the cluster is asked for its size, in seconds.
 POLL_SECONDS = 1.0
 
+RESUME = "all answers so far are saved; run the same command again"  # the end of many messages
+
 # Answers still on their way fail in these loggers' event loop as it closes; nobody waits for them
 # any more.
 LOUD_AT_CLOSE = ("distributed.client", "tornado.application")
 
 
 def silence(*loggers: str) -> None:
-    """Switch off loggers of Dask: what they have to say reaches the user as one sentence of an error."""
+    """Switch off loggers of Dask: what goes wrong reaches the user as one sentence."""
     for name in loggers:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
@@ -64,7 +66,7 @@ CODE = _code()
 
 
 def software_versions() -> dict[str, Json]:
-    """Return what processes must share to understand each other: the versions of Python and Dask."""
+    """Return what lets processes understand each other: the versions of Python and Dask."""
     return {
         "python": ".".join(map(str, sys.version_info[:2])),
         "distributed": metadata.version("distributed"),
@@ -72,7 +74,7 @@ def software_versions() -> dict[str, Json]:
 
 
 def environment(backend: str, options: EngineOptions) -> dict[str, Json]:
-    """Return what this process would answer with: its code, its software, and the engine's identity."""
+    """Return what this process would answer with: its code, versions and engine."""
     engine = backend_module(backend).identity(options)
     # Plain values only: torch's version is an object of its own, and the run's machine may have no
     # torch.
@@ -128,9 +130,12 @@ def _require_same_environment(where: str, expected: Environment, found: Environm
 class Cluster(Executor):
     """The workers of a scheduler, as many as there are at the moment; Dask hands them their tasks."""
 
-    def __init__(self, client: Any, scheduler: Scheduler) -> None:  # noqa: ANN401 - distributed has no types
+    # distributed has no types
+    def __init__(self, client: Any, scheduler: Scheduler) -> None:  # noqa: ANN401
         self._client = client
         self._scheduler = scheduler
+        self._name = f"the scheduler at {scheduler.address}"
+        self._limit = f"{scheduler.wait_minutes:g} minutes (--wait-for-workers)"
         self._executor = client.get_executor(pure=False)
         self._known = -1  # the number of workers at the last look
         self._asked = -POLL_SECONDS
@@ -158,9 +163,8 @@ class Cluster(Executor):
         self._known = found
         if not found and now - self._alone_since > 60 * self._scheduler.wait_minutes:
             raise IncompleteRun(
-                f"no worker was connected to {self._scheduler.address} for "
-                f"{self._scheduler.wait_minutes:g} minutes (--wait-for-workers); all answers so "
-                "far are saved; start workers and run the same command again"
+                f"no worker was connected to {self._scheduler.address} for {self._limit}; start "
+                f"workers; {RESUME}"
             )
         return found
 
@@ -170,9 +174,7 @@ class Cluster(Executor):
         Raises UsageError naming a worker, or the scheduler, that differs.
         """
         versions = self._ask(self._client.run_on_scheduler, software_versions)
-        _require_same_environment(
-            f"the scheduler at {self._scheduler.address}", software_versions(), versions
-        )
+        _require_same_environment(self._name, software_versions(), versions)
         while True:
             while not self.size():
                 time.sleep(POLL_SECONDS / 5)
@@ -217,16 +219,15 @@ class Cluster(Executor):
             return call(*args, **kwargs)
         except OSError as error:
             raise IncompleteRun(
-                f"the scheduler at {self._scheduler.address} was lost ({_first_line(error)}); all "
-                "answers so far are saved; start it and its workers again, then run the same "
-                "command again"
+                f"{self._name} was lost ({_first_line(error)}); start it and its workers again; "
+                f"{RESUME}"
             ) from error
         except Exception as error:  # a process of other versions may make anything of a message
-            raise _foreign_code(f"the scheduler at {self._scheduler.address}", error) from error
+            raise _foreign_code(self._name, error) from error
 
     def _log_size(self, found: int) -> None:
-        address, limit = self._scheduler.address, f"{self._scheduler.wait_minutes:g} minutes"
-        waiting = f"no worker is connected to {address}: waiting for one, up to {limit} (--wait-for-workers)"
+        address = self._scheduler.address
+        waiting = f"no worker is connected to {address}: waiting for one, up to {self._limit}"
         _log(f"workers at {address}: {found}" if found else waiting)
 
 

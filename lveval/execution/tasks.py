@@ -1,8 +1,6 @@
-"""What a run hands to an engine and gets back: jobs, tasks, rows made into prompts, and their records.
+"""What an engine gets and gives back: jobs, tasks, rows made into prompts, and their records.
 
-    row = prepare_row(job, backend.tokenizer, backend.native_chat, ("cmrc_mixup", "16k", 0))
-
-It imports neither Dask nor an engine, so that planning can prepare rows too.
+row = prepare_row(job, backend.tokenizer, backend.native_chat, ("cmrc_mixup", "16k", 0))
 """
 
 from collections.abc import Mapping
@@ -72,14 +70,14 @@ class PreparedRow:
         return Task(subset, level, (index,))
 
     def without_long_text(self) -> "PreparedRow":
-        """The same for a prompt that has been sent: 256k tokens of text are not kept for the record."""
+        """The same once its prompt is sent: the record needs none of its 256k tokens."""
         row = self.row | {"context": ""}
         return replace(self, row=row, prepared=utils.drop_long_text(self.prepared))
 
 
 @dataclass
 class TaskResult:
-    """What a task came to: final records, failed attempts, and what the engine decided while loading."""
+    """The records and failed attempts of a task, and what the engine decided while loading."""
 
     task: Task
     records: list[Prediction] = field(default_factory=list)
@@ -88,7 +86,7 @@ class TaskResult:
     generated_tokens: int = 0
 
     def add(self, model_name: str, row: PreparedRow, answer: Generation) -> None:
-        """Take in the answer to one row of the task, or the failure to get one."""
+        """Take in the answer to one row, or the failure to get one."""
         if answer.status in FINAL_STATUSES:
             self.records.append(make_record(model_name, row, answer))
         else:
@@ -97,10 +95,7 @@ class TaskResult:
 
 
 def prepare_row(job: Job, tokenizer: Tokenizer, native_chat: bool, key: RowKey) -> PreparedRow:
-    """Read a row and make its prompt for a backend with this `tokenizer` and `native_chat`.
-
-    Raises LVEvalError where the data file is not the run's, or the chat format cannot be made.
-    """
+    """Read a row and make its prompt. Raises LVEvalError: other data, no such chat format."""
     subset, level, index = key
     row = load_file(subset, level, job.data_path, job.fingerprints[f"{subset}_{level}"]).row(index)
     prepared = utils.build_prompt(
@@ -118,7 +113,7 @@ def prepare_row(job: Job, tokenizer: Tokenizer, native_chat: bool, key: RowKey) 
 
 
 def make_record(model_name: str, item: PreparedRow, answer: Generation) -> Prediction:
-    """Make the record that goes to disk: the published six keys first, then what the harness adds."""
+    """Make a row's record: the published six keys first, then what the harness adds."""
     row, prepared = item.row, item.prepared
     opened = utils.prompt_opens_thinking(prepared.prompt.formatted)
     pred, unfinished = utils.post_process(answer.text, model_name, reasoning_opened=opened)

@@ -1,4 +1,4 @@
-"""Inside a worker: its engine, the rows of a task answered, and a watchdog for an engine that hangs.
+"""Inside a worker: its engine, the answers to a task's rows, a watchdog for an engine that hangs.
 
     dask worker tls://head:8786 --nthreads 2 --preload lveval.execution.worker ...
 
@@ -98,5 +98,5 @@ def _hang_watchdog(hours: float) -> Iterator[None]:
 
 
 def dask_setup(worker: object) -> None:
-    """Leave Ctrl-C to the coordinator, which then stops the workers; Dask calls this in each new one."""
+    """Leave Ctrl-C to the coordinator, which stops the workers; Dask calls this in each of them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,6 +1,6 @@
 """Whether a run can work, before hours are spent on it: data, window, chat format, one long prompt.
 
-    python prediction.py --check --backend openai --base-url http://127.0.0.1:8000/v1 --model-name NAME
+    python prediction.py --check --backend openai --base-url URL --model-name NAME
 
 The prompt is as long as --model-max-len allows and holds three numbers, at its head, middle and
 tail. A service that counts far fewer tokens than were sent has cut it; a model that gives no

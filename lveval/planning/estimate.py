@@ -16,6 +16,9 @@ from lveval.planning.token_counts import PromptTokens
 # theirs is above 95 %.
 T_QUANTILE = 2.776
 
+Actual = Callable[[PromptTokens], float]  # a figure of a counted row
+Predict = Callable[[float], float]  # the same figure from a row's predicted tokens
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -63,18 +66,25 @@ def estimate_file(
     `limit`: tokens that a prompt is cut to; `budget`: tokens of one answer.
     """
     rows = RatioEstimator(counts, sizes, limit)
+    surely, likely, perhaps = map(rows.number_cut, (-1, 0, 1))
+    # Cut prompts are as long as the limit but for a token or so where the halves meet, which five
+    # rows need not show.
+    prompt_spread = 1.0 if surely == len(rows.rest) else rows.spread
     return FileEstimate(
         rows=len(sizes),
         counted=len(counts),
         longest=rows.longest(),
         budget=budget * len(sizes),
-        prompt=rows.prompt(),
+        prompt=rows.total(lambda count: count.prompt, rows.within_limit, prompt_spread),
         full=rows.total(lambda count: count.full, float, 0.0),
-        cut=rows.cut(),
+        cut=Estimate(
+            sum(count.full > limit for count in counts.values()) + likely,
+            (max(likely - surely, perhaps - likely) / T_QUANTILE) ** 2,
+        ),
         dropped=rows.total(
             lambda count: rows.beyond_limit(count.full),
             rows.beyond_limit,
-            rows.spread if rows.number_cut(1) else 0.0,
+            rows.spread if perhaps else 0.0,
         ),
         lost=rows.share_of_cut(lambda count: count.evidence_kept is False),
         unknown=rows.share_of_cut(lambda count: count.evidence_kept is None),
@@ -110,19 +120,12 @@ class RatioEstimator:
         """Standard deviation of a row's tokens around the predicted ones."""
         return statistics.stdev(self._errors(lambda count: count.full, float)) if self.rest else 0.0
 
-    def _errors(
-        self, actual: Callable[[PromptTokens], float], predict: Callable[[float], float]
-    ) -> list[float]:
-        return [
-            actual(count) - predict(self.predicted[index]) for index, count in self.counts.items()
-        ]
+    def number_cut(self, side: int) -> int:
+        """Count uncounted rows that are cut: surely (`side` -1), likely (0) or perhaps (1)."""
+        margin = T_QUANTILE * self.spread * math.sqrt(1 + 1 / len(self.counts))
+        return sum(tokens + side * margin > self.limit for tokens in self.rest)
 
-    def total(
-        self,
-        actual: Callable[[PromptTokens], float],
-        predict: Callable[[float], float],
-        least_spread: float,
-    ) -> Estimate:
+    def total(self, actual: Actual, predict: Predict, least_spread: float) -> Estimate:
         """Sum `actual` over the counted rows and `predict` of the tokens over the others.
 
         The others are taken to be as far off as the counted ones, by `least_spread` or more.
@@ -143,27 +146,6 @@ class RatioEstimator:
         scale = len(self.rest) * len(self.sizes) / (n + 4) if self.number_cut(1) else 0.0
         return Estimate(number + number / n * len(self.rest), scale * smoothed * (1 - smoothed))
 
-    def number_cut(self, side: int) -> int:
-        """How many rows that were not counted are cut: surely (side -1), likely (0) or perhaps (1)."""
-        margin = T_QUANTILE * self.spread * math.sqrt(1 + 1 / len(self.counts))
-        return sum(tokens + side * margin > self.limit for tokens in self.rest)
-
-    def cut(self) -> Estimate:
-        """Estimate the number of cut rows."""
-        counted = sum(count.full > self.limit for count in self.counts.values())
-        surely, likely, perhaps = map(self.number_cut, (-1, 0, 1))
-        error = max(likely - surely, perhaps - likely)
-        return Estimate(counted + likely, (error / T_QUANTILE) ** 2)
-
-    def prompt(self) -> Estimate:
-        """Estimate the prompts' tokens after the cut."""
-        # Cut prompts are as long as the limit but for a token or so where the halves meet, which
-        # five need not show.
-        all_cut = self.number_cut(-1) == len(self.rest)
-        return self.total(
-            lambda count: count.prompt, self.within_limit, 1.0 if all_cut else self.spread
-        )
-
     def longest(self) -> float:
         """Estimate the tokens of the longest prompt."""
         longest = float(max(count.prompt for count in self.counts.values()))
@@ -177,5 +159,10 @@ class RatioEstimator:
         return min(tokens, self.limit)
 
     def beyond_limit(self, tokens: float) -> float:
-        """Tokens that are dropped from a prompt; both halves that are kept have int(limit / 2)."""
+        """Tokens that are dropped; both halves that are kept have int(limit / 2)."""
         return tokens - 2 * int(self.limit / 2) if tokens > self.limit else 0.0
+
+    def _errors(self, actual: Actual, predict: Predict) -> list[float]:
+        return [
+            actual(count) - predict(self.predicted[index]) for index, count in self.counts.items()
+        ]

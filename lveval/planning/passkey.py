@@ -1,4 +1,4 @@
-"""The passkey prompt of --check: an article of full length with a number at its head, middle and tail.
+"""The passkey prompt of --check: a long text with numbers at its head, middle and tail.
 
 text, codes = passkey_prompt(tokenizer, limit=31500)
 """
@@ -24,7 +24,7 @@ QUESTION = (
 
 
 def passkey_prompt(tokenizer: Tokenizer, limit: int) -> tuple[str, dict[str, str]]:
-    """Make a prompt of nearly, and at most, `limit` tokens, and place -> the code that stands there.
+    """Make a prompt of nearly, and at most, `limit` tokens, and place -> the code that is there.
 
     Raises UsageError where `limit` is too small.
     """

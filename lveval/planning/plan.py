@@ -217,7 +217,7 @@ def _tokens(figure: Estimate) -> str:
 
 
 def _rows(figure: Estimate, rows: int) -> str:
-    """The figure and, where it is uncertain, the least and the most that it may be of so many rows."""
+    """The figure and, where it is uncertain, the least and the most that it may be."""
     if not figure.variance:
         return f"{figure.value:,.0f}"
     least, most = max(0.0, figure.value - figure.error), min(rows, figure.value + figure.error)

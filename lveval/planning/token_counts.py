@@ -100,80 +100,77 @@ class TokenCountCache:
             file.write(json.dumps([index, *astuple(count)]).encode() + b"\n")
 
 
-def cached_counts(
-    spec: Mapping[str, Json], job: tasks.Job, native_chat: bool, file: FileKey
-) -> TokenCountCache:
-    """Open the cached counts of a file, under the hash of all that can change them."""
-    subset, level = file
-    # These parts say nothing of the tokens, or more than of this file's; utils.py is there to be
-    # edited.
-    others = ("data", "budgets", "prompts", "model_name", "batch_size")
-    parts = [{name: value for name, value in spec.items() if name not in others}, native_chat]
-    parts += [job.fingerprints[f"{subset}_{level}"], job.templates[subset]]
-    parts.append(Path(utils.__file__).read_text(encoding="utf-8"))
-    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return TokenCountCache(cache_dir() / "plan" / f"{subset}_{level}-{key[:32]}.jsonl")
-
-
 def sample_rows(rows: Sequence[int], name: str) -> list[int]:
-    """Draw SAMPLE_ROWS of `rows`, for the same `name` always the same; all where there are no more."""
+    """Draw SAMPLE_ROWS of `rows`, for a `name` always the same; all where there are no more."""
     if len(rows) <= SAMPLE_ROWS:
         return list(rows)
     return sorted(random.Random(name).sample(rows, SAMPLE_ROWS))  # noqa: S311 - no secret
 
 
+@dataclass(frozen=True)
 class TokenCounter:
     """Counts rows of a run in the processes of `executor`, or takes their counts from the cache."""
 
-    def __init__(
-        self, job: tasks.Job, spec: Mapping[str, Json], native_chat: bool, executor: Executor
-    ) -> None:
-        self._job = job
-        self._spec = spec
-        self._native_chat = native_chat
-        self._executor = executor
+    job: tasks.Job
+    spec: Mapping[str, Json]  # what decides the run's answers
+    native_chat: bool
+    executor: Executor
 
     def count(
         self, sizes: Mapping[FileKey, Mapping[int, int]], *, exact: bool
     ) -> dict[FileKey, dict[int, PromptTokens]]:
-        """Return file -> row -> tokens: of a sample of each file, of all rows where they are cached or `exact`.
+        """Return file -> row -> tokens, of all rows where they are cached or `exact`, else of a sample.
 
         `sizes`: file -> row -> bytes.
         """
-        caches = {
-            file: cached_counts(self._spec, self._job, self._native_chat, file) for file in sizes
-        }
-        wanted = {
-            file: list(rows)
-            if exact or caches[file].rows.keys() >= rows.keys()
-            else sample_rows(list(rows), "_".join(file))
-            for file, rows in sizes.items()
-        }
-        missing = {
-            (*file, index): sizes[file][index]
-            for file, indices in wanted.items()
-            for index in indices
-            if index not in caches[file].rows
-        }
+        caches = {file: self._cache(file) for file in sizes}
+        wanted: dict[FileKey, list[int]] = {}
+        missing: dict[RowKey, int] = {}
+        for file, rows in sizes.items():
+            cached = caches[file].rows
+            whole = exact or cached.keys() >= rows.keys()
+            wanted[file] = list(rows) if whole else sample_rows(list(rows), "_".join(file))
+            missing |= {(*file, row): rows[row] for row in wanted[file] if row not in cached}
         for (subset, level, index), count in self._count(missing):
             caches[subset, level].add(index, count)
         return {
-            file: {index: caches[file].rows[index] for index in indices}
-            for file, indices in wanted.items()
+            file: {index: caches[file].rows[index] for index in rows}
+            for file, rows in wanted.items()
         }
+
+    def _cache(self, file: FileKey) -> TokenCountCache:
+        """The cached counts of a file, under the hash of all that can change them."""
+        subset, level = file
+        # These say nothing of the tokens, or more than of this file's; utils.py is there to be
+        # edited.
+        others = ("data", "budgets", "prompts", "model_name", "batch_size")
+        parts = (
+            {name: value for name, value in self.spec.items() if name not in others},
+            self.native_chat,
+            self.job.fingerprints[f"{subset}_{level}"],
+            self.job.templates[subset],
+            Path(utils.__file__).read_text(encoding="utf-8"),
+        )
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return TokenCountCache(cache_dir() / "plan" / f"{subset}_{level}-{key[:32]}.jsonl")
 
     def _count(self, sizes: Mapping[RowKey, int]) -> Iterator[tuple[RowKey, PromptTokens]]:
         """Count rows of so many bytes, the largest first; each comes as it is ready."""
         from tqdm import tqdm
 
         futures = {
-            self._executor.submit(count_row, self._job, self._native_chat, key): key
+            self.executor.submit(count_row, self.job, self.native_chat, key): key
             for key in sorted(sizes, key=lambda key: -sizes[key])
         }
-        total = sum(sizes.values())
         with tqdm(
-            total=total, unit="B", unit_scale=True, desc="counting tokens", delay=1, leave=False
+            total=sum(sizes.values()),
+            unit="B",
+            unit_scale=True,
+            desc="counting tokens",
+            delay=1,
+            leave=False,
         ) as bar:
             for future in as_completed(futures):
-                yield futures[future], future.result()
-                bar.update(sizes[futures[future]])
+                key = futures[future]
+                yield key, future.result()
+                bar.update(sizes[key])
