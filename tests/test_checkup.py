@@ -1,4 +1,4 @@
-"""--check: whether a run can work, with a real model, and with a service that cuts prompts and tells nobody."""
+"""--check: whether a run can work, with a real model and with a service that cuts prompts."""
 
 import json
 import shutil
@@ -20,8 +20,8 @@ SMALL = ("--datasets", "hotpotwikiqa_mixup", "--lengths", "1k")
 
 def check(model: Path, folder: Path, *options: str) -> tuple[int, str]:
     found = script(
-        "prediction.py", "--check", "--model-path", model, "--data-path", folder / "data", "--output-dir",
-        folder / "out", *SMALL, *options,
+        "prediction.py", "--check", "--model-path", model, "--data-path", folder / "data",
+        "--output-dir", folder / "out", *SMALL, *options,
     )  # fmt: skip
     return found.returncode, found.stdout + found.stderr
 

@@ -1,4 +1,4 @@
-"""Several machines: scheduler, nodes and the run are processes with addresses of their own, and nodes really die.
+"""Several machines: scheduler, nodes and run have addresses of their own, and nodes really die.
 
 Where this user may make network namespaces each "machine" has one, joined by a bridge; else they
 are 127.0.0.x.
@@ -51,7 +51,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Network:
-    """The scheduler's machine, the run's, and three nodes; `shared` tells why they share one network, where they do."""
+    """The scheduler's machine, the run's, and three nodes; `shared`: why they share a network."""
 
     head: Machine
     run: Machine
@@ -64,7 +64,7 @@ def _ip(*words: str) -> None:
 
 
 def _namespaces(names: list[str]) -> None:
-    """A namespace per machine, the first with a bridge that the others hang on: nothing leaves them."""
+    """A namespace per machine, joined by a bridge in the first one: nothing leaves them."""
     for name in names:
         _ip("netns", "add", name)
         _ip("-n", name, "link", "set", "lo", "up")
@@ -198,8 +198,9 @@ class Processes:
 
 def command(folder: Path, output: str) -> tuple[str | Path, ...]:
     return (
-        ROOT / "prediction.py", "--backend", "echo", "--model-name", "dry", "--data-path", folder / "data",
-        "--datasets", "hotpotwikiqa_mixup", "--lengths", "1k", "--output-dir", folder / output,
+        ROOT / "prediction.py", "--backend", "echo", "--model-name", "dry",
+        "--data-path", folder / "data", "--output-dir", folder / output,
+        "--datasets", "hotpotwikiqa_mixup", "--lengths", "1k",
     )  # fmt: skip
 
 
@@ -244,7 +245,7 @@ def wait_for_rows(folder: Path, count: int, limit: float = 90) -> None:
 
 
 def authority(folder: Path) -> tuple[str, ...]:
-    """A certificate authority and one certificate that it signed, as the options of Dask and of prediction.py."""
+    """Options, of Dask and of prediction.py, for a new authority and a certificate it signed."""
     folder.mkdir()
     now = datetime.datetime.now(datetime.UTC)
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
@@ -518,7 +519,7 @@ def test_the_next_run_gets_a_worker_of_its_own_and_is_told_of_too_few_threads(
 def test_the_workers_decide_what_the_engine_is(
     network: Network, processes: Processes, tiny_model: Path
 ) -> None:
-    """The run's own machine needs no engine; what is recorded is what a run on the worker's machine would record."""
+    """The run's machine needs no engine; a run on the worker's machine would record the same."""
     absent = processes.folder / "absent"
     absent.mkdir()
     for package in ("torch", "transformers"):

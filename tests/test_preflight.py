@@ -1,4 +1,4 @@
-"""What a run will cost: counted tokens are those that a run records, an estimate lies within its error."""
+"""What a run will cost: counts are those that a run records, estimates lie within their error."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def predict(
 
 
 def figures(printed: str, subset: str = "all", level: str = "all") -> list[tuple[float, float]]:
-    """(value, half the interval) of each column in one line of the table; the error of rows is not read."""
+    """(value, half the interval) of each column in one line; the error of rows is not read."""
     (line,) = re.findall(rf"^{subset} +{level} .*", printed, re.M)
     cells = re.split(r" {2,}", line)[2:]
     pairs = []
@@ -101,7 +101,7 @@ def expected(records: list[PromptTokens], limit: int, budget: int) -> list[float
 def test_exact_counts_are_those_that_a_run_records(
     engine: str, request: pytest.FixtureRequest, data_path: Path, tmp_path: Path
 ) -> None:
-    """Of every row, with cut and uncut prompts, a chat template, and a model that has a .chat() of its own."""
+    """Of every row, with cut and uncut prompts, a chat template, and a model's own .chat()."""
     silent = {"answer_keywords": None, "answers": ["\u5426"]}  # stands nowhere in the context
     write_data(
         data_path,
@@ -264,7 +264,7 @@ def test_an_estimate_lies_within_its_error_of_the_exact_count(
 
 
 def population(seed: int, limit: int) -> dict[int, tuple[int, PromptTokens]]:
-    """A made-up file: index -> (bytes, count); tokens follow the bytes but for some noise, and are cut at the limit."""
+    """A synthetic file: index -> (bytes, count); tokens follow the bytes but for some noise."""
     rng = random.Random(seed)
     per_byte, noise, lost = rng.uniform(0.2, 0.4), rng.uniform(0.001, 0.03), rng.random()
     rows = {}
@@ -281,7 +281,7 @@ def population(seed: int, limit: int) -> dict[int, tuple[int, PromptTokens]]:
 
 @pytest.mark.parametrize("limit", [10000, 18000, 40000])
 def test_intervals_hold_what_they_promise(limit: int) -> None:
-    """Of 400 made-up files 95 % of the true sums lie within; so do the sums over 20 files. And they are not wide."""
+    """95 % of the true sums of 400 synthetic files lie within, and those over 20 files."""
     inside: dict[str, list[bool]] = {}
     widths = []
     for first in range(0, 400, 20):
@@ -328,7 +328,7 @@ def test_a_small_file_is_counted_whole() -> None:
 
 
 def test_a_killed_count_goes_on_where_it_was(built: Path, tmp_path: Path) -> None:
-    """SIGKILL in the middle, a torn and a damaged line: only what is missing is counted, the processes are gone."""
+    """After SIGKILL, a torn and a damaged line: only what is missing is counted."""
     cache = tmp_path / "cache"
     options = ["--plan", "exact", "--datasets", "factrecall_en", "lic_mixup", "--lengths", "8k"]
     options += [
@@ -477,8 +477,9 @@ def test_a_calibration_of_which_no_row_is_answered_says_why(
     tiny_model: Path, data_path: Path, tmp_path: Path
 ) -> None:
     found = script(
-        "prediction.py", "--model-path", tiny_model, "--data-path", data_path, "--output-dir", tmp_path, "--plan",
-        "--calibrate", "1", "--single-process", "--backend-args", "window=220", "--model-max-len", "150",
+        "prediction.py", "--model-path", tiny_model, "--data-path", data_path,
+        "--output-dir", tmp_path, "--plan", "--calibrate", "1", "--single-process",
+        "--backend-args", "window=220", "--model-max-len", "150",
         "--datasets", "hotpotwikiqa_mixup", "--lengths", "2k",
     )  # fmt: skip
     assert found.returncode == 3, found.stderr

@@ -1,4 +1,4 @@
-"""Money and hours: a run ends before it is too much, its rows spread evenly, and goes on where it ended."""
+"""Money and hours: a run ends before it is too much, its rows spread evenly, and goes on."""
 
 import itertools
 import json
@@ -21,8 +21,8 @@ PRICES = ("--price-in", "1000", "--price-out", "1000")  # a tenth of a cent a to
 
 def echo(data_path: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return script(
-        "prediction.py", "--backend", "echo", "--model-name", "dry", "--data-path", data_path, "--output-dir", output,
-        *SELECTION, *options,
+        "prediction.py", "--backend", "echo", "--model-name", "dry", "--data-path", data_path,
+        "--output-dir", output, *SELECTION, *options,
     )  # fmt: skip
 
 

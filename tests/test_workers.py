@@ -52,6 +52,14 @@ def predict(data_path: Path, output: Path, *options: str) -> subprocess.Complete
     )
 
 
+def predict_with(model: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return script(
+        "prediction.py", "--model-path", model, "--data-path", folder / "data",
+        "--output-dir", folder / "out", "--model-name", "dry", "--datasets", "hotpotwikiqa_mixup",
+        "--lengths", "1k", "--trust-remote-code", "--model-max-len", "400", *options,
+    )  # fmt: skip
+
+
 # --- The record -----------------------------------------------------------------------------------
 
 
@@ -250,19 +258,7 @@ def test_a_row_that_kills_its_worker_fails_alone(chat_model: Path, tmp_path: Pat
     rows[2]["input"] = "DIE"
     rows[4]["input"] = "OUT OF MEMORY"
     write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", rows)
-    options = (
-        "--num-workers",
-        "2",
-        "--trust-remote-code",
-        "--model-max-len",
-        "400",
-        "--model-path",
-        str(chat_model),
-    )
-    found = script(
-        "prediction.py", "--data-path", tmp_path / "data", "--output-dir", tmp_path / "out", "--model-name", "dry",
-        "--datasets", "hotpotwikiqa_mixup", "--lengths", "1k", *options,
-    )  # fmt: skip
+    found = predict_with(chat_model, tmp_path, "--num-workers", "2")
     assert found.returncode == 3, found.stderr
     done = lines(tmp_path / "out/dry/rows/hotpotwikiqa_mixup_1k.jsonl")
     assert sorted(int(str(record["index"])) for record in done) == [0, 1, 3, 5]
@@ -303,7 +299,7 @@ def test_the_watch_begins_anew_with_each_row(data_path: Path) -> None:
 
 
 def test_a_worker_may_die_again_before_it_is_back() -> None:
-    """Dask would give a worker up that is not there 15 seconds after a loss; with it the run would hang."""
+    """Dask would give up a worker that is away for 15 seconds; with it the run would hang."""
     with worker_pool(single_process=False, count=1) as executor:
         began = time.monotonic()
         while time.monotonic() - began < 17:
@@ -324,11 +320,7 @@ def test_workers_that_die_while_loading_end_the_run_resumable(
     write_data(
         tmp_path / "data", "hotpotwikiqa_mixup_1k", [row(number=number) for number in range(9)]
     )
-    found = script(
-        "prediction.py", "--data-path", tmp_path / "data", "--output-dir", tmp_path / "out", "--model-name", "dry",
-        "--datasets", "hotpotwikiqa_mixup", "--lengths", "1k", "--trust-remote-code", "--model-max-len", "400",
-        "--model-path", folder,
-    )  # fmt: skip
+    found = predict_with(folder, tmp_path)
     assert found.returncode == 3, found.stderr
     assert "died under 3 rows one after another" in found.stderr and "Traceback" not in found.stderr
     assert len(lines(tmp_path / "out/dry/attempts.jsonl")) == 3
@@ -337,11 +329,7 @@ def test_workers_that_die_while_loading_end_the_run_resumable(
 def test_where_every_row_fails_the_run_ends_early(chat_model: Path, tmp_path: Path) -> None:
     rows = [row(number=number, input="INDEX") for number in range(30)]
     write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", rows)
-    found = script(
-        "prediction.py", "--data-path", tmp_path / "data", "--output-dir", tmp_path / "out", "--model-name", "dry",
-        "--datasets", "hotpotwikiqa_mixup", "--lengths", "1k", "--trust-remote-code", "--model-max-len", "400",
-        "--model-path", chat_model, "--single-process",
-    )  # fmt: skip
+    found = predict_with(chat_model, tmp_path, "--single-process")
     assert found.returncode == 3, found.stderr
     assert "the first 20 rows all failed (error: 20)" in found.stderr
     assert len(lines(tmp_path / "out/dry/attempts.jsonl")) == 20
@@ -353,13 +341,8 @@ def test_an_engine_that_breaks_in_a_single_process_ends_it_resumable(
     rows = [row(number=number) for number in range(6)]
     rows[2]["input"] = "FAULT"
     write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", rows)
-    command: tuple[str | Path, ...] = (
-        "prediction.py", "--data-path", tmp_path / "data", "--output-dir", tmp_path / "out", "--model-name", "dry",
-        "--datasets", "hotpotwikiqa_mixup", "--lengths", "1k", "--single-process", "--trust-remote-code",
-        "--model-max-len", "400", "--model-path", chat_model,
-    )  # fmt: skip
     for _ in range(2):  # the second time that row comes last
-        found = script(*command)
+        found = predict_with(chat_model, tmp_path, "--single-process")
         assert found.returncode == 3, found.stderr
         assert (
             "Traceback" not in found.stderr

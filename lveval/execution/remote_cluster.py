@@ -128,7 +128,7 @@ def _require_same_environment(where: str, expected: Environment, found: Environm
 
 
 class Cluster(Executor):
-    """The workers of a scheduler, as many as there are at the moment; Dask hands them their tasks."""
+    """The workers of a scheduler, as many as there are at the moment."""
 
     # distributed has no types
     def __init__(self, client: Any, scheduler: Scheduler) -> None:  # noqa: ANN401

@@ -179,8 +179,8 @@ def check_format(job: Job, tokenizer: Tokenizer, native_chat: bool) -> Iterator[
     shown = f"{before[-60:]!r} PROMPT {after[:60]!r}"
     if part and tokenizer.has_chat_template and job.chat_template in ("auto", "published"):
         yield warning(
-            f'chat format: {shown}, because the model name contains "{part}"; the tokenizer has a template of its own '
-            "(--chat-template tokenizer)"
+            f'chat format: {shown}, because the model name contains "{part}"; the tokenizer has a '
+            "template of its own (--chat-template tokenizer)"
         )
     elif before or after:
         yield ok(f"chat format: {shown}")

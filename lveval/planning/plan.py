@@ -149,15 +149,12 @@ def _answered(
         message = f"a run would be refused: {error.message}\nthe plan is for all rows"
         print(printable(message), file=sys.stderr)
         return {}
-    in_flight = [
-        (subset, level, index)
-        for subset, level, index in backend_module(job.backend).rows_in_flight(job.options)
-        if (subset, level) in names and index not in done.get((subset, level), ())
-    ]
-    for subset, level, index in in_flight:
-        done.setdefault((subset, level), set()).add(index)
-    if in_flight:
-        print(f"{len(in_flight):,} rows are out in batches and count as answered")
+    recorded = sum(map(len, done.values()))
+    for subset, level, index in backend_module(job.backend).rows_in_flight(job.options):
+        if (subset, level) in done:
+            done[subset, level].add(index)
+    if in_flight := sum(map(len, done.values())) - recorded:
+        print(f"{in_flight:,} rows are out in batches and count as answered")
     return done
 
 

@@ -119,7 +119,7 @@ class TokenCounter:
     def count(
         self, sizes: Mapping[FileKey, Mapping[int, int]], *, exact: bool
     ) -> dict[FileKey, dict[int, PromptTokens]]:
-        """Return file -> row -> tokens, of all rows where they are cached or `exact`, else of a sample.
+        """Return file -> row -> tokens: all rows where `exact` or all are cached, else a sample.
 
         `sizes`: file -> row -> bytes.
         """
