@@ -56,9 +56,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
             spec = build_spec(run, prompts, files, cluster_environment(run))
             warn_of_surprises(run, spec)
             job = make_job(run, prompts, files)
-            print_plan(
-                options, job, files, spec.as_identity(), options.folder, run.gpu_groups, pool
-            )
+            print_plan(options, job, files, spec.as_identity(), run.gpu_groups, pool)
         return ExitCode.COMPLETE
     files = load_selection(keys, options.data_path, options.limit)
 
@@ -76,12 +74,12 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         options.folder, spec.as_identity(), selection, rows, overwrite=options.overwrite
     ) as store:
         backend = backend_module(options.backend)
-        cost = CostTracker.of(
+        cost = CostTracker.from_options(
             options, config.DATASET_MAXGEN, backend.answer_tokens(run.engine) or 0
         )
-        cost.paid = backend.claim_rows_in_flight(run.engine, store.is_answered, selection)
+        cost.in_flight = backend.claim_rows_in_flight(run.engine, store.is_answered, selection)
         for record in store.records():
-            cost.add(record)
+            cost.charge(record)
         tasks = pending_tasks(
             store,
             files,
@@ -90,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
             retry_failed=options.retry_failed,
             # Under a limit the files take turns: what it allows is spread over all of them.
             in_turn=options.max_cost is not None or options.max_hours is not None,
-            in_flight=cost.paid,
+            in_flight=cost.in_flight,
         )
         run.log_start(store, words, selection, tasks)
         if tasks:
@@ -255,7 +253,7 @@ def answers(run: Run, job: Job, tasks: Sequence[Task], cost: CostTracker) -> Ite
     if not tasks:
         return
     if run.remote:
-        yield from dispatch.run_remote(job, tasks, cost.take)
+        yield from dispatch.run_remote(job, tasks, cost.reserve)
         return
     count = run.workers(tasks)
     with worker_pool(
@@ -265,7 +263,7 @@ def answers(run: Run, job: Job, tasks: Sequence[Task], cost: CostTracker) -> Ite
         max_concurrent_rows=job.max_concurrent_rows,
         scheduler=run.scheduler,
     ) as executor:
-        affordable = itertools.takewhile(cost.take, tasks)
+        affordable = itertools.takewhile(cost.reserve, tasks)
         yield from dispatch.run_tasks(executor, job, affordable, count)
 
 
@@ -298,11 +296,11 @@ def summary_lines(
             "--request-args '{\"max_completion_tokens\": 4000}'"
         )
     causes = ", ".join(f"{cause}: {count}" for cause, count in sorted(failures.items()))
-    if left and cost.ended:
+    if left and cost.stop_reason:
         yield (
-            f"ended: {cost.ended}; {left} rows have no answer yet{causes and f' ({causes})'}; all "
+            f"ended: {cost.stop_reason}; {left} rows have no answer yet{causes and f' ({causes})'}; all "
             f"answers so far are saved; run {run.resume_command} to go on"
-            f"{', with more to spend' if cost.spent else ''}"
+            f"{', with more to spend' if cost.exhausted else ''}"
         )
     elif left:
         yield (

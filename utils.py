@@ -150,6 +150,7 @@ def build_prompt(
     model_name: str,
     mode: str,
     native_chat: bool,
+    key: str = "",
 ) -> PreparedPrompt:
     """One row made into a prompt of at most about `limit` tokens plus the chat format; `budget` new
     tokens may follow.
@@ -167,7 +168,12 @@ def build_prompt(
     if tokenizer.bos is not None and len(tokens) > 1 and tokens[0] == tokens[1] == tokenizer.bos:
         tokens = tokens[1:]  # a named deviation: the published Mistral format doubled the BOS
     prompt = Prompt(
-        text=text, formatted=formatted, tokens=tokens, max_new_tokens=budget, native_chat=use_chat
+        text=text,
+        formatted=formatted,
+        tokens=tokens,
+        max_new_tokens=budget,
+        native_chat=use_chat,
+        key=key,
     )
     return PreparedPrompt(prompt, full, evidence_kept(row, text, asked, truncated=full > limit))
 

@@ -1,0 +1,1 @@
+"""Rows to engines: tasks, workers, the pools they live in, dispatch, cost."""

@@ -1,4 +1,8 @@
-"""TODO lveval.execution.dispatch."""
+"""Tasks handed out and their results collected: to the workers of a pool, or to a remote backend.
+
+with worker_pool(single_process=False, count=2) as executor:
+    for result in run_tasks(executor, job, tasks, count=2): ...
+"""
 
 import itertools
 import os
@@ -13,172 +17,135 @@ from concurrent.futures import (
     wait,
 )
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar, cast
 
-from lveval import utils
 from lveval.backends.base import BackendBroken, Prompt, RemoteBackend
 from lveval.common.errors import IncompleteRun
-from lveval.data.rows import Row
 from lveval.execution import remote_cluster
 from lveval.execution.pool import PREPARING
-from lveval.execution.tasks import Attempt, Job, Task, TaskResult, make_record, prepare_row
+from lveval.execution.remote_cluster import POLL_SECONDS, RESUME
+from lveval.execution.tasks import Attempt, Job, PreparedRow, Task, TaskResult, prepare_row
 from lveval.execution.worker import answer_in_worker, answer_rows, load_backend
-from lveval.runs.record import FINAL_STATUSES
 
-# Handed out beyond what a worker's threads are at. When a worker dies, all that it was handed are suspects.
+# Handed out beyond what a worker's threads are at; few, because all that a dead worker held are
+# suspects.
 TASKS_BEHIND = 2
 
-# So many rows in a row that killed their worker, each alone in the pool: it is not the rows, no worker can live here.
+# So many rows in succession killed their worker, each alone in the pool: the cause is not the rows
+# but the machine.
 MAX_CONSECUTIVE_WORKER_DEATHS = 3
 
-
 In = TypeVar("In")
-
 Out = TypeVar("Out")
 
 
 def run_tasks(
     executor: Executor, job: Job, tasks: Iterable[Task], count: int = 1
 ) -> Iterator[TaskResult]:
-    """The results of all tasks as they come, from `count` workers. A row whose worker keeps dying is a failed attempt.
+    """Yield the results of all tasks as they come, from `count` workers or those of a scheduler.
 
-    Workers of a scheduler come and go: there their number is asked for again and again. Raises what a worker raised:
-    a HarnessError, or a bug of ours; HarnessError (INCOMPLETE) where the engine of this process broke, or no worker is
-    left.
+    A row whose worker keeps dying is a failed attempt. Raises what a worker raised: an
+    LVEvalError, or a bug of ours; IncompleteRun where the engine of this process broke, or no
+    worker is left.
     """
-    function = answer_rows if isinstance(executor, ThreadPoolExecutor) else answer_in_worker
-    size = executor.size if isinstance(executor, remote_cluster.Cluster) else lambda: count
-    isolated: list[Task] = []
-    broken = ""
-    waiting = iter(tasks)
-    pending: dict[Future[TaskResult], Task] = {}
-    while True:
-        handed_out = (job.max_concurrent_rows + PREPARING + TASKS_BEHIND) * max(
-            1, size()
-        )  # without a worker, for the first
-        for task in itertools.islice(waiting, max(0, handed_out - len(pending))):
-            pending[executor.submit(function, job, task)] = task
-        if not pending:
-            break
-        # Answers first: what follows may end the run.
-        done = wait(pending, timeout=remote_cluster.POLL_SECONDS, return_when=FIRST_COMPLETED).done
-        for future in sorted(
-            done, key=lambda future: future.cancelled() or future.exception() is not None
-        ):
-            task = pending.pop(future)
-            if broken and future.cancelled():
+    return _Dispatcher(executor, job, count).run(tasks)
+
+
+class _Dispatcher:
+    """Hands out the tasks of one job and collects their results."""
+
+    def __init__(self, executor: Executor, job: Job, count: int) -> None:
+        self._executor = executor
+        self._job = job
+        in_process = isinstance(executor, ThreadPoolExecutor)
+        self._function = answer_rows if in_process else answer_in_worker
+        # Workers of a scheduler come and go: their number is asked for again and again.
+        self._size = (
+            executor.size if isinstance(executor, remote_cluster.Cluster) else lambda: count
+        )
+        self._pending: dict[Future[TaskResult], Task] = {}
+        self._isolated: list[Task] = []
+        self._broken = ""  # why the engine of this very process, which nothing replaces, is lost
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
+        waiting = iter(tasks)
+        while self._hand_out(waiting):
+            yield from self._collect()
+        if self._broken:
+            raise IncompleteRun(
+                f"{self._broken} and this process cannot go on; {RESUME}: that row is then tried "
+                "last"
+            )
+        yield from self._retry_alone()
+
+    def _hand_out(self, waiting: Iterator[Task]) -> bool:
+        """Fill up what the workers hold; whether they hold anything."""
+        # Without a worker: for the first one that comes.
+        capacity = (self._job.max_concurrent_rows + PREPARING + TASKS_BEHIND) * max(1, self._size())
+        if not self._broken:
+            for task in itertools.islice(waiting, max(0, capacity - len(self._pending))):
+                self._pending[self._submit(task)] = task
+        return bool(self._pending)
+
+    def _submit(self, task: Task) -> Future[TaskResult]:
+        return self._executor.submit(self._function, self._job, task)
+
+    def _collect(self) -> Iterator[TaskResult]:
+        """Yield what has finished within a moment, answers first: a failure may end the run."""
+        done = wait(self._pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED).done
+        for future in sorted(done, key=_failed):
+            task = self._pending.pop(future)
+            if self._broken and future.cancelled():
                 continue
             if worker_died(future):
-                isolated.append(task)
-            elif isinstance(
-                error := future.exception(), BackendBroken
-            ):  # of this very process: nothing replaces it
-                broken = (
-                    broken
-                    or f"the engine broke at {task.subset}_{task.level} row {task.indices[0]} ({error})"
-                )
-                waiting = iter(())
-                for other in pending:
-                    other.cancel()
-                yield TaskResult(
-                    task,
-                    (),
-                    tuple(Attempt(index, "error", str(error)) for index in task.indices),
-                    {},
-                )
+                self._isolated.append(task)
+            elif isinstance(error := future.exception(), BackendBroken):
+                yield self._stop_on_broken_engine(task, error)
             else:
                 yield future.result()
-    if broken:
-        raise IncompleteRun(
-            f"{broken} and this process cannot go on; all answers so far are saved; run the same command again: that "
-            "row is then tried last"
-        )
-    # Each of these was on a worker that died more than once. Alone in the pool, a row that kills its worker is known.
-    deadly = 0
-    for alone in (
-        Task(task.subset, task.level, (index,)) for task in isolated for index in task.indices
-    ):
-        future = executor.submit(function, job, alone)
-        while not wait([future], timeout=remote_cluster.POLL_SECONDS).done:
-            size()
-        if not worker_died(future):
-            deadly = 0
-            yield future.result()
-            continue
-        deadly += 1
-        attempt = Attempt(
-            alone.indices[0], "worker_died", "the worker process died each time it had this row"
-        )
-        yield TaskResult(alone, (), (attempt,), {})
-        if deadly == MAX_CONSECUTIVE_WORKER_DEATHS:
-            raise IncompleteRun(
-                f"the workers died under {deadly} rows one after another, perhaps while loading the model (killed for "
-                "memory? see the system's log); all answers so far are saved; mend it and run the same command again"
-            )
 
-
-def run_remote(
-    job: Job, tasks: Iterable[Task], take: Callable[[Task, int], bool]
-) -> Iterator[TaskResult]:
-    """The results from an engine that runs elsewhere: rows are prepared here, a few ahead, and asked many at once.
-
-    A task is one row. `take` is asked for each with its prompt's tokens; where it says no, that row and those after it
-    stay open. The first result has no row: it tells what the engine decided. A try that is repeated is a result with an
-    attempt. Raises HarnessError where the service ends the run.
-    """
-    backend = cast(RemoteBackend, load_backend(job))
-    yield TaskResult(Task("", "", ()), (), (), backend.effective())
-    asked: dict[int, tuple[Task, Row, utils.PreparedPrompt]] = {}
-
-    def made(task: Task) -> tuple[Task, Row, utils.PreparedPrompt]:
-        return task, *prepare_row(
-            job, backend.tokenizer, backend.native_chat, task.subset, task.level, task.indices[0]
+    def _stop_on_broken_engine(self, task: Task, error: BackendBroken) -> TaskResult:
+        where = f"{task.subset}_{task.level} row {task.indices[0]}"
+        self._broken = self._broken or f"the engine broke at {where} ({error})"
+        for future in self._pending:
+            future.cancel()
+        return TaskResult(
+            task, attempts=[Attempt(index, "error", str(error)) for index in task.indices]
         )
 
-    def prompts() -> Generator[Prompt, None, None]:
-        for position, (task, row, prepared) in enumerate(_prefetch(made, tasks)):
-            if not take(task, len(prepared.prompt.tokens)):
-                return
-            asked[position] = task, row | {"context": ""}, utils.drop_long_text(prepared)
-            yield prepared.prompt
-
-    given = prompts()
-    try:
-        for position, answer in backend.generate(given):
-            task, row, prepared = asked[position]
-            if answer.status != "transient":
-                del asked[position]
-            if answer.status in FINAL_STATUSES:
-                record = make_record(row, task, task.indices[0], prepared, answer, job.model_name)
-                yield TaskResult(task, (record,), (), {}, answer.output_tokens or 0)
-            else:
-                yield TaskResult(
-                    task, (), (Attempt(task.indices[0], answer.status, answer.error),), {}
+    def _retry_alone(self) -> Iterator[TaskResult]:
+        """Try the rows of dead workers one at a time, which tells the ones that kill."""
+        deaths = 0
+        for subset, level, index in (key for task in self._isolated for key in task.row_keys):
+            alone = Task(subset, level, (index,))
+            future = self._submit(alone)
+            while not wait([future], timeout=POLL_SECONDS).done:
+                self._size()  # raises where no worker comes back
+            if not worker_died(future):
+                deaths = 0
+                yield future.result()
+                continue
+            deaths += 1
+            message = "the worker process died each time it had this row"
+            yield TaskResult(alone, attempts=[Attempt(index, "worker_died", message)])
+            if deaths == MAX_CONSECUTIVE_WORKER_DEATHS:
+                raise IncompleteRun(
+                    f"the workers died under {deaths} rows one after another, perhaps while "
+                    "loading the model (killed for memory? see the system's log); mend it; "
+                    f"{RESUME}"
                 )
-    finally:
-        backend.stop_waiting()
-        with suppress(ValueError):  # after Ctrl-C a prompt may be in the making
-            given.close()
 
 
-def _prefetch(function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
-    """`function` of each item, in order; as many are being made ahead as there are cores."""
-    ahead = os.cpu_count() or 1
-    threads = ThreadPoolExecutor(ahead)
-    try:
-        making: deque[Future[Out]] = deque()
-        for item in items:
-            making.append(threads.submit(function, item))
-            if len(making) > ahead:
-                yield making.popleft().result()
-        while making:
-            yield making.popleft().result()
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
+def _failed(future: Future[TaskResult]) -> bool:
+    return future.cancelled() or future.exception() is not None
 
 
 def worker_died(future: Future[Any]) -> bool:
-    """Wait for `future`; whether Dask gave its task up because worker after worker died."""
+    """Wait for `future`; whether Dask gave its task up because worker after worker died.
+
+    Raises IncompleteRun where the workers or their scheduler were lost.
+    """
     try:
         error = future.exception()
     except CancelledError as cancelled:
@@ -186,7 +153,58 @@ def worker_died(future: Future[Any]) -> bool:
     # NoValidWorkerError: none came back within no-workers-timeout.
     if isinstance(error, CancelledError) or type(error).__name__ == "NoValidWorkerError":
         raise IncompleteRun(
-            "the workers, or their scheduler, were lost before all rows were answered; all answers so far are saved; "
-            "run the same command again"
+            f"the workers, or their scheduler, were lost before all rows were answered; {RESUME}"
         ) from error
     return type(error).__name__ == "KilledWorker"
+
+
+def run_remote(
+    job: Job, tasks: Iterable[Task], reserve: Callable[[Task, int], bool]
+) -> Iterator[TaskResult]:
+    """Yield the results of a remote backend; prompts are made here, a few ahead.
+
+    A task is one row. `reserve` gets each with its prompt's tokens; where it is False, that row
+    and those after it stay open. The first result has no row: it holds what the engine decided. A
+    repeated try is a result with an attempt. Raises LVEvalError where the service ends the run.
+    """
+    backend = cast(RemoteBackend, load_backend(job))
+    yield TaskResult(Task("", "", ()), effective=backend.effective())
+    in_flight: dict[int, PreparedRow] = {}
+
+    def prompts() -> Generator[Prompt, None, None]:
+        prepare = partial(prepare_row, job, backend.tokenizer, backend.native_chat)
+        for position, row in enumerate(_prefetch(prepare, (task.row_keys[0] for task in tasks))):
+            if not reserve(row.task, len(row.prepared.prompt.tokens)):
+                return
+            in_flight[position] = row.without_long_text()
+            yield row.prepared.prompt
+
+    asked = prompts()
+    try:
+        for position, answer in backend.generate(asked):
+            row = in_flight[position]
+            if answer.status != "transient":
+                del in_flight[position]
+            result = TaskResult(row.task)
+            result.add(job.model_name, row, answer)
+            yield result
+    finally:
+        backend.stop_waiting()
+        with suppress(ValueError):  # after Ctrl-C a prompt may be in the making
+            asked.close()
+
+
+def _prefetch(function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
+    """Yield `function` of each item, in order; as many are made ahead as there are cores."""
+    ahead = os.cpu_count() or 1
+    threads = ThreadPoolExecutor(ahead)
+    futures: deque[Future[Out]] = deque()
+    try:
+        for item in items:
+            futures.append(threads.submit(function, item))
+            if len(futures) > ahead:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)

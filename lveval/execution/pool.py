@@ -1,7 +1,10 @@
-"""TODO lveval.execution.pool."""
+"""Who answers: a local Dask cluster with a worker per GPU, a scheduler's workers, or this process.
+
+with worker_pool(single_process=False, count=2, gpus=["0", "1"]) as executor:
+    for result in run_tasks(executor, job, tasks, count=2): ...
+"""
 
 import importlib.util
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -15,19 +18,17 @@ from lveval.options import Scheduler
 # Beside the rows that the engine computes a thread prepares the next one.
 PREPARING = 1
 
-# A worker that dies under a row is replaced and the row tried again; after more deaths than this the row waits for the
-# end of the run, where it is tried by itself: it may have been a neighbour that killed the worker.
+# A worker that dies under a row is replaced and the row tried again; after more deaths than this
+# the row waits for the end of the run, where it is tried by itself: it may have been a neighbour
+# that killed the worker.
 DEATHS_BEFORE_ISOLATION = 1
 
 
-# --- In the coordinator -----------------------------------------------------------------------------------------------
-
-
 def visible_gpus() -> list[str]:
-    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """List the GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip() and name.strip() != "-1"]
+        return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
     if importlib.util.find_spec("torch") is None:
         return []
     import torch
@@ -36,13 +37,14 @@ def visible_gpus() -> list[str]:
 
 
 def gpu_groups(gpus: Sequence[str], per_worker: int) -> list[str]:
-    """The GPUs of each worker, as CUDA_VISIBLE_DEVICES names them; too few for one more worker stay idle.
+    """Return the GPUs of each worker, as CUDA_VISIBLE_DEVICES names them; a rest stays idle.
 
-    Raises HarnessError where there are too few for one.
+    Raises UsageError where there are too few for one worker.
     """
     if per_worker > max(1, len(gpus)):
         raise UsageError(
-            f"--gpus-per-worker {per_worker}: found {len(gpus)} visible GPUs, expected {per_worker} or more"
+            f"--gpus-per-worker {per_worker}: found {len(gpus)} visible GPUs, expected "
+            f"{per_worker} or more"
         )
     return [
         ",".join(gpus[i : i + per_worker]) for i in range(0, len(gpus) - per_worker + 1, per_worker)
@@ -58,92 +60,90 @@ def worker_pool(
     max_concurrent_rows: int = 1,
     scheduler: Scheduler | None = None,
 ) -> Iterator[Executor]:
-    """An executor over `count` worker processes, group i of `gpus` to worker i; over threads of this process; or over
-    the workers of a running scheduler.
+    """Open an executor over `count` worker processes, group i of `gpus` to worker i.
 
-    A process has a thread for each of the `at_once` rows that its engine computes together, and one that prepares.
+    With `single_process` it is over threads of this process, with `scheduler` over that
+    scheduler's workers. A process has a thread for each of the `max_concurrent_rows` that its
+    engine computes together, and one that prepares.
     """
+    threads = max_concurrent_rows + PREPARING
     if scheduler is not None:
         with remote_cluster.connect(scheduler) as cluster:
             yield cluster
-        return
-    if single_process:
-        threads = ThreadPoolExecutor(max_concurrent_rows + PREPARING)
+    elif single_process:
+        executor = ThreadPoolExecutor(threads)
         try:
-            yield threads
+            yield executor
         finally:
-            threads.shutdown(wait=False, cancel_futures=True)
-        return
-    with _local_cluster(count, gpus, max_concurrent_rows + PREPARING) as executor:
-        yield executor
+            executor.shutdown(wait=False, cancel_futures=True)
+    else:
+        with _local_cluster(count, gpus, threads) as local:
+            yield local
 
 
 # A cluster of our own, for one run, on this machine: no pages, no logs, no daemons.
 CLUSTER_SETTINGS = {
     "distributed.worker.daemon": False,  # engines start processes of their own
     "distributed.scheduler.allowed-failures": DEATHS_BEFORE_ISOLATION,
-    # A nanny replaces its worker however often and slowly; by default it is given up where none is there after 15 s.
+    # A nanny replaces its worker however often and slowly; by default it is given up after 15 s
+    # without one.
     "distributed.deploy.lost-worker-timeout": "1000 days",
     "distributed.scheduler.no-workers-timeout": "15 minutes",
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.worker.profile.enabled": False,
-    "distributed.admin.tick.limit": "1h",  # a model that loads holds the GIL for a while: no cause for a warning
+    "distributed.admin.tick.limit": "1h",  # a model that loads holds the GIL
     "distributed.comm.timeouts.connect": "120s",
 }
 
 
 @contextmanager
 def _local_cluster(count: int, gpus: Sequence[str], threads: int) -> Iterator[Executor]:
-    """`count` Dask workers on 127.0.0.1 under TLS with certificates of their own, seen as an executor."""
+    """`count` Dask workers on 127.0.0.1, under TLS with temporary certificates."""
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
     from distributed.security import Security
 
-    logging.getLogger("distributed").setLevel(
-        logging.CRITICAL
-    )  # what it has to tell reaches us as exceptions
-    settings = {
+    remote_cluster.silence("distributed")
+    security = Security.temporary()
+    network = {
+        "protocol": "tls",
+        "security": security,
+        "host": "127.0.0.1",
+        "dashboard_address": "127.0.0.1:0",
+    }
+    common = network | {
+        "nthreads": threads,
+        "memory_limit": 0,
+        "preload": ["lveval.execution.worker"],
+    }
+
+    def nanny(number: int) -> dict[str, object]:
+        env = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+        return {"cls": Nanny, "options": common | {"env": env}}
+
+    settings = CLUSTER_SETTINGS | {
         # A folder that stays, so that Dask finds and removes there what a killed run left behind.
         "temporary-directory": str(cache_dir() / "workers"),
         "distributed.nanny.pre-spawn-environ": _worker_environment(count),
     }
-    with dask.config.set(CLUSTER_SETTINGS | settings):
-        security = Security.temporary()
-        network = {
-            "protocol": "tls",
-            "security": security,
-            "host": "127.0.0.1",
-            "dashboard_address": "127.0.0.1:0",
-        }
-        workers = {
-            number: {
-                "cls": Nanny,
-                "options": {
-                    **network,
-                    "nthreads": threads,
-                    "memory_limit": 0,
-                    "env": {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {},
-                    "preload": ["lveval.execution.worker"],
-                },
-            }
-            for number in range(count)
-        }
-        scheduler = {"cls": Scheduler, "options": {**network, "port": 0, "dashboard": False}}
-        with (
-            SpecCluster(workers=workers, scheduler=scheduler, security=security) as cluster,
-            Client(cluster, security=security) as client,
-        ):
-            try:
-                yield client.get_executor(pure=False)
-            finally:
-                # Answers still on their way fail in Dask's event loop as it closes; after Ctrl-C nobody waits for them.
-                for name in ("distributed.client", "tornado.application"):
-                    logging.getLogger(name).setLevel(logging.CRITICAL)
+    with (
+        dask.config.set(settings),
+        SpecCluster(
+            workers={number: nanny(number) for number in range(count)},
+            scheduler={"cls": Scheduler, "options": network | {"port": 0, "dashboard": False}},
+            security=security,
+        ) as cluster,
+        Client(cluster, security=security) as client,
+    ):
+        try:
+            yield client.get_executor(pure=False)
+        finally:
+            remote_cluster.silence(*remote_cluster.LOUD_AT_CLOSE)
 
 
 def _worker_environment(count: int) -> dict[str, str]:
-    """The environment each of `count` workers starts in: its share of the cores (a nanny would set one thread)."""
+    """What each of `count` workers starts with: its share of the cores; a nanny would set one."""
     share = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), share)
     return threads | {"DASK_LOGGING__DISTRIBUTED": "critical"}

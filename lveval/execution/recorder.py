@@ -58,7 +58,7 @@ class Recorder:
         task, name = result.task, result.task.file_name
         for record in result.records:
             if self._store.append(record):
-                self._cost.add(record)
+                self._cost.charge(record)
                 self._bar.update()
                 self._tokens += record["prompt_tokens"]
                 self._missing[name] -= 1
@@ -74,7 +74,7 @@ class Recorder:
             self._repeated += 1
             return
         self._failures[attempt.cause] += 1
-        self._cost.drop(*where)
+        self._cost.release(*where)
         row = f"{task.file_name} row {attempt.index}"
         log.warning("no answer: %s: %s: %s", row, attempt.cause, attempt.message)
 

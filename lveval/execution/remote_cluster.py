@@ -1,10 +1,10 @@
-"""Workers on other machines: a Dask scheduler that the user started, and what its workers must agree on.
+"""Workers on other machines: a Dask scheduler of the user's, and what its workers must agree on.
 
-    python prediction.py --scheduler tls://head:8786 --tls-ca-file cert.pem --tls-cert cert.pem --tls-key key.pem ...
+    python prediction.py --scheduler tls://head:8786 --tls-cert cert.pem --tls-key key.pem ...
 
-Workers come and go while a run goes on. Each vouches, before its first answer, that it has the same code and would
-answer under the same settings as the run; what decides the answers is asked of a worker, not of this machine, which
-may have neither a GPU nor the model.
+Workers come and go while a run goes on. Each shows, before its first answer, that it has the same
+code and would answer under the same settings as the run. What decides the answers is asked of a
+worker, not of this machine, which may have neither a GPU nor the model.
 """
 
 import hashlib
@@ -24,17 +24,29 @@ from lveval.backends import backend_module
 from lveval.backends.base import EngineOptions, Json
 from lveval.common.errors import IncompleteRun, LVEvalError, UsageError
 from lveval.options import Scheduler
+from lveval.runs.spec import flatten
 
 T = TypeVar("T")
 
 Environment = Mapping[str, Json]
 
-
 # How often the cluster is asked for its size, in seconds.
 POLL_SECONDS = 1.0
 
+RESUME = "all answers so far are saved; run the same command again"  # the end of many messages
 
-# --- In every process -------------------------------------------------------------------------------------------------
+# Answers still on their way fail in these loggers' event loop as it closes; nobody waits for them
+# any more.
+LOUD_AT_CLOSE = ("distributed.client", "tornado.application")
+
+
+def silence(*loggers: str) -> None:
+    """Switch off loggers of Dask: what goes wrong reaches the user as one sentence."""
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+# --- In every process -----------------------------------------------------------------------------
 
 
 def _code() -> dict[str, Json]:
@@ -54,7 +66,7 @@ CODE = _code()
 
 
 def software_versions() -> dict[str, Json]:
-    """What must be the same for processes to understand each other: the versions of Python and Dask."""
+    """Return what lets processes understand each other: the versions of Python and Dask."""
     return {
         "python": ".".join(map(str, sys.version_info[:2])),
         "distributed": metadata.version("distributed"),
@@ -62,9 +74,9 @@ def software_versions() -> dict[str, Json]:
 
 
 def environment(backend: str, options: EngineOptions) -> dict[str, Json]:
-    """What this process would answer with: its code, its software, and the engine's identity as seen from here."""
+    """Return what this process would answer with: its code, versions and engine."""
     engine = backend_module(backend).identity(options)
-    # Plain values only: torch's version, for one, is an object of its own, and the run's machine may have no torch.
+    # Plain values only: torch's version is an object of its own, which needs torch to be read.
     return {"code": CODE, **software_versions(), "engine": json.loads(json.dumps(engine))}
 
 
@@ -72,7 +84,7 @@ _verified: Environment | None = None
 
 
 def verify_environment(backend: str, options: EngineOptions, expected: Environment) -> None:
-    """Refuse, in a worker, to answer with other code or under other settings than the run's. Raises HarnessError."""
+    """Raise a UsageError, in a worker, where its code or settings are not those of the run."""
     global _verified
     if _verified != expected:
         _require_same_environment("it", expected, environment(backend, options))
@@ -80,56 +92,51 @@ def verify_environment(backend: str, options: EngineOptions, expected: Environme
 
 
 @contextmanager
-def worker_named_in_errors() -> Iterator[None]:
-    """A block in a worker whose HarnessErrors say which worker it is: there are many."""
+def verified_worker(backend: str, options: EngineOptions, expected: Environment) -> Iterator[None]:
+    """Enter a worker's block only in the `expected` environment; LVEvalErrors name the worker."""
     from distributed import get_worker
 
     try:
+        verify_environment(backend, options, expected)
         yield
     except LVEvalError as error:
         raise type(error)(f"worker {get_worker().address}: {error.message}") from None
 
 
 def _require_same_environment(where: str, expected: Environment, found: Environment) -> None:
-    """HarnessError naming what differs."""
-    old, new = dict(_flat(expected)), dict(_flat(found))
+    old, new = dict(flatten(expected)), dict(flatten(found))
     fields = sorted(field for field in old.keys() | new.keys() if old.get(field) != new.get(field))
     files = [field.removeprefix("code.") for field in fields if field.startswith("code.")]
     if files:
         raise UsageError(
-            f"{where} runs other code than this command ({', '.join(files[:5])}{' …' if files[5:] else ''}); give it "
-            "the same checkout, restart it, and run the same command again"
+            f"{where} runs other code than this command "
+            f"({', '.join(files[:5])}{' …' if files[5:] else ''}); give it the same checkout, "
+            "restart it, and run the same command again"
         )
     if fields:
-        told = "; ".join(
+        differences = "; ".join(
             f"{field}: found {new.get(field)}, expected {old.get(field)}" for field in fields
         )
         raise UsageError(
-            f"{where} differs from what this run expects ({told}); make it the same or stop it, and run the same "
-            "command again"
+            f"{where} differs from what this run expects ({differences}); make it the same or "
+            "stop it, and run the same command again"
         )
 
 
-def _flat(value: Json | Mapping[str, Json], field: str = "") -> Iterator[tuple[str, Json]]:
-    """(dotted field, value) of everything below `value`."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{field}.{key}" if field else key)
-    else:
-        yield field, value
-
-
-# --- In the coordinator -----------------------------------------------------------------------------------------------
+# --- In the coordinator ---------------------------------------------------------------------------
 
 
 class Cluster(Executor):
-    """The workers of a scheduler, as many as there are at the moment; Dask hands them their tasks."""
+    """The workers of a scheduler, as many as there are at the moment."""
 
-    def __init__(self, client: Any, scheduler: Scheduler) -> None:  # noqa: ANN401 - distributed has no types
+    # distributed has no types
+    def __init__(self, client: Any, scheduler: Scheduler) -> None:  # noqa: ANN401
         self._client = client
         self._scheduler = scheduler
+        self._name = f"the scheduler at {scheduler.address}"
+        self._limit = f"{scheduler.wait_minutes:g} minutes (--wait-for-workers)"
         self._executor = client.get_executor(pure=False)
-        self._known = -1  # the number of workers that was told last
+        self._known = -1  # the number of workers at the last look
         self._asked = -POLL_SECONDS
         self._alone_since = time.monotonic()
 
@@ -139,9 +146,9 @@ class Cluster(Executor):
         return future
 
     def size(self) -> int:
-        """The number of workers, at most a second old.
+        """Return the number of workers, at most a second old.
 
-        Raises HarnessError (INCOMPLETE) where the scheduler is lost, or no worker was there for `wait_minutes`.
+        Raises IncompleteRun where the scheduler is lost, or no worker was there for `wait_minutes`.
         """
         now = time.monotonic()
         if now - self._asked < POLL_SECONDS:
@@ -150,84 +157,90 @@ class Cluster(Executor):
         found = len(self._ask(self._client.nthreads))
         if found != self._known:
             if self._known >= 0 or not found:
-                self._tell(found)
+                self._log_size(found)
             self._alone_since = now
         self._known = found
         if not found and now - self._alone_since > 60 * self._scheduler.wait_minutes:
             raise IncompleteRun(
-                f"no worker was connected to {self._scheduler.address} for {self._scheduler.wait_minutes:g} minutes "
-                "(--wait-for-workers); all answers so far are saved; start workers and run the same command again"
+                f"no worker was connected to {self._scheduler.address} for {self._limit}; start "
+                f"workers; {RESUME}"
             )
         return found
 
     def agree(self, backend: str, options: EngineOptions) -> Environment:
-        """Wait for a worker; what decides the answers of the workers that are there. Raises HarnessError naming one."""
+        """Wait for a worker and return the environment that all workers share.
+
+        Raises UsageError naming a worker, or the scheduler, that differs.
+        """
         versions = self._ask(self._client.run_on_scheduler, software_versions)
-        _require_same_environment(
-            f"the scheduler at {self._scheduler.address}", software_versions(), versions
-        )
+        _require_same_environment(self._name, software_versions(), versions)
         while True:
             while not self.size():
                 time.sleep(POLL_SECONDS / 5)
-            agreed: Environment | None = None
-            for address, found in self._ask(
-                self._client.run, environment, backend, options, on_error="return"
-            ).items():
-                if isinstance(found, OSError) and address not in self._ask(self._client.nthreads):
-                    continue  # it has just been lost
-                if isinstance(found, LVEvalError):
-                    raise type(found)(f"worker {address}: {found.message}")
-                if isinstance(found, BaseException):
-                    raise _without_code(f"worker {address}", found)
-                agreed = agreed or {
-                    "code": CODE,
-                    **software_versions(),
-                    "engine": found.get("engine"),
-                }
-                _require_same_environment(f"worker {address}", agreed, found)
+            agreed = self._shared_environment(backend, options)
             if agreed is not None:
-                self._tell(self._known)
-                threads = min(self._ask(self._client.nthreads).values(), default=0)
-                rows = backend_module(backend).max_concurrent_rows(options)
-                if 0 < threads <= rows > 1:
-                    self._say(
-                        f"warning: a worker of {threads} threads gives its engine {threads} rows at once, of {rows} "
-                        f"that it could compute together; start the workers with --nthreads {rows + 1}"
-                    )
+                self._log_size(self._known)
+                self._warn_of_few_threads(backend_module(backend).max_concurrent_rows(options))
                 return agreed
             time.sleep(POLL_SECONDS)
 
+    def _shared_environment(self, backend: str, options: EngineOptions) -> Environment | None:
+        """The environment of all workers, None where they were all lost meanwhile."""
+        replies = self._ask(self._client.run, environment, backend, options, on_error="return")
+        agreed: Environment | None = None
+        for address, found in replies.items():
+            if isinstance(found, OSError) and address not in self._ask(self._client.nthreads):
+                continue  # it has just been lost
+            if isinstance(found, LVEvalError):
+                raise type(found)(f"worker {address}: {found.message}")
+            if isinstance(found, BaseException):
+                raise _foreign_code(f"worker {address}", found)
+            # Of the first worker only the engine is taken on: code and versions must be those of
+            # this process.
+            agreed = agreed or {"code": CODE, **software_versions(), "engine": found.get("engine")}
+            _require_same_environment(f"worker {address}", agreed, found)
+        return agreed
+
+    def _warn_of_few_threads(self, rows: int) -> None:
+        threads = min(self._ask(self._client.nthreads).values(), default=0)
+        if 0 < threads <= rows > 1:
+            _log(
+                f"warning: a worker of {threads} threads gives its engine {threads} rows at once, "
+                f"of {rows} that it could compute together; start the workers with --nthreads "
+                f"{rows + 1}"
+            )
+
     def _ask(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:  # noqa: ANN401
-        """What `call` of the client gives, its failures told as one sentence."""
+        """Return what `call` of the client gives; its failures become LVEvalErrors."""
         try:
             if self._client.status != "running":  # it would try to connect again for a while
                 raise ConnectionError("connection lost")
             return call(*args, **kwargs)
         except OSError as error:
             raise IncompleteRun(
-                f"the scheduler at {self._scheduler.address} was lost ({_first_line(error)}); all answers so far are "
-                "saved; start it and its workers again, then run the same command again"
+                f"{self._name} was lost ({_first_line(error)}); start it and its workers again; "
+                f"{RESUME}"
             ) from error
-        except (
-            Exception
-        ) as error:  # what an unlike process makes of a message is not ours to foresee
-            raise _without_code(f"the scheduler at {self._scheduler.address}", error) from error
+        except Exception as error:  # a process of other versions may make anything of a message
+            raise _foreign_code(self._name, error) from error
 
-    def _say(self, line: str) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(line, file=sys.stderr)
-
-    def _tell(self, found: int) -> None:
-        address, limit = self._scheduler.address, f"{self._scheduler.wait_minutes:g} minutes"
-        waiting = f"no worker is connected to {address}: waiting for one, up to {limit} (--wait-for-workers)"
-        self._say(f"workers at {address}: {found}" if found else waiting)
+    def _log_size(self, found: int) -> None:
+        address = self._scheduler.address
+        waiting = f"no worker is connected to {address}: waiting for one, up to {self._limit}"
+        _log(f"workers at {address}: {found}" if found else waiting)
 
 
-def _without_code(where: str, error: BaseException) -> LVEvalError:
+def _log(line: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)
+
+
+def _foreign_code(where: str, error: BaseException) -> LVEvalError:
     return UsageError(
-        f"{where} cannot run the harness's code ({_first_line(error)}); start it with this checkout on its PYTHONPATH "
-        "and the packages of requirements.txt, as README shows under Several machines"
+        f"{where} cannot run the harness's code ({_first_line(error)}); start it with this "
+        "checkout on its PYTHONPATH and the packages of requirements.txt, as README shows under "
+        "Several machines"
     )
 
 
@@ -237,46 +250,43 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def connect(scheduler: Scheduler) -> Iterator[Cluster]:
-    """The cluster of a running scheduler; it goes on living afterwards, without this run's tasks.
+    """Connect to a running scheduler; it goes on living afterwards, without this run's tasks.
 
-    Raises HarnessError where there is no scheduler, or none that takes these certificates.
+    Raises UsageError where there is no scheduler, or none that takes these certificates.
     """
     from distributed import Client
     from distributed.versions import VersionMismatchWarning
 
-    logging.getLogger("distributed").setLevel(
-        logging.CRITICAL
-    )  # what it has to tell reaches us as exceptions
+    silence("distributed")
     warnings.simplefilter("ignore", VersionMismatchWarning)  # `agree` refuses those that matter
     security = _security(scheduler)
     try:
         client = Client(scheduler.address, security=security, set_as_default=False, name="lv-eval")
     except Exception as error:  # sockets, TLS and whatever program listens there
         raise UsageError(
-            f"--scheduler {scheduler.address}: no Dask scheduler answers there ({_first_line(error)}); expected a "
-            "running `dask scheduler` with that address and protocol, and with certificates of the same authority"
+            f"--scheduler {scheduler.address}: no Dask scheduler answers there "
+            f"({_first_line(error)}); expected a running `dask scheduler` with that address and "
+            "protocol, and with certificates of the same authority"
         ) from error
     with client:
         try:
             yield Cluster(client, scheduler)
         finally:
-            # Answers still on their way fail in Dask's event loop as it closes; nobody waits for them any more.
-            for name in ("distributed.client", "tornado.application"):
-                logging.getLogger(name).setLevel(logging.CRITICAL)
+            silence(*LOUD_AT_CLOSE)
 
 
 def _security(scheduler: Scheduler) -> Any:  # noqa: ANN401
-    """The client's side of TLS: from the options, else from Dask's own configuration. Raises HarnessError."""
+    """The client's side of TLS: from the options, else from Dask's own configuration."""
     from distributed.security import Security
 
     if scheduler.insecure and scheduler.address.startswith("tcp"):
         return Security(require_encryption=False)
-    asked = {
+    options = {
         "tls_ca_file": scheduler.ca_file,
         "tls_client_cert": scheduler.cert,
         "tls_client_key": scheduler.key,
     }
-    given = {name: str(path) for name, path in asked.items() if path is not None}
+    given = {name: str(path) for name, path in options.items() if path is not None}
     try:
         security = Security(require_encryption=True, **given)
         if security.get_connection_args("client")["ssl_context"] is not None:
@@ -285,6 +295,6 @@ def _security(scheduler: Scheduler) -> Any:  # noqa: ANN401
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         problem = f"the certificates cannot be used ({_first_line(error)})"
     raise UsageError(
-        f"--scheduler {scheduler.address}: {problem}; expected --tls-ca-file, --tls-cert and --tls-key (PEM files), or "
-        "the same in Dask's configuration (distributed.comm.tls)"
+        f"--scheduler {scheduler.address}: {problem}; expected --tls-ca-file, --tls-cert and "
+        "--tls-key (PEM files), or the same in Dask's configuration (distributed.comm.tls)"
     )

@@ -1,15 +1,18 @@
-"""TODO lveval.execution.tasks."""
+"""What an engine gets and gives back: jobs, tasks, rows made into prompts, and their records.
+
+row = prepare_row(job, backend.tokenizer, backend.native_chat, ("cmrc_mixup", "16k", 0))
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lveval import utils
-from lveval.backends.base import EngineOptions, Generation, Json, Tokenizer
+from lveval.backends.base import EngineOptions, Generation, Json, RowKey, Tokenizer
+from lveval.common.levels import file_name
 from lveval.data.dataset import load_file
 from lveval.data.rows import Row
-from lveval.execution import remote_cluster
-from lveval.runs.record import Prediction
+from lveval.runs.record import FINAL_STATUSES, Prediction
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,8 @@ class Job:
     budgets: Mapping[str, int]
     fingerprints: Mapping[str, str]  # "<subset>_<level>" -> of the data file
     data_path: Path | None
-    expected: remote_cluster.Environment = field(
-        default_factory=dict
-    )  # what a worker on another machine has to agree with
+    # What a worker on another machine has to agree with (remote_cluster.environment).
+    expected: Mapping[str, Json] = field(default_factory=dict)
     max_concurrent_rows: int = 1  # rows that the engine computes together
     row_hours: float = 6.0  # an engine that finishes no row for so long hangs
 
@@ -42,12 +44,17 @@ class Task:
     @property
     def file_name(self) -> str:
         """`<subset>_<level>`."""
-        return f"{self.subset}_{self.level}"
+        return file_name(self.subset, self.level)
+
+    @property
+    def row_keys(self) -> list[RowKey]:
+        """(subset, level, index) of each row."""
+        return [(self.subset, self.level, index) for index in self.indices]
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A row that got no answer: why."""
+    """A row that got no answer, and why."""
 
     index: int
     cause: str
@@ -55,20 +62,47 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class PreparedRow:
+    """A row and its prompt as the backend gets it."""
+
+    key: RowKey
+    row: Row
+    prepared: utils.PreparedPrompt
+
+    @property
+    def task(self) -> Task:
+        """The task of this row alone."""
+        subset, level, index = self.key
+        return Task(subset, level, (index,))
+
+    def without_long_text(self) -> "PreparedRow":
+        """The same once its prompt is sent: the record needs none of its 256k tokens."""
+        row = self.row | {"context": ""}
+        return replace(self, row=row, prepared=utils.drop_long_text(self.prepared))
+
+
+@dataclass
 class TaskResult:
-    """What a task came to: final records, failed attempts, and what the backend decided while loading."""
+    """The records and failed attempts of a task, and what the engine decided while loading."""
 
     task: Task
-    records: tuple[Prediction, ...]
-    attempts: tuple[Attempt, ...]
-    effective: Mapping[str, Json]
+    records: list[Prediction] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    effective: Mapping[str, Json] = field(default_factory=dict)
     generated_tokens: int = 0
 
+    def add(self, model_name: str, row: PreparedRow, answer: Generation) -> None:
+        """Take in the answer to one row, or the failure to get one."""
+        if answer.status in FINAL_STATUSES:
+            self.records.append(make_record(model_name, row, answer))
+        else:
+            self.attempts.append(Attempt(row.key[2], answer.status, answer.error))
+        self.generated_tokens += answer.output_tokens or 0
 
-def prepare_row(
-    job: Job, tokenizer: Tokenizer, native_chat: bool, subset: str, level: str, index: int
-) -> tuple[Row, utils.PreparedPrompt]:
-    """A row, and its prompt as a backend with this tokenizer and `own_chat` gets it. Raises HarnessError."""
+
+def prepare_row(job: Job, tokenizer: Tokenizer, native_chat: bool, key: RowKey) -> PreparedRow:
+    """Read a row and make its prompt. Raises LVEvalError: other data, no such chat format."""
+    subset, level, index = key
     row = load_file(subset, level, job.data_path, job.fingerprints[f"{subset}_{level}"]).row(index)
     prepared = utils.build_prompt(
         row,
@@ -79,25 +113,20 @@ def prepare_row(
         job.model_name,
         job.chat_template,
         native_chat,
+        key=f"{subset}/{level}/{index}",
     )
-    key = f"{subset}/{level}/{index}"
-    return row, replace(prepared, prompt=replace(prepared.prompt, key=key))
+    return PreparedRow(key, row, prepared)
 
 
-def make_record(
-    row: Row,
-    task: Task,
-    index: int,
-    prepared: utils.PreparedPrompt,
-    answer: Generation,
-    model_name: str,
-) -> Prediction:
-    """The row as it goes to disk: the published six keys first, then what the harness adds."""
+def make_record(model_name: str, item: PreparedRow, answer: Generation) -> Prediction:
+    """Make a row's record: the published six keys first, then what the harness adds."""
+    row, prepared = item.row, item.prepared
     opened = utils.prompt_opens_thinking(prepared.prompt.formatted)
     pred, unfinished = utils.post_process(answer.text, model_name, reasoning_opened=opened)
     status = "length" if unfinished else answer.status
     if status == "ok" and not pred.strip():
         status = "empty"
+    subset, level, index = item.key
     record = Prediction(
         pred=pred,
         answers=row["answers"],
@@ -105,8 +134,8 @@ def make_record(
         input=row["input"],
         all_classes=row["all_classes"],
         length=row["length"],
-        dataset=task.subset,
-        level=task.level,
+        dataset=subset,
+        level=level,
         index=index,
         language=row["language"],
         status=status,

@@ -1,12 +1,10 @@
-"""Who answers: a local Dask cluster with a worker per GPU, workers on other machines (machines.py), or this process.
+"""Inside a worker: its engine, the answers to a task's rows, a watchdog for an engine that hangs.
 
-    with workers.pool(single_process=False, count=2) as executor:
-        for result in workers.answers(executor, job, tasks): ...
+    dask worker tls://head:8786 --nthreads 2 --preload lveval.execution.worker ...
 
-A task is a batch of rows of one file and names them as (subset, level, indices); the worker reads them from the
-memory-mapped data, prepares the prompts and asks its backend. Two threads a worker and a lock round the backend make
-the next row ready meanwhile; an engine that computes N rows together gets them from N of N + 1 threads, without the
-lock.
+The row is read from the memory-mapped data and made into its prompt here. Of a worker's two
+threads one prepares the next row while the engine, under a lock, computes; an engine that computes
+N rows together gets them from N of N + 1 threads, without the lock.
 """
 
 import faulthandler
@@ -15,30 +13,24 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NoReturn
 
 from lveval.backends import backend_module
 from lveval.backends.base import Backend, BackendBroken, EngineOptions
 from lveval.execution import remote_cluster
-from lveval.execution.tasks import Attempt, Job, Task, TaskResult, make_record, prepare_row
-from lveval.runs.record import FINAL_STATUSES, Prediction
-
-# --- In the worker ----------------------------------------------------------------------------------------------------
+from lveval.execution.tasks import Job, Task, TaskResult, prepare_row
 
 _loading = threading.Lock()
-
 _generating = threading.Lock()
-
 _watching = threading.Lock()
 
 _loaded: tuple[tuple[str, EngineOptions], Backend] | None = None
-
-_active_tasks = 0  # tasks that this process is at
+_active_tasks = 0
 
 
 def load_backend(job: Job) -> Backend:
-    """This process's engine, loaded by the first task that needs it."""
+    """Return this process's engine; the first task that needs it loads it."""
     global _loaded
     with _loading:
         if _loaded is None or _loaded[0] != (job.backend, job.options):
@@ -48,42 +40,32 @@ def load_backend(job: Job) -> Backend:
 
 
 def answer_rows(job: Job, task: Task) -> TaskResult:
-    """Answer the rows of `task` in this process. Raises BackendBroken or HarnessError where no row can be answered."""
+    """Answer the rows of `task` in this process.
+
+    Raises BackendBroken or LVEvalError where no row can be answered.
+    """
     backend = load_backend(job)
-    made = [
-        prepare_row(job, backend.tokenizer, backend.native_chat, task.subset, task.level, index)
-        for index in task.indices
-    ]
-    rows, prepared = zip(*made, strict=True)
-    records: list[Prediction] = []
-    attempts: list[Attempt] = []
-    generated = 0
+    rows = [prepare_row(job, backend.tokenizer, backend.native_chat, key) for key in task.row_keys]
+    result = TaskResult(task)
     with _generating if job.max_concurrent_rows == 1 else nullcontext():
-        for position, answer in backend.generate([item.prompt for item in prepared]):
-            index = task.indices[position]
-            if answer.status in FINAL_STATUSES:
-                records.append(
-                    make_record(
-                        rows[position], task, index, prepared[position], answer, job.model_name
-                    )
-                )
-            else:
-                attempts.append(Attempt(index, answer.status, answer.error))
-            generated += answer.output_tokens or 0
-    return TaskResult(task, tuple(records), tuple(attempts), backend.effective(), generated)
+        for position, answer in backend.generate([row.prepared.prompt for row in rows]):
+            result.add(job.model_name, rows[position], answer)
+    result.effective = backend.effective()
+    return result
 
 
 def answer_in_worker(job: Job, task: Task) -> TaskResult:
-    """`answer_rows` in a Dask worker: a broken engine ends the process, its nanny starts another and Dask the task."""
+    """Answer the rows of `task` in a Dask worker.
+
+    A broken engine ends the process: its nanny starts another one, and Dask hands it the task.
+    """
     if _loaded is not None and _loaded[0] != (job.backend, job.options):
         _replace_worker("it holds another run's model")  # no engine gives back all of its memory
+    verified: AbstractContextManager[None] = nullcontext()
+    if job.expected:
+        verified = remote_cluster.verified_worker(job.backend, job.options, job.expected)
     try:
-        with (
-            _hang_watchdog(job.row_hours * len(task.indices)),
-            remote_cluster.worker_named_in_errors() if job.expected else nullcontext(),
-        ):
-            if job.expected:
-                remote_cluster.verify_environment(job.backend, job.options, job.expected)
+        with _hang_watchdog(job.row_hours * len(task.indices)), verified:
             return answer_rows(job, task)
     except BackendBroken as error:
         _replace_worker(str(error))
@@ -96,9 +78,10 @@ def _replace_worker(why: str) -> NoReturn:
 
 @contextmanager
 def _hang_watchdog(hours: float) -> Iterator[None]:
-    """A block at whose entry or end this process's time begins anew: `hours` later its threads are shown and it ends.
+    """Show this process's threads and end it, `hours` after a task last began or ended in it.
 
-    The watch needs neither the GIL nor an engine that still answers.
+    faulthandler's timer is a thread in C: it needs neither the GIL nor an engine that still
+    answers.
     """
     global _active_tasks
     with _watching:
@@ -115,5 +98,5 @@ def _hang_watchdog(hours: float) -> Iterator[None]:
 
 
 def dask_setup(worker: object) -> None:
-    """Called by Dask in each new worker: Ctrl-C is the coordinator's business, which then stops the workers."""
+    """Leave Ctrl-C to the coordinator, which stops the workers; Dask calls this in each of them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,7 @@
-"""TODO lveval.planning.passkey."""
+"""The passkey prompt of --check: a long text with numbers at its head, middle and tail.
+
+text, codes = passkey_prompt(tokenizer, limit=31500)
+"""
 
 import random
 
@@ -10,27 +13,31 @@ PLACES = ("first", "middle", "last")
 
 DEPTHS = (0.02, 0.5, 0.98)  # of the prompt
 
-SENTENCE = " The pass code of the {place} gate is {code}. "
+SENTENCE = "The pass code of the {place} gate is {code}."
 
 INSTRUCTION = "Read the article below. Three pass codes stand in it.\n\nArticle:\n"
 
-QUESTION = "\n\nQuestion: What are the pass codes of the first, the middle and the last gate?\nAnswer: The three codes are"
+QUESTION = (
+    "\n\nQuestion: What are the pass codes of the first, the middle and the last gate?\n"
+    "Answer: The three codes are"
+)
 
 
 def passkey_prompt(tokenizer: Tokenizer, limit: int) -> tuple[str, dict[str, str]]:
-    """A prompt of at most `limit` tokens, and nearly as many, and place -> the code that stands there."""
+    """Make a prompt of nearly, and at most, `limit` tokens, and place -> the code that is there.
+
+    Raises UsageError where `limit` is too small.
+    """
     rng = random.Random(0)  # noqa: S311 - no secret
     codes = {place: str(rng.randint(10_000, 99_999)) for place in PLACES}
     sentences = [SENTENCE.format(place=place, code=code) for place, code in codes.items()]
-    around = len(tokenizer.encode(INSTRUCTION + "".join(sentences) + QUESTION)) + 8
-    if around >= limit:
+    around = "".join([INSTRUCTION, *(f" {sentence} " for sentence in sentences), QUESTION])
+    room = limit - len(tokenizer.encode(around)) - 8
+    if room <= 0:
         raise UsageError(f"--model-max-len {limit}: too few for a prompt that --check could ask")
-    filler = "\n\n".join(
-        document.text for document in synthetic.synthetic_articles("en", 0, max(200, limit))
-    )
-    words = tokenizer.decode(
-        tokenizer.encode(filler, add_special_tokens=False)[: limit - around]
-    ).split(" ")
-    for where, sentence in zip(reversed(DEPTHS), reversed(sentences), strict=True):
-        words.insert(int(where * len(words)), sentence.strip())
+    articles = synthetic.synthetic_articles("en", 0, max(200, limit))
+    filler = tokenizer.encode("\n\n".join(item.text for item in articles), add_special_tokens=False)
+    words = tokenizer.decode(filler[:room]).split(" ")
+    for depth, sentence in zip(reversed(DEPTHS), reversed(sentences), strict=True):
+        words.insert(int(depth * len(words)), sentence)
     return INSTRUCTION + " ".join(words) + QUESTION, codes

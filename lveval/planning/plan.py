@@ -1,47 +1,126 @@
-"""What a run will cost, told before it is started: rows, tokens, money, hours. No model is loaded.
+"""What a run will cost before it is started: rows, tokens, money, hours. No model is loaded.
 
-python prediction.py --plan --model-path MODEL --model-name NAME --model-max-len 31500 --price-in 2.5 --price-out 10
+python prediction.py --plan --model-path MODEL --model-name NAME --price-in 2.5 --price-out 10
 """
 
 import functools
 import math
 import operator
 import random
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, as_completed
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lveval import utils
 from lveval.backends import backend_module
 from lveval.backends.base import Json
 from lveval.common.errors import IncompleteRun, SettingsMismatch
-from lveval.common.text import printable
+from lveval.common.levels import FileKey
+from lveval.common.logs import log
+from lveval.common.table import text_table
 from lveval.data import dataset
+from lveval.data.selection import SelectedFile
 from lveval.execution import dispatch
 from lveval.execution.pool import worker_pool
 from lveval.execution.tasks import Job, Task
 from lveval.options import RunOptions
 from lveval.planning.estimate import T_QUANTILE, Estimate, FileEstimate, estimate_file
-from lveval.planning.token_counts import (
-    SAMPLE_ROWS,
-    TokenCountCache,
-    cached_counts,
-    count_row,
-    sample_rows,
-)
-from lveval.runs import folder as run_folders
+from lveval.planning.token_counts import SAMPLE_ROWS, TokenCounter
+from lveval.runs.folder import answered_rows
 
-if TYPE_CHECKING:
-    from lveval.data.selection import SelectedFile
+Sizes = dict[FileKey, dict[int, int]]  # file -> row that is left to do -> bytes
 
 
-# --- The table --------------------------------------------------------------------------------------------------------
+def print_plan(
+    options: RunOptions,
+    job: Job,
+    files: Sequence[SelectedFile],
+    spec: Mapping[str, Json],
+    gpus: Sequence[str],
+    executor: Executor,
+) -> None:
+    """Print what a run has left to do, its money and its hours; writes nothing into its folder.
 
-FileKey = tuple[str, str]  # (subset, level) of a file
+    `spec` is what decides the run's answers, `gpus` those of each worker. Raises IncompleteRun where a calibration fails.
+    """
+    sizes = remaining_rows(options, job, files, spec, executor)
+    if answered := sum(selected.rows for selected in files) - sum(map(len, sizes.values())):
+        print(f"{answered:,} rows are answered already and left out")
+    if not sizes:
+        print("nothing is left to do")
+        return
+    module = backend_module(job.backend)
+    native_chat = utils.uses_native_chat(module.native_chat(job.options), job.chat_template)
+    counts = TokenCounter(job, spec, native_chat, executor).count(
+        sizes, exact=options.plan == "exact"
+    )
+    answer_tokens = module.answer_tokens(job.options)
+    estimates = {
+        file: estimate_file(
+            counts[file], rows, job.options.model_max_len, answer_tokens or job.budgets[file[0]]
+        )
+        for file, rows in sizes.items()
+    }
+    total = _sum(list(estimates.values()))
+    print(table(estimates))
+    print(_method(total))
+    if native_chat:
+        print(
+            "the model's own .chat() adds its format to each prompt; its tokens are not in these "
+            "figures"
+        )
+    if options.price_in is not None or options.price_out is not None:
+        print(_money(options, total, unbounded=answer_tokens is None))
+    workers = 1 if options.single_process else options.num_workers or len(gpus) or 1
+    if options.tokens_per_second:
+        seconds = (total.prompt.value + total.budget) / options.tokens_per_second
+        print(_hours(f"at {options.tokens_per_second:,g} tokens/s", seconds, workers))
+    if options.calibrate:
+        seconds = calibrate(options, job, sizes, gpus)
+        print(_hours(f"as {options.calibrate} rows of each level took", seconds, workers))
 
+
+# --- What is left to do ---------------------------------------------------------------------------
+
+
+def remaining_rows(
+    options: RunOptions,
+    job: Job,
+    files: Sequence["SelectedFile"],
+    spec: Mapping[str, Json],
+    executor: Executor,
+) -> Sizes:
+    """Return the rows of each file that have no answer; a file without any is left out."""
+    names = [(selected.file.subset, selected.file.level) for selected in files]
+    done = {} if options.overwrite else _answered(options.folder, spec, names, job)
+    sizes = {}
+    all_sizes = executor.map(dataset.DataFile.sizes, [selected.file for selected in files])
+    for name, selected, of_rows in zip(names, files, all_sizes, strict=True):
+        if left := selected.missing(done.get(name, set())):
+            sizes[name] = {index: of_rows[index] for index in left}
+    return sizes
+
+
+def _answered(
+    folder: Path, spec: Mapping[str, Json], names: Sequence[FileKey], job: Job
+) -> dict[FileKey, set[int]]:
+    """The rows that are answered, and those that are in flight in batches: they are paid for."""
+    try:
+        done = answered_rows(folder, spec, names)
+    except SettingsMismatch as error:
+        log.warning("a run would be refused: %s\nthe plan is for all rows", error.message)
+        return {}
+    recorded = sum(map(len, done.values()))
+    for subset, level, index in backend_module(job.backend).rows_in_flight(job.options):
+        if (subset, level) in done:
+            done[subset, level].add(index)
+    if in_flight := sum(map(len, done.values())) - recorded:
+        print(f"{in_flight:,} rows are out in batches and count as answered")
+    return done
+
+
+# --- The table ------------------------------------------------------------------------------------
 
 HEADINGS = (
     "subset",
@@ -59,40 +138,34 @@ HEADINGS = (
 )
 
 
-def table(lines: Mapping[FileKey, FileEstimate]) -> list[str]:
-    """The lines of every file, of every level and of all, aligned. `lines`: (subset, level) -> figures."""
-    levels = dict.fromkeys(level for _, level in lines)
-    sums = {
-        level: _sum([line for (_, other), line in lines.items() if other == level])
-        for level in levels
-    }
-    rows = [HEADINGS, *((*name, *_cells(line)) for name, line in lines.items())]
-    rows += [("all", level, *_cells(line)) for level, line in sums.items()]
-    rows.append(("all", "all", *_cells(_sum(list(sums.values())))))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    text = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    ]
-    rule = "-" * len(text[0])
-    return [text[0], rule, *text[1 : len(lines) + 1], rule, *text[len(lines) + 1 :]]
+def table(estimates: Mapping[FileKey, FileEstimate]) -> str:
+    """Format the estimates of every file, of every level and of all."""
+    levels: dict[str, list[FileEstimate]] = {}
+    for (_, level), estimate in estimates.items():
+        levels.setdefault(level, []).append(estimate)
+    sums = {("all", level): _sum(of_level) for level, of_level in levels.items()}
+    sums["all", "all"] = _sum(list(sums.values()))
+    lines = [(*name, *_cells(estimate)) for name, estimate in [*estimates.items(), *sums.items()]]
+    return text_table([HEADINGS, *lines], rules=(1, 1 + len(estimates)))
 
 
-def _sum(lines: Sequence[FileEstimate]) -> FileEstimate:
-    return functools.reduce(operator.add, lines)
+def _sum(estimates: Sequence[FileEstimate]) -> FileEstimate:
+    return functools.reduce(operator.add, estimates)
 
 
-def _cells(line: FileEstimate) -> tuple[str, ...]:
+def _cells(estimate: FileEstimate) -> tuple[str, ...]:
+    rows = estimate.rows
     return (
-        f"{line.rows:,}",
-        f"{line.prompt.value / line.rows:,.0f}",
-        f"{line.longest:,.0f}",
-        _tokens(line.prompt),
-        _tokens(line.full),
-        _rows(line.cut, line.rows),
-        f"{line.dropped.value:,.0f}",
-        _rows(line.lost, line.rows),
-        f"{line.unknown.value:,.0f}",
-        f"{line.budget:,}",
+        f"{rows:,}",
+        f"{estimate.prompt.value / rows:,.0f}",
+        f"{estimate.longest:,.0f}",
+        _tokens(estimate.prompt),
+        _tokens(estimate.full),
+        _rows(estimate.cut, rows),
+        f"{estimate.dropped.value:,.0f}",
+        _rows(estimate.lost, rows),
+        f"{estimate.unknown.value:,.0f}",
+        f"{estimate.budget:,}",
     )
 
 
@@ -103,197 +176,84 @@ def _tokens(figure: Estimate) -> str:
 
 
 def _rows(figure: Estimate, rows: int) -> str:
-    """The figure and, where it is uncertain, the least and the most that it may be of so many rows."""
+    """The figure and, where it is uncertain, the least and the most that it may be."""
     if not figure.variance:
         return f"{figure.value:,.0f}"
     least, most = max(0.0, figure.value - figure.error), min(rows, figure.value + figure.error)
     return f"{figure.value:,.0f} ({math.floor(least):,}-{math.ceil(most):,})"
 
 
-# --- The plan ---------------------------------------------------------------------------------------------------------
+# --- Method, money and hours ----------------------------------------------------------------------
 
 
-def print_plan(
-    args: RunOptions,
-    job: Job,
-    files: Sequence["SelectedFile"],
-    decides: Mapping[str, Json],
-    folder: Path,
-    gpus: Sequence[str],
-    executor: Executor,
-) -> None:
-    """Print what the run that `args` asks for has left to do, its money and its hours. Writes nothing into `folder`."""
-    module = backend_module(job.backend)
-    native_chat = utils.uses_native_chat(module.native_chat(job.options), job.chat_template)
-    names = [(selected.file.subset, selected.file.level) for selected in files]
-    done = {} if args.overwrite else _answered(folder, decides, names, job)
-    sizes = {}  # (subset, level) -> row -> bytes, of the rows to do
-    of_files = executor.map(dataset.DataFile.sizes, [selected.file for selected in files])
-    for name, selected, all_of_it in zip(names, files, of_files, strict=True):
-        if todo := [index for index in range(selected.rows) if index not in done.get(name, ())]:
-            sizes[name] = {index: all_of_it[index] for index in todo}
-    if answered := sum(selected.rows for selected in files) - sum(map(len, sizes.values())):
-        print(f"{answered:,} rows are answered already and left out")
-    if not sizes:
-        print("nothing is left to do")
-        return
-    kept = {name: cached_counts(decides, job, native_chat, *name) for name in sizes}
-    wanted = {
-        name: list(of_file)
-        if args.plan == "exact" or kept[name].rows.keys() >= of_file.keys()
-        else sample_rows(list(of_file), "_".join(name))
-        for name, of_file in sizes.items()
-    }
-    _count(executor, job, native_chat, wanted, sizes, kept)
-    lines = {}
-    for name, of_file in sizes.items():
-        known = {index: kept[name].rows[index] for index in wanted[name]}
-        budget = module.answer_tokens(job.options) or job.budgets[name[0]]
-        lines[name] = estimate_file(known, of_file, job.options.model_max_len, budget)
-    print("\n".join(table(lines)))
-    total = _sum(list(lines.values()))
-    for note in _notes(
-        args, total, native_chat, unbounded=module.answer_tokens(job.options) is None
-    ):
-        print(note)
-    count = 1 if args.single_process else args.num_workers or len(gpus) or 1
-    if args.tokens_per_second:
-        seconds = (total.prompt.value + total.budget) / args.tokens_per_second
-        print(_hours(f"at {args.tokens_per_second:,g} tokens/s", seconds, count))
-    if args.calibrate:
-        rows = {name: list(of_file) for name, of_file in sizes.items()}
-        seconds = calibrate(job, rows, args.calibrate, args.single_process, gpus)
-        print(_hours(f"as {args.calibrate} rows of each level took", seconds, count))
-
-
-def _answered(
-    folder: Path, decides: Mapping[str, Json], names: Sequence[FileKey], job: Job
-) -> dict[FileKey, set[int]]:
-    """The rows that are answered, and those that batches answer at this moment: they are paid for."""
-    try:
-        done = run_folders.answered_rows(folder, dict(decides), names)
-    except SettingsMismatch as error:
-        print(
-            f"a run would be refused: {printable(error.message)}\nthe plan is for all rows",
-            file=sys.stderr,
-        )
-        return {}
-    found = backend_module(job.backend).rows_in_flight(job.options)
-    out = [row for row in found if row[:2] in names and row[2] not in done.get(row[:2], ())]
-    for subset, level, index in out:
-        done.setdefault((subset, level), set()).add(index)
-    if out:
-        print(f"{len(out):,} rows are out in batches and count as answered")
-    return done
-
-
-def _count(
-    executor: Executor,
-    job: Job,
-    native_chat: bool,
-    wanted: Mapping[FileKey, Sequence[int]],
-    sizes: Mapping[FileKey, Mapping[int, int]],
-    kept: Mapping[FileKey, TokenCountCache],
-) -> None:
-    """Count the rows of `wanted` that `kept` lacks, the largest first, and keep each as it comes."""
-    from tqdm import tqdm
-
-    missing = [
-        (name, index)
-        for name, rows in wanted.items()
-        for index in rows
-        if index not in kept[name].rows
-    ]
-    missing.sort(key=lambda row: -sizes[row[0]][row[1]])
-    futures = {
-        executor.submit(count_row, job, native_chat, *name, index): (name, index)
-        for name, index in missing
-    }
-    total = sum(sizes[name][index] for name, index in missing)
-    with tqdm(
-        total=total, unit="B", unit_scale=True, desc="counting tokens", delay=1, leave=False
-    ) as bar:
-        for future in as_completed(futures):
-            name, index = futures[future]
-            kept[name].add(index, future.result())
-            bar.update(sizes[name][index])
-
-
-def _notes(
-    args: RunOptions, total: FileEstimate, native_chat: bool, *, unbounded: bool
-) -> Iterator[str]:
-    """How the figures were found, and the money."""
+def _method(total: FileEstimate) -> str:
     if total.counted == total.rows:
-        yield f"all {total.rows:,} rows were counted"
-    else:
-        yield (
-            f"estimated from {total.counted:,} of {total.rows:,} rows: {SAMPLE_ROWS} of each file (all where it was "
-            "counted whole before), at random but always the same; --plan exact counts all"
-        )
-        yield (
-            f"± and (least-most): intervals of 95 % or more ({T_QUANTILE} standard errors); tokens dropped are as uncertain as "
-            "those before the cut; the longest prompt is a guess"
-        )
-    if native_chat:
-        yield "the model's own .chat() adds its format to each prompt; its tokens are not in these figures"
-    if args.price_in is None and args.price_out is None:
-        return
-    prompts, error = (
-        tokens * (args.price_in or 0) / 1e6 for tokens in (total.prompt.value, total.prompt.error)
+        return f"all {total.rows:,} rows were counted"
+    return (
+        f"estimated from {total.counted:,} of {total.rows:,} rows: {SAMPLE_ROWS} of each file "
+        "(all where it was counted whole before), at random but always the same; --plan exact "
+        f"counts all\n± and (least-most): intervals of 95 % or more ({T_QUANTILE} standard "
+        "errors); tokens dropped are as uncertain as those before the cut; the longest prompt is "
+        "a guess"
     )
-    answers = total.budget * (args.price_out or 0) / 1e6
-    most, batch = prompts + answers, (1 - args.batch_discount) * (prompts + answers)
+
+
+def _money(options: RunOptions, total: FileEstimate, *, unbounded: bool) -> str:
+    prompts, error = (
+        tokens * (options.price_in or 0) / 1e6
+        for tokens in (total.prompt.value, total.prompt.error)
+    )
+    answers = total.budget * (options.price_out or 0) / 1e6
+    most = prompts + answers
     uncertain = f" ±{error:,.2f}" if error else ""
     bound = "with the budgets that --request-args drops" if unbounded else "each at its full budget"
-    yield (
-        f"money: prompts {prompts:,.2f}{uncertain} USD, answers at most {answers:,.2f} USD ({bound}): "
-        f"{most:,.2f} USD; as a batch run ({args.batch_discount:.0%} off) {batch:,.2f} USD"
+    return (
+        f"money: prompts {prompts:,.2f}{uncertain} USD, answers at most {answers:,.2f} USD "
+        f"({bound}): {most:,.2f} USD; as a batch run ({options.batch_discount:.0%} off) "
+        f"{(1 - options.batch_discount) * most:,.2f} USD"
     )
 
 
-def _hours(how: str, seconds: float, count: int) -> str:
+def _hours(how: str, seconds: float, workers: int) -> str:
     hours = seconds / 3600
-    wall = f"; with {count} workers {hours / count:,.2f} hours" if count > 1 else ""
+    wall = f"; with {workers} workers {hours / workers:,.2f} hours" if workers > 1 else ""
     return f"time {how}: {hours:,.2f} worker-hours (GPU-hours where a worker has one GPU){wall}"
 
 
-def calibrate(
-    job: Job,
-    rows: Mapping[FileKey, Sequence[int]],
-    number: int,
-    single_process: bool,
-    gpus: Sequence[str],
-) -> float:
-    """The seconds that one worker takes for all `rows`, after answering `number` of each level; prints those of a row.
+def calibrate(options: RunOptions, job: Job, sizes: Sizes, gpus: Sequence[str]) -> float:
+    """Answer a few rows of each level; returns the seconds that one worker takes for all rows.
 
-    Raises HarnessError (INCOMPLETE) where all rows of a level fail.
+    Prints the seconds of a row. Raises IncompleteRun where all rows of a level fail.
     """
     levels: dict[str, list[Task]] = {}
-    for (subset, level), indices in rows.items():
-        levels.setdefault(level, []).extend(Task(subset, level, (index,)) for index in indices)
+    for (subset, level), rows in sizes.items():
+        levels.setdefault(level, []).extend(Task(subset, level, (index,)) for index in rows)
     seconds = 0.0
     with worker_pool(
-        single_process=single_process,
+        single_process=options.single_process,
         count=1,
         gpus=gpus[:1],
         max_concurrent_rows=job.max_concurrent_rows,
     ) as executor:
-        list(
-            dispatch.run_tasks(executor, job, next(iter(levels.values()))[:1])
-        )  # loads the model, which is not timed
+        first = next(iter(levels.values()))[:1]
+        list(dispatch.run_tasks(executor, job, first))  # loads the model, which is not timed
         for level, tasks in levels.items():
-            tried = random.Random(level).sample(tasks, min(number, len(tasks)))  # noqa: S311 - no secret
-            began = time.monotonic()
-            results = list(dispatch.run_tasks(executor, job, tried))
-            each = (time.monotonic() - began) / len(tried)
-            failed = [attempt for result in results for attempt in result.attempts]
-            if len(failed) == len(tried):
-                raise IncompleteRun(
-                    f"--calibrate: no row of {level} was answered ({failed[0].cause}: {failed[0].message}); mend it, "
-                    "or leave that level out with --lengths"
-                )
-            print(
-                f"{level}: {each:.3g} s a row{f', {len(failed)} of {len(tried)} failed' if failed else ''}"
-            )
-            seconds += each * len(tasks)
+            number = min(options.calibrate or 0, len(tasks))
+            sample = random.Random(level).sample(tasks, number)  # noqa: S311 - no secret
+            seconds += len(tasks) * _seconds_a_row(executor, job, level, sample)
+    return seconds
+
+
+def _seconds_a_row(executor: Executor, job: Job, level: str, tasks: Sequence[Task]) -> float:
+    began = time.monotonic()
+    results = list(dispatch.run_tasks(executor, job, tasks))
+    seconds = (time.monotonic() - began) / len(tasks)
+    failed = [attempt for result in results for attempt in result.attempts]
+    if len(failed) == len(tasks):
+        raise IncompleteRun(
+            f"--calibrate: no row of {level} was answered ({failed[0].cause}: "
+            f"{failed[0].message}); mend it, or leave that level out with --lengths"
+        )
+    failures = f", {len(failed)} of {len(tasks)} failed" if failed else ""
+    print(f"{level}: {seconds:.3g} s a row{failures}")
     return seconds

@@ -1,9 +1,9 @@
-"""How many tokens the rows of a run have, as its records will say: counted, or estimated from a few counted ones.
+"""How many tokens the rows of a run have, as its records will say; what was counted once is cached.
 
-    line = summarise({index: count_row(job, own_chat, subset, level, index) for index in five}, sizes, limit, budget)
+    count_row(job, native_chat, ("cmrc_mixup", "16k", 0)).prompt
 
-Rows are made into prompts as a run makes them (utils.prepare, the backend's tokenizer), by a process per core. What was
-counted once is kept in the cache.
+Rows are made into prompts as a run makes them (utils.build_prompt, the backend's tokenizer), by a
+process per core.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import json
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
@@ -19,19 +19,18 @@ from pathlib import Path
 
 from lveval import utils
 from lveval.backends import backend_module
-from lveval.backends.base import EngineOptions, Json, Tokenizer
+from lveval.backends.base import EngineOptions, Json, RowKey, Tokenizer
 from lveval.common.errors import IncompleteRun
 from lveval.common.files import cache_dir, disk_errors
+from lveval.common.levels import FileKey, level_length
 from lveval.common.processes import process_pool
 from lveval.execution import tasks
 
 SAMPLE_ROWS = 5  # of a file, for an estimate
 
-# Files whose levels add up to fewer thousands are counted before processes with a tokenizer each have started.
+# Files whose levels add up to fewer thousands are counted before processes with a tokenizer each
+# have started.
 SMALL = 16
-
-
-# --- Counting ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -44,19 +43,20 @@ class PromptTokens:
 
 
 @contextmanager
-def counting_pool(names: Sequence[tuple[str, str]]) -> Iterator[Executor]:
-    """A pool for these files: a process per core; a thread for small ones.
+def counting_pool(names: Sequence[FileKey]) -> Iterator[Executor]:
+    """Open a pool for these files: a process per core, or a thread where they are small.
 
-    `names`: (subset, level) of each.
+    Raises IncompleteRun where a process dies.
     """
     pool: Executor = ThreadPoolExecutor(1)
-    if sum(int(level.removesuffix("k")) for _, level in names) >= SMALL:
+    if sum(level_length(level) for _, level in names) >= SMALL:
         pool = process_pool(len(os.sched_getaffinity(0)))
     try:
         yield pool
     except BrokenProcessPool as error:
         raise IncompleteRun(
-            "a process that counts died (killed for memory?); what was counted is kept; run the same command again"
+            "a process that counts died (killed for memory?); what was counted is kept; run the "
+            "same command again"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -65,21 +65,17 @@ def counting_pool(names: Sequence[tuple[str, str]]) -> Iterator[Executor]:
 _tokenizer: tuple[str, EngineOptions, Tokenizer] | None = None  # this process's
 
 
-def count_row(
-    job: tasks.Job, native_chat: bool, subset: str, level: str, index: int
-) -> PromptTokens:
-    """The tokens of one row as a run under `job` records them; `own_chat`: that of the backend's module."""
+def count_row(job: tasks.Job, native_chat: bool, key: RowKey) -> PromptTokens:
+    """Count the tokens of one row as a run of `job` records them."""
     global _tokenizer
     if _tokenizer is None or _tokenizer[:2] != (job.backend, job.options):
         _tokenizer = job.backend, job.options, backend_module(job.backend).tokenizer(job.options)
-    _, prepared = tasks.prepare_row(job, _tokenizer[2], native_chat, subset, level, index)
-    return PromptTokens(
-        len(prepared.prompt.tokens), prepared.prompt_tokens_full, prepared.evidence_kept
-    )
+    made = tasks.prepare_row(job, _tokenizer[2], native_chat, key).prepared
+    return PromptTokens(len(made.prompt.tokens), made.prompt_tokens_full, made.evidence_kept)
 
 
 class TokenCountCache:
-    """The rows of one file that were counted under the same settings before, in the cache; a line a row."""
+    """The rows of one file that were counted under the same settings before; a line a row."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -92,10 +88,10 @@ class TokenCountCache:
                 os.truncate(path, whole)
         for line in content[:whole].splitlines():
             try:
-                index, prompt, full, kept = json.loads(line)
+                index, *count = json.loads(line)
+                self.rows[index] = PromptTokens(*count)
             except (ValueError, TypeError):  # damaged; the row is counted again
                 continue
-            self.rows[index] = PromptTokens(prompt, full, kept)
 
     def add(self, index: int, count: PromptTokens) -> None:
         """Keep a row's count."""
@@ -104,21 +100,77 @@ class TokenCountCache:
             file.write(json.dumps([index, *astuple(count)]).encode() + b"\n")
 
 
-def cached_counts(
-    decides: Mapping[str, Json], job: tasks.Job, native_chat: bool, subset: str, level: str
-) -> TokenCountCache:
-    """The counts of a file in the cache, under a name that all has a part in that can change them."""
-    fingerprint = job.fingerprints[f"{subset}_{level}"]
-    # These parts say nothing of the tokens, or more than of this file's; utils.py is there to be edited.
-    others = ("data", "budgets", "prompts", "model_name", "batch_size")
-    parts = [{name: value for name, value in decides.items() if name not in others}, native_chat]
-    parts += [fingerprint, job.templates[subset], Path(utils.__file__).read_text(encoding="utf-8")]
-    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return TokenCountCache(cache_dir() / "plan" / f"{subset}_{level}-{key[:32]}.jsonl")
-
-
 def sample_rows(rows: Sequence[int], name: str) -> list[int]:
-    """SAMPLE_ROWS of `rows` at random, for the same file always the same; all where there are no more."""
+    """Draw SAMPLE_ROWS of `rows`, for a `name` always the same; all where there are no more."""
     if len(rows) <= SAMPLE_ROWS:
         return list(rows)
     return sorted(random.Random(name).sample(rows, SAMPLE_ROWS))  # noqa: S311 - no secret
+
+
+@dataclass(frozen=True)
+class TokenCounter:
+    """Counts rows of a run in the processes of `executor`, or takes their counts from the cache."""
+
+    job: tasks.Job
+    spec: Mapping[str, Json]  # what decides the run's answers
+    native_chat: bool
+    executor: Executor
+
+    def count(
+        self, sizes: Mapping[FileKey, Mapping[int, int]], *, exact: bool
+    ) -> dict[FileKey, dict[int, PromptTokens]]:
+        """Return file -> row -> tokens: all rows where `exact` or all are cached, else a sample.
+
+        `sizes`: file -> row -> bytes.
+        """
+        caches = {file: self._cache(file) for file in sizes}
+        wanted: dict[FileKey, list[int]] = {}
+        missing: dict[RowKey, int] = {}
+        for file, rows in sizes.items():
+            cached = caches[file].rows
+            whole = exact or cached.keys() >= rows.keys()
+            wanted[file] = list(rows) if whole else sample_rows(list(rows), "_".join(file))
+            missing |= {(*file, row): rows[row] for row in wanted[file] if row not in cached}
+        for (subset, level, index), count in self._count(missing):
+            caches[subset, level].add(index, count)
+        return {
+            file: {index: caches[file].rows[index] for index in rows}
+            for file, rows in wanted.items()
+        }
+
+    def _cache(self, file: FileKey) -> TokenCountCache:
+        """The cached counts of a file, under the hash of all that can change them."""
+        subset, level = file
+        # These say nothing of the tokens, or more than of this file's; utils.py is there to be
+        # edited.
+        others = ("data", "budgets", "prompts", "model_name", "batch_size")
+        parts = (
+            {name: value for name, value in self.spec.items() if name not in others},
+            self.native_chat,
+            self.job.fingerprints[f"{subset}_{level}"],
+            self.job.templates[subset],
+            Path(utils.__file__).read_text(encoding="utf-8"),
+        )
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return TokenCountCache(cache_dir() / "plan" / f"{subset}_{level}-{key[:32]}.jsonl")
+
+    def _count(self, sizes: Mapping[RowKey, int]) -> Iterator[tuple[RowKey, PromptTokens]]:
+        """Count rows of so many bytes, the largest first; each comes as it is ready."""
+        from tqdm import tqdm
+
+        futures = {
+            self.executor.submit(count_row, self.job, self.native_chat, key): key
+            for key in sorted(sizes, key=lambda key: -sizes[key])
+        }
+        with tqdm(
+            total=sum(sizes.values()),
+            unit="B",
+            unit_scale=True,
+            desc="counting tokens",
+            delay=1,
+            leave=False,
+        ) as bar:
+            for future in as_completed(futures):
+                key = futures[future]
+                yield key, future.result()
+                bar.update(sizes[key])

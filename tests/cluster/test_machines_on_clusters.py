@@ -385,12 +385,10 @@ def test_without_any_worker_left_the_run_ends_resumable(
 
 def test_a_node_with_other_code_is_named(network: Network, processes: Processes) -> None:
     other = processes.folder / "checkout"
-    shutil.copytree(
-        ROOT / "backends", other / "backends", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    for path in ROOT.glob("*.py"):
-        shutil.copy(path, other)
-    (other / "utils.py").write_text((ROOT / "utils.py").read_text() + "\n# another version\n")
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "lveval", other / "lveval", ignore=ignore)  # its links become files
+    changed = (ROOT / "utils.py").read_text() + "\n# another version\n"
+    (other / "lveval/utils.py").write_text(changed)
     _, address = processes.scheduler(network.head)
     processes.node(network.nodes[0], "good.log", address)
     run = processes.prediction(

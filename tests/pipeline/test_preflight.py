@@ -246,5 +246,5 @@ def test_bad_data_and_a_format_that_is_not_there_are_one_sentence(
 
 def test_the_table_is_aligned() -> None:
     line = estimate_file({0: PromptTokens(3, 4, True)}, {0: 9}, 10, 64)
-    text = plan.table({("cmrc_mixup", "1k"): line, ("lic_mixup", "128k"): line + line})
+    text = plan.table({("cmrc_mixup", "1k"): line, ("lic_mixup", "128k"): line + line}).splitlines()
     assert len({len(part) for part in text}) == 1 and len(text) == 1 + 1 + 2 + 1 + 2 + 1

@@ -138,23 +138,23 @@ def test_what_is_out_is_kept_for(tmp_path: Path) -> None:
     allowed = CostTracker(1000, 1000, 1.0, None, 200, config.DATASET_MAXGEN)
     tasks = [Task("hotpotwikiqa_mixup", "1k", (index,)) for index in range(9)]
     taken = [
-        task.indices[0] for task in itertools.takewhile(allowed.take, tasks)
+        task.indices[0] for task in itertools.takewhile(allowed.reserve, tasks)
     ]  # 1.2 times 264 tokens each
-    assert taken == [0, 1, 2] and "might not pay" in allowed.ended
-    assert not allowed.take(tasks[3], 1)  # what has ended stays so
+    assert taken == [0, 1, 2] and "might not pay" in allowed.stop_reason
+    assert not allowed.reserve(tasks[3], 1)  # what has ended stays so
     known = CostTracker(1000, 1000, 1.0, None, 200, config.DATASET_MAXGEN)
     assert (
-        all(known.take(task, 50) for task in tasks[:7]) and known.cost == 0
+        all(known.reserve(task, 50) for task in tasks[:7]) and known.cost == 0
     )  # 1.2 times 114 tokens each
-    known.drop("hotpotwikiqa_mixup", "1k", 1)  # it failed: what was kept for it is free again
-    assert known.take(tasks[7], 50) and not known.take(tasks[8], 50)
+    known.release("hotpotwikiqa_mixup", "1k", 1)  # it failed: what was kept for it is free again
+    assert known.reserve(tasks[7], 50) and not known.reserve(tasks[8], 50)
 
 
 def test_what_answers_cost_more_than_they_should_is_learned() -> None:
     """Hidden reasoning, and a service whose tokenizer makes more of a prompt than ours."""
     spending = CostTracker(1000, 1000, 1.0, None, 200, config.DATASET_MAXGEN)
     task = Task("hotpotwikiqa_mixup", "1k", (1,))
-    assert spending._guess(task, 100) == pytest.approx(1.2 * (100 + 64) / 1000)
+    assert spending._estimate(task, 100) == pytest.approx(1.2 * (100 + 64) / 1000)
     record = {
         "dataset": task.subset,
         "level": "1k",
@@ -162,9 +162,9 @@ def test_what_answers_cost_more_than_they_should_is_learned() -> None:
         "status": "ok",
         "prompt_tokens": 100,
     }
-    spending.add({**record, "usage": {"prompt_tokens": 150, "completion_tokens": 500}})  # type: ignore[typeddict-item]
-    assert spending._guess(task, 100) == pytest.approx(1.2 * (150 + 500) / 1000)
-    assert spending._guess(task, None) == spending._guess(task, 100)
+    spending.charge({**record, "usage": {"prompt_tokens": 150, "completion_tokens": 500}})  # type: ignore[typeddict-item]
+    assert spending._estimate(task, 100) == pytest.approx(1.2 * (150 + 500) / 1000)
+    assert spending._estimate(task, None) == spending._estimate(task, 100)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from lveval.backends.base import Generation, Prompt, Status, Tokens
 from lveval.data import dataset
 from lveval.execution import dispatch, worker
 from lveval.execution.pool import visible_gpus, worker_pool
-from lveval.execution.tasks import Task, make_record
+from lveval.execution.tasks import PreparedRow, Task, make_record
 
 # --- The record -------------------------------------------------------------------------------------------------------
 
@@ -45,14 +45,8 @@ def test_status_and_raw_text_of_a_record(
 ) -> None:
     item = dataset.load_file("cmrc_mixup", "1k", data_path).row(0)
     prompt = Prompt("p", "p", ["p"], 9)
-    record = make_record(
-        item,
-        Task("cmrc_mixup", "1k", (0,)),
-        0,
-        utils.PreparedPrompt(prompt, 1, True),
-        Generation(text, status),
-        "m",
-    )
+    prepared = PreparedRow(("cmrc_mixup", "1k", 0), item, utils.PreparedPrompt(prompt, 1, True))
+    record = make_record("m", prepared, Generation(text, status))
     assert (record["pred"], record["status"], record.get("raw_pred")) == expected
 
 
