@@ -53,9 +53,9 @@ def build_spec(
     module = backend_module(args.backend)
     return {
         "backend": args.backend,
-        "engine": expected["engine"] if expected else module.identity(options),
+        "engine": expected["engine"] if expected else module.settings_fingerprint(options),
         "backend_args": {
-            key: value for key, value in options.args.items() if key not in module.TUNING
+            key: value for key, value in options.args.items() if key not in module.RUNTIME_ONLY_ARGS
         },
         "model_name": args.model_name,
         "model_max_len": args.model_max_len,

@@ -147,7 +147,7 @@ def option_parser() -> argparse.ArgumentParser:
         default="",
         metavar="KEY=VALUE,…",
         help="what only one backend knows; hf and vllm: window=N, the model's true window in tokens where its config "
-        "tells too few; vllm: what ARGS in backends/vllm_engine.py names; echo: delay=SECONDS an answer; openai: "
+        "tells too few; vllm: what ENGINE_ARGS in lveval/backends/vllm.py names; echo: delay=SECONDS an answer; openai: "
         "served_model, timeout, timeout_per_1k, first_wait, longest_wait, poll, batch_mb",
     )
     what = command.add_argument_group("what is asked")

@@ -404,25 +404,25 @@ def test_an_outage_too_long_ends_the_run_resumably(server: Served, tmp_path: Pat
 # --- Faults that do not pass ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at_once", [True, False], ids=["from the start", "in mid-run"])
+@pytest.mark.parametrize("from_start", [True, False], ids=["from the start", "in mid-run"])
 @pytest.mark.parametrize("kind", ["401", "403", "quota", "404", "redirect"])
 def test_what_no_waiting_mends_ends_the_run_at_once(
-    tmp_path: Path, kind: str, max_concurrent_rows: bool
+    tmp_path: Path, kind: str, from_start: bool
 ) -> None:
     data(tmp_path, 200)
     with serving("--latency", "0.2") as server:
         server.control(
-            **({"mode": kind} if max_concurrent_rows else {"script": ["ok"] * 64 + [kind] * 200})
+            **({"mode": kind} if from_start else {"script": ["ok"] * 64 + [kind] * 200})
         )
         with starting(server, tmp_path, "--concurrency", "64") as process:
             _, errors = process.communicate(timeout=120)
         assert process.returncode == 5, errors
-        assert server.requests == 1 if max_concurrent_rows else server.requests <= 1 + 64 + 64
+        assert server.requests == 1 if from_start else server.requests <= 1 + 64 + 64
     assert errors.count("error: ") == 1 and "Traceback" not in errors
     assert KEY not in errors and "secret" not in errors
     assert not attempts(tmp_path)
     rows = tmp_path / "out" / NAME / "rows" / f"{FILE}.jsonl"
-    assert max_concurrent_rows is not rows.exists()
+    assert from_start is not rows.exists()
     for path in (tmp_path / "out").rglob("*"):
         assert path.is_dir() or KEY.encode() not in path.read_bytes()
 
@@ -881,7 +881,7 @@ def test_the_identity_names_the_service_but_not_its_node(monkeypatch: pytest.Mon
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
     def identity(**service: object) -> dict[str, object]:
-        return dict(openai.identity(EngineOptions("gpt-4o", 1000, service=ApiOptions(**service))))  # type: ignore[arg-type]
+        return dict(openai.settings_fingerprint(EngineOptions("gpt-4o", 1000, service=ApiOptions(**service))))  # type: ignore[arg-type]
 
     assert identity()["service"] == "api.openai.com"
     places = (
@@ -922,7 +922,7 @@ def test_a_tokenizer_of_the_hub_is_named_by_its_commit(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert found.stdout.strip() == f"hf:a/b@{commit}"
-    assert "HarnessError: --tokenizer hf:a/c: transformers cannot load it" in found.stderr
+    assert "UsageError: --tokenizer hf:a/c: transformers cannot load it" in found.stderr
 
 
 def test_requests_wait_for_the_minutes_allowance() -> None:

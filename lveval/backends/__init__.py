@@ -25,7 +25,7 @@ REMOTE = ("openai",)
 
 
 def backend_module(name: str) -> BackendModule:
-    """The module of backend `name`; raises HarnessError listing the choices. Imports nothing heavy."""
+    """The module of backend `name`; raises LVEvalError listing the choices. Imports nothing heavy."""
     if name not in BACKENDS:
         raise unknown_name(name, "backend", list(BACKENDS))
     return cast(BackendModule, importlib.import_module(BACKENDS[name]))
@@ -33,7 +33,7 @@ def backend_module(name: str) -> BackendModule:
 
 def parse_engine_args(name: str, text: str) -> dict[str, Json]:
     """`key=value,…` of --backend-args, checked against what backend `name` knows."""
-    known = backend_module(name).ARGS
+    known = backend_module(name).ENGINE_ARGS
     parsed: dict[str, Json] = {}
     for item in filter(None, text.split(",")):
         key, equals, value = item.partition("=")

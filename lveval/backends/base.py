@@ -2,7 +2,7 @@
 
     python prediction.py --backend echo --data-path DATA --model-name dry-run
 
-One file per engine. A backend module offers `ARGS` (its `--backend-args`, name -> type), `TUNING` (those that change no
+One file per engine. A backend module offers `ENGINE_ARGS` (its `--backend-args`, name -> type), `RUNTIME_ONLY_ARGS` (those that change no
 answer), `load(options)`, and what is found without loading a model: `identity(options)` (what of it decides the
 answers), `tokenizer(options)`, `own_chat(options)` and `at_once(options)`.
 """
@@ -44,7 +44,7 @@ class Tokenizer(Protocol):
         """`prompt` as one user turn of the tokenizer's chat template, the answer's cue included."""
 
     def build_prompt(self, prompt: str) -> str:
-        """The `build_prompt` of ChatGLM2's own tokenizer; a HarnessError where the tokenizer has none."""
+        """The `build_prompt` of ChatGLM2's own tokenizer; a LVEvalError where the tokenizer has none."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Backend(Protocol):
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation]]:
         """Answer greedily; raises BackendBroken where the process cannot go on."""
 
-    def effective(self) -> dict[str, Json]:
+    def resolved_settings(self) -> dict[str, Json]:
         """What was decided while loading (attention, dtype, generation settings): part of the run's identity."""
 
     def context_window(self) -> int | None:
@@ -112,7 +112,7 @@ class RemoteBackend(Backend, Protocol):
 
         A position is yielded once for each try that failed and is repeated (status transient), then once with its end.
         When it is yielded it has been dealt with at the latest when the next item is asked for: only then does the
-        engine take another prompt in its place. Raises HarnessError (SERVICE, INCOMPLETE) where no row can go on.
+        engine take another prompt in its place. Raises LVEvalError (SERVICE, INCOMPLETE) where no row can go on.
         """
 
     def stop_waiting(self) -> None:
@@ -162,10 +162,10 @@ class EngineOptions:
 class BackendModule(Protocol):
     """The face of a module in this folder."""
 
-    ARGS: dict[str, Callable[[str], Json]]
-    TUNING: tuple[str, ...]  # those of them that change no answer
+    ENGINE_ARGS: dict[str, Callable[[str], Json]]
+    RUNTIME_ONLY_ARGS: tuple[str, ...]  # those of them that change no answer
 
-    def identity(self, options: EngineOptions) -> dict[str, Json]:
+    def settings_fingerprint(self, options: EngineOptions) -> dict[str, Json]:
         """What decides the answers, told before anything heavy is loaded."""
 
     def max_concurrent_rows(self, options: EngineOptions) -> int:

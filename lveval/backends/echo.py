@@ -42,9 +42,9 @@ def positive(text: str) -> int:
 
 
 # delay=SECONDS an answer; at_once=N as an engine would that computes N rows together.
-ARGS: dict[str, Callable[[str], Json]] = {"delay": seconds, "at_once": positive}
+ENGINE_ARGS: dict[str, Callable[[str], Json]] = {"delay": seconds, "at_once": positive}
 
-TUNING = ("delay", "at_once")
+RUNTIME_ONLY_ARGS = ("delay", "at_once")
 
 
 class EchoTokenizer:
@@ -118,12 +118,12 @@ class EchoBackend:
                 ),
             )
 
-    def effective(self) -> dict[str, Json]:
+    def resolved_settings(self) -> dict[str, Json]:
         """Nothing is decided at loading."""
         return {}
 
 
-def identity(options: EngineOptions) -> dict[str, Json]:
+def settings_fingerprint(options: EngineOptions) -> dict[str, Json]:
     """The version of the rule above; delay and at_once change no answer."""
     return {"version": 1}
 

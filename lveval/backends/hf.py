@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     import torch
 
 
-ARGS: dict[str, Any] = {
+ENGINE_ARGS: dict[str, Any] = {
     "window": int
 }  # window=N: the model's true window in tokens, where its config tells too few
 
-TUNING: tuple[str, ...] = ()
+RUNTIME_ONLY_ARGS: tuple[str, ...] = ()
 
 
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
@@ -38,8 +38,8 @@ FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 # --- What decides the answers, found without loading the model --------------------------------------------------------
 
 
-def identity(options: EngineOptions) -> dict[str, Json]:
-    """Model, versions, dtype and attention of a run; refuses what cannot work. Raises HarnessError."""
+def settings_fingerprint(options: EngineOptions) -> dict[str, Json]:
+    """Model, versions, dtype and attention of a run; refuses what cannot work. Raises LVEvalError."""
     import transformers
 
     return {
@@ -179,7 +179,7 @@ class HFBackend:
             )
         return Generation(str(text), "ok")
 
-    def effective(self) -> dict[str, Json]:
+    def resolved_settings(self) -> dict[str, Json]:
         """Attention, dtype and the generation settings in force, and the hash of the chat template."""
         settings = self._model.generation_config.to_diff_dict()
         settings.pop("transformers_version", None)
@@ -193,7 +193,7 @@ class HFBackend:
 
 
 def tokenizer(options: EngineOptions) -> hf_models.HFTokenizer:
-    """The model's tokenizer; reads none of its weights. Raises HarnessError where transformers cannot load it."""
+    """The model's tokenizer; reads none of its weights. Raises LVEvalError where transformers cannot load it."""
     return hf_models.load_tokenizer(hf_models.model_source(options), options)
 
 
@@ -218,7 +218,7 @@ def native_chat(options: EngineOptions) -> bool:
 def load(options: EngineOptions) -> HFBackend:
     """The model and its tokenizer on this process's GPU, on the CPU, or (options.spread) over all visible GPUs.
 
-    Raises HarnessError where a model would spill to the CPU or the disk.
+    Raises LVEvalError where a model would spill to the CPU or the disk.
     """
     import torch
     import transformers

@@ -24,7 +24,7 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def model_fingerprint(options: EngineOptions) -> dict[str, Json]:
-    """What of the model decides the answers on any engine; refuses what cannot work. Raises HarnessError."""
+    """What of the model decides the answers on any engine; refuses what cannot work. Raises LVEvalError."""
     import torch
 
     source = model_source(options)
@@ -112,7 +112,7 @@ class ModelSource:
 
 
 def model_source(options: EngineOptions) -> ModelSource:
-    """Where --model-path leads. Raises HarnessError where it leads nowhere."""
+    """Where --model-path leads. Raises LVEvalError where it leads nowhere."""
     if not options.model_path:
         raise UsageError(
             "--model-path is missing; expected a model folder, a .gguf file or a Hub name"
@@ -184,7 +184,7 @@ def from_pretrained(
 
 
 def load_config(source: ModelSource, options: EngineOptions) -> Any:  # noqa: ANN401 - a transformers configuration of any model
-    """The model's configuration. Raises HarnessError."""
+    """The model's configuration. Raises LVEvalError."""
     from transformers import AutoConfig
 
     return from_pretrained(AutoConfig, source, options)
@@ -312,7 +312,7 @@ class HFTokenizer:
 
 
 def load_tokenizer(source: ModelSource, options: EngineOptions) -> HFTokenizer:
-    """The model's own tokenizer. Raises HarnessError."""
+    """The model's own tokenizer. Raises LVEvalError."""
     from transformers import AutoTokenizer
 
     return HFTokenizer(from_pretrained(AutoTokenizer, source, options))

@@ -45,7 +45,7 @@ def fraction(text: str) -> float:
 
 
 # What --backend-args may say. All but `window` are arguments of vLLM's engine, handed on under the same name.
-ARGS: dict[str, Callable[[str], Json]] = {
+ENGINE_ARGS: dict[str, Callable[[str], Json]] = {
     "window": int,  # the model's true window in tokens, where its config tells too few
     "max_model_len": int,  # prompt and answer together; by default what the run needs
     "max_num_seqs": int,  # rows in one pass; by default --batch-size
@@ -63,7 +63,7 @@ ARGS: dict[str, Callable[[str], Json]] = {
 }
 
 # They move memory about, not answers.
-TUNING = ("gpu_memory_utilization", "kv_cache_memory_bytes", "kv_offloading_size", "cpu_offload_gb")
+RUNTIME_ONLY_ARGS = ("gpu_memory_utilization", "kv_cache_memory_bytes", "kv_offloading_size", "cpu_offload_gb")
 
 
 # Tokens beyond limit and answer: the chat format, and what tokenising the cut text anew may add.
@@ -93,8 +93,8 @@ def max_concurrent_rows(options: EngineOptions) -> int:
     return options.batch_size
 
 
-def identity(options: EngineOptions) -> dict[str, Json]:
-    """Model, versions and dtype of a run; refuses what cannot work. Raises HarnessError."""
+def settings_fingerprint(options: EngineOptions) -> dict[str, Json]:
+    """Model, versions and dtype of a run; refuses what cannot work. Raises LVEvalError."""
     if importlib.util.find_spec("vllm") is None:
         raise UsageError(f"--backend vllm: the package vllm is not installed; run: {INSTALL}")
     names = importlib.metadata.packages_distributions().get(
@@ -114,7 +114,7 @@ def identity(options: EngineOptions) -> dict[str, Json]:
 
 
 def tokenizer(options: EngineOptions) -> hf_models.HFTokenizer:
-    """The model's tokenizer; reads none of its weights. Raises HarnessError where transformers cannot load it."""
+    """The model's tokenizer; reads none of its weights. Raises LVEvalError where transformers cannot load it."""
     return hf_models.load_tokenizer(_source(options), options)
 
 
@@ -134,7 +134,7 @@ def max_model_len(options: EngineOptions, window: int | None) -> int:
 
     No more than that, since the engine wants memory for at least one row of this length before it starts. It is no part
     of the identity, for it grows with the selected subsets' budgets and changes no answer (but that of a model whose
-    RoPE goes by it, such as Phi-3's). Raises HarnessError.
+    RoPE goes by it, such as Phi-3's). Raises LVEvalError.
     """
     needed = options.model_max_len + options.budget
     asked = options.args.get("max_model_len")
@@ -290,7 +290,7 @@ class VLLMBackend:
             self.tokenizer.decode(new), "length" if reason == "length" else "ok", reason, len(new)
         )
 
-    def effective(self) -> dict[str, Json]:
+    def resolved_settings(self) -> dict[str, Json]:
         """Dtype, the generation settings in force, and the hash of the chat template."""
         return {
             "dtype": str(self._model.model_config.dtype).removeprefix("torch."),
@@ -315,7 +315,7 @@ def _first(error: BaseException) -> str:
 
 
 def load(options: EngineOptions) -> VLLMBackend:
-    """The engine on this process's GPUs or on the CPU, and the model's tokenizer. Raises HarnessError."""
+    """The engine on this process's GPUs or on the CPU, and the model's tokenizer. Raises LVEvalError."""
     import torch
 
     source = _source(options)

@@ -127,7 +127,7 @@ def run_remote(
     attempt. Raises HarnessError where the service ends the run.
     """
     backend = cast(RemoteBackend, load_backend(job))
-    yield TaskResult(Task("", "", ()), (), (), backend.effective())
+    yield TaskResult(Task("", "", ()), (), (), backend.resolved_settings())
     asked: dict[int, tuple[Task, Row, utils.PreparedPrompt]] = {}
 
     def made(task: Task) -> tuple[Task, Row, utils.PreparedPrompt]:

@@ -63,7 +63,7 @@ def software_versions() -> dict[str, Json]:
 
 def environment(backend: str, options: EngineOptions) -> dict[str, Json]:
     """What this process would answer with: its code, its software, and the engine's identity as seen from here."""
-    engine = backend_module(backend).identity(options)
+    engine = backend_module(backend).settings_fingerprint(options)
     # Plain values only: torch's version, for one, is an object of its own, and the run's machine may have no torch.
     return {"code": CODE, **software_versions(), "engine": json.loads(json.dumps(engine))}
 

@@ -70,7 +70,7 @@ def answer_rows(job: Job, task: Task) -> TaskResult:
             else:
                 attempts.append(Attempt(index, answer.status, answer.error))
             generated += answer.output_tokens or 0
-    return TaskResult(task, tuple(records), tuple(attempts), backend.effective(), generated)
+    return TaskResult(task, tuple(records), tuple(attempts), backend.resolved_settings(), generated)
 
 
 def answer_in_worker(job: Job, task: Task) -> TaskResult:

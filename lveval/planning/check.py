@@ -204,7 +204,7 @@ def check_service(job: tasks.Job, backend: Backend) -> Iterator[CheckResult]:
         return
     yield CheckResult(
         "ok",
-        f"service: it answers, {', '.join(f'{k} {v}' for k, v in backend.effective().items())}",
+        f"service: it answers, {', '.join(f'{k} {v}' for k, v in backend.resolved_settings().items())}",
     )
     window, needed = backend.context_window(), job.options.model_max_len + job.options.budget
     if window is None:

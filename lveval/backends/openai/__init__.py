@@ -14,10 +14,10 @@ from lveval.backends.openai.client import api_key, base_url, blocking, endpoint_
 from lveval.backends.openai.online import OpenAIBackend
 from lveval.backends.openai.retry import shutting_down
 from lveval.backends.openai.settings import (
-    ARGS,
+    ENGINE_ARGS,
     BUDGETS,
     OWN_FIELDS,
-    TUNING,
+    RUNTIME_ONLY_ARGS,
     engine_settings,
     model_id,
     requested_max_tokens,
@@ -26,11 +26,11 @@ from lveval.backends.openai.settings import (
 from lveval.common.errors import UsageError
 
 __all__ = [
-    "ARGS",
-    "TUNING",
+    "ENGINE_ARGS",
+    "RUNTIME_ONLY_ARGS",
     "answer_tokens",
     "claim_rows_in_flight",
-    "identity",
+    "settings_fingerprint",
     "load",
     "max_concurrent_rows",
     "native_chat",
@@ -39,8 +39,8 @@ __all__ = [
 ]
 
 
-def identity(options: EngineOptions) -> dict[str, Json]:
-    """What decides the answers of a service, told without asking it. Raises HarnessError where options cannot work."""
+def settings_fingerprint(options: EngineOptions) -> dict[str, Json]:
+    """What decides the answers of a service, told without asking it. Raises LVEvalError where options cannot work."""
     service = options.service or ApiOptions()
     for name in service.request_args:
         if name in OWN_FIELDS:

@@ -73,9 +73,9 @@ class BatchBackend:
         self._stop: LVEvalError | None = None  # why no more is submitted
         self._most_bytes = most_bytes
 
-    def effective(self) -> dict[str, Json]:
+    def resolved_settings(self) -> dict[str, Json]:
         """As online: a batch gives the same answers."""
-        return self._online.effective()
+        return self._online.resolved_settings()
 
     def context_window(self) -> int | None:
         """As online."""
@@ -211,7 +211,7 @@ class BatchBackend:
             self._keep(part)
 
     def _renew(self, part: BatchFile, batch: Any) -> None:  # noqa: ANN401 - an openai Batch
-        """Give the part of a batch that the service refused for want of room another tag. Raises HarnessError."""
+        """Give the part of a batch that the service refused for want of room another tag. Raises LVEvalError."""
         errors = getattr(batch.errors, "data", None) or []
         if {error.code for error in errors} != {"token_limit_exceeded"}:
             words = (
@@ -266,7 +266,7 @@ class BatchBackend:
                 yield position, Generation("", "transient", error=end.message)
 
     def _read_line(self, line: bytes) -> tuple[str, Generation | ApiError]:
-        """(custom_id, the row's end) of a line in a batch's output or error file. Raises HarnessError."""
+        """(custom_id, the row's end) of a line in a batch's output or error file. Raises LVEvalError."""
         try:
             reply = json.loads(line)
             key, response, error = (
@@ -352,7 +352,7 @@ def claim_rows_in_flight(
 ) -> set[RowKey]:
     """(subset, level, index) of the rows that batches answer at this moment, and that are not recorded.
 
-    `selection`: `<subset>_<level>` -> number of its first rows that are selected. Raises HarnessError for a row that is
+    `selection`: `<subset>_<level>` -> number of its first rows that are selected. Raises LVEvalError for a row that is
     not, or without --batch: what was paid would be lost. Only for the process that holds the run's lock.
     """
     service = options.service or ApiOptions()

@@ -93,7 +93,7 @@ class OpenAIBackend:
         self._stop: LVEvalError | None = None  # why no request goes out any more
         self._admission: ConcurrencyLimiter | None = None
 
-    def effective(self) -> dict[str, Json]:
+    def resolved_settings(self) -> dict[str, Json]:
         """The fields that the service takes, and the model that it says it is."""
         budget = [self._budget_field] if self._own_budget else []
         return {"fields": [*self._fields, *budget], "served_model": self._served}
@@ -196,7 +196,7 @@ class OpenAIBackend:
     # --- Before the fan-out -------------------------------------------------------------------------------------------
 
     async def probe(self) -> None:
-        """Ask one small question; leave out a field that the service does not know. Raises HarnessError."""
+        """Ask one small question; leave out a field that the service does not know. Raises LVEvalError."""
         prompt = Prompt(
             PROBE, PROBE, self.tokenizer.encode(PROBE), PROBE_BUDGET, native_chat=self.native_chat
         )
@@ -251,7 +251,7 @@ class OpenAIBackend:
     # --- Many requests ------------------------------------------------------------------------------------------------
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Generation]]:
-        """Answer as many prompts at once as the service bears; see HostedBackend. Raises HarnessError."""
+        """Answer as many prompts at once as the service bears; see HostedBackend. Raises LVEvalError."""
         results: queue.SimpleQueue[
             tuple[int, Generation, Callable[[], None]] | BaseException | None
         ] = queue.SimpleQueue()

@@ -66,7 +66,7 @@ def call_with_retry(
     *,
     hint: str = "",
 ) -> Got:
-    """`call`, one blocking request, repeated while its failures pass; raises HarnessError where they do not.
+    """`call`, one blocking request, repeated while its failures pass; raises LVEvalError where they do not.
 
     After a failure `unless` tells whether the thing was done all the same. `hint` ends the message.
     """

@@ -105,7 +105,7 @@ class ServerTokenizer(_PlainTokenizer):
 
 
 def tokenizer_spec(service: ApiOptions, model: str) -> str:
-    """--tokenizer, or tiktoken's encoding for the model's name. Raises HarnessError for what is no choice."""
+    """--tokenizer, or tiktoken's encoding for the model's name. Raises LVEvalError for what is no choice."""
     spec = service.tokenizer
     if spec is None:
         import tiktoken
@@ -140,7 +140,7 @@ def fingerprint(spec: str) -> str:
 
 
 def _revision(name: str) -> str:
-    """The commit of a tokenizer on the Hub, or in its local cache. Raises HarnessError."""
+    """The commit of a tokenizer on the Hub, or in its local cache. Raises LVEvalError."""
     from transformers.utils.hub import cached_file, extract_commit_hash
 
     try:
