@@ -220,6 +220,33 @@ def test_too_little_memory_to_load_is_one_sentence(model_path: Path) -> None:
     assert "too little memory to load it" in found.stderr and "Traceback" not in found.stderr
 
 
+@pytest.mark.parametrize(
+    ("fault", "calls"),
+    [
+        (RuntimeError("CUDA out of memory"), 1),
+        (ValueError("the weights are damaged"), 1),
+        (ValueError("TinyModel does not support Flash Attention 2.0 yet"), 2),
+        (ImportError("FlashAttention2 has been toggled on, but it cannot be used"), 2),
+    ],
+)
+def test_only_a_refused_flash_attention_is_loaded_without_it(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception, calls: int
+) -> None:
+    import transformers
+
+    asked: list[object] = []
+
+    def refuse(name: str, **arguments: object) -> None:
+        asked.append(arguments.get("attn_implementation"))
+        raise fault
+
+    monkeypatch.setattr(hf, "_attention", lambda options: "flash_attention_2")
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
+    with pytest.raises(UsageError):
+        hf.load(options(tiny_model))
+    assert asked == ["flash_attention_2", None][:calls]
+
+
 def test_any_fault_of_a_models_own_code_is_that_rows_alone(chat_model: Path) -> None:
     engine = hf.load(options(chat_model, trust_remote_code=True))
     answer = ask(engine, "INDEX", 5, native_chat=True)

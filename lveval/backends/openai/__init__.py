@@ -7,7 +7,6 @@ import asyncio
 from pathlib import Path
 
 from lveval.backends.base import ApiOptions, EngineOptions, Json, Tokenizer
-from lveval.backends.base import one_row_at_a_time as max_concurrent_rows
 from lveval.backends.openai import tokenizers
 from lveval.backends.openai.batch import BatchBackend, claim_rows_in_flight, rows_in_flight
 from lveval.backends.openai.client import api_key, base_url, blocking, endpoint_host
@@ -32,7 +31,6 @@ __all__ = [
     "claim_rows_in_flight",
     "settings_fingerprint",
     "load",
-    "max_concurrent_rows",
     "native_chat",
     "rows_in_flight",
     "tokenizer",

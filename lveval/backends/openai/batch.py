@@ -18,7 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lveval.backends.base import ApiOptions, EngineOptions, Generation, Json, Prompt, RowKey
+from lveval.backends.base import (
+    ApiOptions,
+    EngineOptions,
+    Generation,
+    Json,
+    Prompt,
+    RemoteBackend,
+    RowKey,
+)
 from lveval.backends.openai.faults import ApiError, classify_status, redacted
 from lveval.backends.openai.online import OpenAIBackend
 from lveval.backends.openai.responses import failed_generation
@@ -61,7 +69,7 @@ class BatchFile:
     collected: bool = False
 
 
-class BatchBackend:
+class BatchBackend(RemoteBackend):
     """The service's Batch API behind the same seam; all prompts are taken before the first answer comes."""
 
     def __init__(self, online: OpenAIBackend, folder: Path, poll: float, most_bytes: int) -> None:

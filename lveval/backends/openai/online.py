@@ -24,6 +24,7 @@ from lveval.backends.base import (
     Generation,
     Json,
     Prompt,
+    RemoteBackend,
     Status,
     Tokenizer,
 )
@@ -72,7 +73,7 @@ class _Try:
     answers_seen: int = 0
 
 
-class OpenAIBackend:
+class OpenAIBackend(RemoteBackend):
     """A service behind OpenAI's protocol; `generate` may be called once at a time."""
 
     def __init__(self, options: EngineOptions, tokenizer: Tokenizer) -> None:

@@ -61,7 +61,9 @@ def model_id(options: EngineOptions) -> str:
 
 def engine_settings(options: EngineOptions) -> dict[str, float]:
     """The numbers of --backend-args, or what stands in for them."""
-    return DEFAULTS | {key: float(str(options.args[key])) for key in RUNTIME_ONLY_ARGS if key in options.args}
+    return DEFAULTS | {
+        key: float(str(options.args[key])) for key in RUNTIME_ONLY_ARGS if key in options.args
+    }
 
 
 def retry_policy(options: EngineOptions) -> RetryPolicy:

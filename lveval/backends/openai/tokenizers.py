@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
-from lveval.backends.base import ApiOptions, Json, Tokenizer, Tokens
+from lveval.backends.base import ApiOptions, Json, PlainTokenizer, Tokenizer, Tokens
 from lveval.backends.openai.retry import RetryPolicy, call_with_retry
-from lveval.common.errors import LVEvalError, ServiceError, UsageError
+from lveval.common.errors import ServiceError, UsageError
 
 HOW = "pass --tokenizer hf:PATH (a folder or Hub name), tiktoken:NAME (o200k_base, cl100k_base, …) or server (vLLM)"
 
@@ -33,26 +33,7 @@ TOKENIZER_FILES = (
 TOKENIZER_SUFFIXES = (".model", ".tiktoken")
 
 
-class _PlainTokenizer:
-    """A tokenizer without special tokens of its own: the service adds what its model needs."""
-
-    bos = None
-    has_chat_template = False
-
-    def apply_chat_template(self, prompt: str) -> str:
-        """Never called: `has_chat_template` is false."""
-        raise UsageError(
-            "this --tokenizer has no chat template; use --tokenizer hf:PATH or --chat-template auto"
-        )
-
-    def build_prompt(self, prompt: str) -> str:
-        """ChatGLM2's own format needs its tokenizer."""
-        raise UsageError(
-            "this --tokenizer has no build_prompt; use --tokenizer hf:PATH or --chat-template auto"
-        )
-
-
-class TiktokenTokenizer(_PlainTokenizer):
+class TiktokenTokenizer(PlainTokenizer):
     """An encoding of tiktoken; text that looks like a special token is plain text."""
 
     def __init__(self, encoding: Any) -> None:  # noqa: ANN401 - a tiktoken.Encoding
@@ -69,7 +50,7 @@ class TiktokenTokenizer(_PlainTokenizer):
         return text
 
 
-class ServerTokenizer(_PlainTokenizer):
+class ServerTokenizer(PlainTokenizer):
     """The tokenizer of a serving engine, asked through vLLM's /tokenize and /detokenize beside its /v1."""
 
     def __init__(self, client: Any, model: str, waits: RetryPolicy) -> None:  # noqa: ANN401 - an openai.OpenAI
@@ -156,20 +137,19 @@ def load(spec: str, *, trust_remote_code: bool) -> Tokenizer:
         return TiktokenTokenizer(_tiktoken(name))
     from transformers import AutoTokenizer
 
-    from lveval.backends.hf_models import HFTokenizer
+    from lveval.backends import hf_models
 
     try:
         raw = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception as error:  # noqa: BLE001 - what transformers and a tokenizer's own code raise is not ours to foresee
         raise _unloadable(name, error) from None
-    return HFTokenizer(raw)
+    return hf_models.HFTokenizer(raw)
 
 
-def _unloadable(name: str, error: Exception) -> LVEvalError:
-    lines = str(error).strip().splitlines() or [""]
-    return UsageError(
-        f"--tokenizer hf:{name}: transformers cannot load it ({type(error).__name__}: {lines[0]})"
-    )
+def _unloadable(name: str, error: Exception) -> UsageError:
+    from lveval.backends import hf_models
+
+    return UsageError(f"--tokenizer hf:{name}: {hf_models.cannot_load(error)}")
 
 
 def _tiktoken(name: str) -> Any:  # noqa: ANN401 - a tiktoken.Encoding
