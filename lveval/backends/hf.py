@@ -88,7 +88,7 @@ class HFBackend(Backend):
 
     tokenizer: hf_models.HFTokenizer
 
-    def __init__(self, model: Any, tokenizer: hf_models.HFTokenizer, window: int | None) -> None:  # noqa: ANN401
+    def __init__(self, model: Any, tokenizer: hf_models.HFTokenizer, window: int | None) -> None:
         self.tokenizer = tokenizer
         self.native_chat = callable(getattr(model, "chat", None))
         self._model = model
@@ -243,7 +243,7 @@ def _load_arguments(source: hf_models.ModelSource, options: EngineOptions) -> di
     return arguments
 
 
-def _load_weights(source: hf_models.ModelSource, options: EngineOptions) -> Any:  # noqa: ANN401
+def _load_weights(source: hf_models.ModelSource, options: EngineOptions) -> Any:
     from transformers import AutoModelForCausalLM
 
     arguments = _load_arguments(source, options)
@@ -265,7 +265,7 @@ def _refuses_flash_attention(error: BaseException | None) -> bool:
     )
 
 
-def _require_on_gpu(model: Any, source: hf_models.ModelSource) -> None:  # noqa: ANN401
+def _require_on_gpu(model: Any, source: hf_models.ModelSource) -> None:
     import torch
 
     if not torch.cuda.is_available():
@@ -280,7 +280,7 @@ def _require_on_gpu(model: Any, source: hf_models.ModelSource) -> None:  # noqa:
         )
 
 
-def _apply_generation_settings(model: Any, options: EngineOptions) -> None:  # noqa: ANN401
+def _apply_generation_settings(model: Any, options: EngineOptions) -> None:
     from transformers import GenerationConfig
 
     shipped = model.generation_config

@@ -157,11 +157,8 @@ def require_gpu(options: EngineOptions) -> None:
 
 
 def from_pretrained(
-    auto_class: Any,  # noqa: ANN401
-    source: ModelSource,
-    options: EngineOptions,
-    **kwargs: Any,  # noqa: ANN401
-) -> Any:  # noqa: ANN401
+    auto_class: Any, source: ModelSource, options: EngineOptions, **kwargs: Any
+) -> Any:
     """Call `from_pretrained`; raises UsageError, whose cause is what transformers raised."""
     try:
         return auto_class.from_pretrained(source.name, **source.load_kwargs(options), **kwargs)
@@ -192,14 +189,14 @@ def cannot_load(error: Exception) -> str:
     return f"transformers cannot load it ({type(error).__name__}: {lines[0]})"
 
 
-def load_config(source: ModelSource, options: EngineOptions) -> Any:  # noqa: ANN401
+def load_config(source: ModelSource, options: EngineOptions) -> Any:
     """Load the model's configuration; raises UsageError."""
     from transformers import AutoConfig
 
     return from_pretrained(AutoConfig, source, options)
 
 
-def context_window(settings: Any, options: EngineOptions) -> int | None:  # noqa: ANN401
+def context_window(settings: Any, options: EngineOptions) -> int | None:
     """Return the model's window in tokens, or None; `seq_length` is ChatGLM's spelling."""
     if "window" in options.args:
         return int(str(options.args["window"]))
@@ -211,7 +208,7 @@ def context_window(settings: Any, options: EngineOptions) -> int | None:  # noqa
     return None
 
 
-def load_generation_config(source: ModelSource, settings: Any) -> Any:  # noqa: ANN401
+def load_generation_config(source: ModelSource, settings: Any) -> Any:
     """Load the generation settings that the model ships, or that `settings` implies."""
     from transformers import GenerationConfig
 
@@ -252,7 +249,7 @@ TOKENIZER_PROBE = (
 )
 
 
-def _fast_encoder(tokenizer: Any) -> Any:  # noqa: ANN401 - a tokenizers.Tokenizer or None
+def _fast_encoder(tokenizer: Any) -> Any:
     """Return the Rust tokenizer behind `tokenizer`, which skips the offsets, if its ids are equal.
 
     They are not where the Python side adds something of its own.
@@ -272,7 +269,7 @@ def _fast_encoder(tokenizer: Any) -> Any:  # noqa: ANN401 - a tokenizers.Tokeniz
 class HFTokenizer:
     """A transformers tokenizer; encoding releases the GIL, so preparing overlaps generating."""
 
-    def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401
+    def __init__(self, tokenizer: Any) -> None:
         self.raw = tokenizer
         template = getattr(tokenizer, "chat_template", None)
         if isinstance(template, str) and "strftime_now" in template:

@@ -75,7 +75,7 @@ CHAT_FORMAT_MARGIN = 512
 NOT_IN_VLLM = """
     no_repeat_ngram_size encoder_repetition_penalty bad_words_ids min_length min_new_tokens num_beams suppress_tokens
     begin_suppress_tokens forced_bos_token_id forced_eos_token_id sequence_bias
-""".split()  # noqa: SIM905 - reads as a list of words
+""".split()
 
 
 # Set before vLLM is imported; what the user's environment says goes first.
@@ -223,14 +223,14 @@ class VLLMBackend(Backend):
         """The engine's thread: it loads the engine too, since threads and devices are bound to who loads."""
         try:
             model = build()
-        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits for it
+        except BaseException as error:
             loaded.set_exception(error)
             return
         loaded.set_result(model)
         waiting: dict[str, Future[Generation]] = {}
         try:
             self._serve(model, waiting)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the engine's state is unknown now
+        except Exception as error:
             with self._lock:
                 self._broken = f"vLLM: {type(error).__name__}: {_first(error)}"
                 while not self._inbox.empty():
@@ -238,7 +238,7 @@ class VLLMBackend(Backend):
             for future in waiting.values():
                 future.set_exception(BackendBroken(self._broken))
 
-    def _serve(self, model: Any, waiting: dict[str, Future[Generation]]) -> None:  # noqa: ANN401
+    def _serve(self, model: Any, waiting: dict[str, Future[Generation]]) -> None:
         """Take in what has come, compute one step for all rows, hand out those that are finished; for ever."""
         names = map(str, itertools.count())
         while True:
@@ -252,7 +252,7 @@ class VLLMBackend(Backend):
                     model.llm_engine.add_request(
                         name, ids, self._settings(model, prompt.max_new_tokens)
                     )
-                except Exception as error:  # noqa: BLE001 - a prompt that vLLM will not take is that row's fault alone
+                except Exception as error:
                     future.set_result(Generation("", "error", error=f"vLLM: {_first(error)}"))
                 else:
                     waiting[name] = future
@@ -263,7 +263,7 @@ class VLLMBackend(Backend):
                         output.request_id
                     ]  # not before: were the answer to fail, its row must hear of it
 
-    def _settings(self, model: Any, budget: int) -> Any:  # noqa: ANN401 - vllm.SamplingParams
+    def _settings(self, model: Any, budget: int) -> Any:
         """Greedy decoding, with the penalties that the model ships: explicit settings would pass them by."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -280,7 +280,7 @@ class VLLMBackend(Backend):
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _answer(self, output: Any) -> Generation:  # noqa: ANN401 - vllm.CompletionOutput
+    def _answer(self, output: Any) -> Generation:
         if output.cumulative_logprob is not None and math.isnan(output.cumulative_logprob):
             return Generation("", "invalid", error="the model's logits contain NaN")
         reason = str(output.finish_reason)
@@ -301,7 +301,7 @@ class VLLMBackend(Backend):
         }
 
 
-def _penalties(model: Any) -> dict[str, Any]:  # noqa: ANN401
+def _penalties(model: Any) -> dict[str, Any]:
     """The shipped settings that act on greedy decoding; all neutral under --pure-greedy."""
     shipped = model.get_default_sampling_params()
     return {
@@ -342,7 +342,7 @@ def load(options: EngineOptions) -> VLLMBackend:
     )
 
 
-def _engine(name: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - vllm.LLM
+def _engine(name: str, arguments: dict[str, Any]) -> Any:
     """vLLM's engine; its failures are told as one sentence."""
     try:
         from vllm import LLM

@@ -13,8 +13,8 @@ from lveval.backends.openai.client import api_key, base_url, blocking, endpoint_
 from lveval.backends.openai.online import OpenAIBackend
 from lveval.backends.openai.retry import shutting_down
 from lveval.backends.openai.settings import (
-    ENGINE_ARGS,
     BUDGETS,
+    ENGINE_ARGS,
     OWN_FIELDS,
     RUNTIME_ONLY_ARGS,
     engine_settings,
@@ -29,10 +29,10 @@ __all__ = [
     "RUNTIME_ONLY_ARGS",
     "answer_tokens",
     "claim_rows_in_flight",
-    "settings_fingerprint",
     "load",
     "native_chat",
     "rows_in_flight",
+    "settings_fingerprint",
     "tokenizer",
 ]
 

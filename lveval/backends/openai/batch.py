@@ -214,11 +214,11 @@ class BatchBackend(RemoteBackend):
                     completion_window="24h",
                     metadata={TAG: part.tag},
                 )
-                found = self._ask(create, unless=find)
+                found = self._ask(create, already_done=find)
             part.batch_id = found.id
             self._keep(part)
 
-    def _renew(self, part: BatchFile, batch: Any) -> None:  # noqa: ANN401 - an openai Batch
+    def _renew(self, part: BatchFile, batch: Any) -> None:
         """Give the part of a batch that the service refused for want of room another tag. Raises LVEvalError."""
         errors = getattr(batch.errors, "data", None) or []
         if {error.code for error in errors} != {"token_limit_exceeded"}:
@@ -236,12 +236,7 @@ class BatchBackend(RemoteBackend):
             return path.read_bytes().splitlines(keepends=True)
 
     def _collect(
-        self,
-        client: "openai.OpenAI",
-        part: BatchFile,
-        batch: Any,  # noqa: ANN401
-        rows: "_Rows",
-        again: set[str],
+        self, client: "openai.OpenAI", part: BatchFile, batch: Any, rows: "_Rows", again: set[str]
     ) -> Iterator[tuple[int, Generation]]:
         """The ends of a batch's rows; the keys of those that are to be sent again are added to `again`."""
         ends: dict[str, Generation | ApiError] = {}
@@ -298,13 +293,13 @@ class BatchBackend(RemoteBackend):
     def _ask(
         self,
         call: Callable[[], Got],
-        unless: Callable[[], Got | None] | None = None,
+        already_done: Callable[[], Got | None] = lambda: None,
         *,
         part: BatchFile | None = None,
     ) -> Got:
         where = self._folder / f"{part.name}.json" if part else None  # its rows are then sent again
         lost = f"; if the service has lost batch {part.batch_id}, remove {where}" if part else ""
-        return call_with_retry(call, self._online.waits, unless, hint=lost)
+        return call_with_retry(call, self._online.retry_policy, already_done, hint=lost)
 
 
 @dataclass
@@ -386,7 +381,7 @@ def claim_rows_in_flight(
     return out
 
 
-def _find_by_tag(client: "openai.OpenAI", tag: str) -> Any:  # noqa: ANN401
+def _find_by_tag(client: "openai.OpenAI", tag: str) -> Any:
     """The batch of this tag at the service, or None. Raises ValueError where the reply is no list of batches."""
     try:
         page = client.batches.list(limit=100)
@@ -399,10 +394,10 @@ def _find_by_tag(client: "openai.OpenAI", tag: str) -> Any:  # noqa: ANN401
         raise ValueError("no list") from None
 
 
-def _validated(call: Callable[..., Any], *names: str, **asked: Any) -> Callable[[], Any]:  # noqa: ANN401
+def _validated(call: Callable[..., Any], *names: str, **asked: Any) -> Callable[[], Any]:
     """`call` with what is asked; ValueError where the reply has no text under one of `names`: it is something else."""
 
-    def checked() -> Any:  # noqa: ANN401
+    def checked() -> Any:
         got = call(**asked)
         if not all(isinstance(getattr(got, name, None), str) for name in names):
             raise ValueError("no such reply")
@@ -411,7 +406,7 @@ def _validated(call: Callable[..., Any], *names: str, **asked: Any) -> Callable[
     return checked
 
 
-def _log_progress(batch: Any, told: dict[str, str]) -> None:  # noqa: ANN401
+def _log_progress(batch: Any, told: dict[str, str]) -> None:
     """One line where a batch's progress is news."""
     counts = batch.request_counts
     news = f"batch {batch.id}: {batch.status}" + (

@@ -30,7 +30,7 @@ def base_url(service: ApiOptions) -> str:
     )
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises for one that is no number
+        parts.port
     except ValueError:
         raise wrong from None
     if parts.scheme not in ("http", "https") or not parts.hostname:

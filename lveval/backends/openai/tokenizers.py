@@ -36,7 +36,7 @@ TOKENIZER_SUFFIXES = (".model", ".tiktoken")
 class TiktokenTokenizer(PlainTokenizer):
     """An encoding of tiktoken; text that looks like a special token is plain text."""
 
-    def __init__(self, encoding: Any) -> None:  # noqa: ANN401 - a tiktoken.Encoding
+    def __init__(self, encoding: Any) -> None:
         self._encoding = encoding
 
     def encode(self, text: str, add_special_tokens: bool = True) -> Tokens:
@@ -53,10 +53,10 @@ class TiktokenTokenizer(PlainTokenizer):
 class ServerTokenizer(PlainTokenizer):
     """The tokenizer of a serving engine, asked through vLLM's /tokenize and /detokenize beside its /v1."""
 
-    def __init__(self, client: Any, model: str, waits: RetryPolicy) -> None:  # noqa: ANN401 - an openai.OpenAI
+    def __init__(self, client: Any, model: str, policy: RetryPolicy) -> None:
         self._client = client  # of the service's root
         self._model = model
-        self._waits = waits
+        self._policy = policy
         self._special: set[int] | None = None
 
     def encode(self, text: str, add_special_tokens: bool = True) -> Tokens:
@@ -80,7 +80,7 @@ class ServerTokenizer(PlainTokenizer):
     def _ask(self, path: str, body: dict[str, Json]) -> dict[str, Json]:
         asked = {"model": self._model, **body}
         reply: Any = call_with_retry(
-            lambda: self._client.post(path, cast_to=object, body=asked), self._waits
+            lambda: self._client.post(path, cast_to=object, body=asked), self._policy
         )
         return reply if isinstance(reply, dict) else {}
 
@@ -141,7 +141,7 @@ def load(spec: str, *, trust_remote_code: bool) -> Tokenizer:
 
     try:
         raw = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except Exception as error:  # noqa: BLE001 - what transformers and a tokenizer's own code raise is not ours to foresee
+    except Exception as error:
         raise _unloadable(name, error) from None
     return hf_models.HFTokenizer(raw)
 
@@ -152,7 +152,7 @@ def _unloadable(name: str, error: Exception) -> UsageError:
     return UsageError(f"--tokenizer hf:{name}: {hf_models.cannot_load(error)}")
 
 
-def _tiktoken(name: str) -> Any:  # noqa: ANN401 - a tiktoken.Encoding
+def _tiktoken(name: str) -> Any:
     import requests
     import tiktoken
 
