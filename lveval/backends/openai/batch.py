@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from lveval.backends.base import (
     RemoteBackend,
     RowKey,
 )
-from lveval.backends.openai.faults import ApiError, classify_status, redacted
+from lveval.backends.openai.faults import PERMANENT, ApiError, classify_status, redacted
 from lveval.backends.openai.online import OpenAIBackend
 from lveval.backends.openai.responses import failed_generation
 from lveval.backends.openai.retry import RESUME_HINT, call_with_retry
@@ -70,7 +70,7 @@ class BatchFile:
 
 
 class BatchBackend(RemoteBackend):
-    """The service's Batch API behind the same seam; all prompts are taken before the first answer comes."""
+    """The service's Batch API; all prompts are taken before the first answer comes."""
 
     def __init__(self, online: OpenAIBackend, folder: Path, poll: float, most_bytes: int) -> None:
         self.tokenizer = online.tokenizer
@@ -94,66 +94,59 @@ class BatchBackend(RemoteBackend):
         self._online.stop_waiting()
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Generation]]:
-        """Submit what is not out yet, wait, collect; rows that failed for a passing cause go into another batch."""
+        """Submit what is not in flight, wait and collect; transient failures are sent again."""
         with self._online.blocking_client() as client:
-            rows = _Rows()
-            waiting = open_parts(self._folder)
-            waiting += self._write(self._requests(prompts, waiting, rows))
-            held: list[BatchFile] = []  # there was no room for them in the account's queue
-            seen: dict[str, str] = {}
-            turns = 0  # in which there was room for none of them
-            while waiting or held:
-                self._submit(client, waiting)
-                over = 0
-                for part in list(waiting):
-                    batch = self._ask(
-                        _validated(client.batches.retrieve, "id", "status", batch_id=part.batch_id),
-                        part=part,
-                    )
-                    _log_progress(batch, seen)
-                    if batch.status not in TERMINAL:
-                        continue
-                    waiting.remove(part)
-                    if batch.status == "failed":
-                        self._renew(part, batch)
-                        held.append(part)
-                        continue
-                    over += 1
-                    again: set[str] = set()
-                    yield from self._collect(client, part, batch, rows, again)
-                    held += self._write(
-                        line for line in self._lines(part) if json.loads(line)["custom_id"] in again
-                    )
-                    self._close(part)
-                    if self._stop:
-                        raise self._stop
-                if held and (over or not waiting):
-                    turns = 0 if over else turns + 1
-                    if turns > QUEUE_TRIES:
-                        raise IncompleteRun(
-                            "the account's queue of batches has no room; all answers so far are saved; run the same "
-                            "command again later, or with smaller batches (--backend-args batch_mb=N)"
-                        )
-                    waiting, held = waiting + held, []
-                if waiting:
+            run = _BatchRun(client, pending=open_parts(self._folder))
+            run.pending += self._write(self._requests(prompts, run))
+            while run.pending or run.deferred:
+                self._submit(client, run.pending)
+                for part, batch in self._ended(run):
+                    yield from self._finish(part, batch, run)
+                run.resume_deferred()
+                if run.pending:
                     time.sleep(self._poll)
 
-    def _requests(
-        self, prompts: Iterable[Prompt], parts: Sequence[BatchFile], rows: "_Rows"
-    ) -> Iterator[bytes]:
-        """The lines for the prompts that no batch holds."""
-        out = {key for part in parts for key in part.keys}
+    def _ended(self, run: "_BatchRun") -> Iterator[tuple[BatchFile, Any]]:
+        """Look at each pending batch once and take out those that have ended."""
+        for part in list(run.pending):
+            retrieve = _validated(
+                run.client.batches.retrieve, "id", "status", batch_id=part.batch_id
+            )
+            batch = self._ask(retrieve, part=part)
+            _log_progress(batch, run.progress)
+            if batch.status in TERMINAL:
+                run.pending.remove(part)
+                yield part, batch
+
+    def _finish(
+        self,
+        part: BatchFile,
+        batch: Any,  # noqa: ANN401 - an openai Batch
+        run: "_BatchRun",
+    ) -> Iterator[tuple[int, Generation]]:
+        if batch.status == "failed":
+            self._renew(part, batch)
+            run.deferred.append(part)
+            return
+        run.has_capacity = True
+        again = yield from self._collect(part, batch, run)
+        run.deferred += self._write(
+            line for line in self._lines(part) if json.loads(line)["custom_id"] in again
+        )
+        self._close(part)
+        if self._stop:
+            raise self._stop
+
+    def _requests(self, prompts: Iterable[Prompt], run: "_BatchRun") -> Iterator[bytes]:
+        """Encode the requests of the prompts that are in no batch."""
+        in_flight = {key for part in run.pending for key in part.keys}
         for position, prompt in enumerate(prompts):
-            rows.positions[prompt.key] = position
-            if prompt.key not in out:
-                path, body = self._online.request(prompt)
-                asked = {
-                    "custom_id": prompt.key,
-                    "method": "POST",
-                    "url": f"/v1{path}",
-                    "body": body,
-                }
-                yield encode(asked) + b"\n"
+            run.positions[prompt.key] = position
+            if prompt.key in in_flight:
+                continue
+            path, body = self._online.request(prompt)
+            request = {"custom_id": prompt.key, "method": "POST", "url": f"/v1{path}", "body": body}
+            yield encode(request) + b"\n"
 
     def _write(self, requests: Iterable[bytes]) -> list[BatchFile]:
         """Files of requests within the service's limits."""
@@ -236,37 +229,52 @@ class BatchBackend(RemoteBackend):
             return path.read_bytes().splitlines(keepends=True)
 
     def _collect(
-        self, client: "openai.OpenAI", part: BatchFile, batch: Any, rows: "_Rows", again: set[str]
-    ) -> Iterator[tuple[int, Generation]]:
-        """The ends of a batch's rows; the keys of those that are to be sent again are added to `again`."""
-        ends: dict[str, Generation | ApiError] = {}
-        for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
-            content = self._ask(partial(client.files.content, file_id), part=part).content
-            ends |= dict(self._read_line(line) for line in content.split(b"\n") if line.strip())
-        for key in sorted(
-            part.keys, key=lambda key: not isinstance(ends.get(key), Generation)
-        ):  # what is paid for first
-            position = rows.positions.get(key)
+        self,
+        part: BatchFile,
+        batch: Any,  # noqa: ANN401 - an openai Batch
+        run: "_BatchRun",
+    ) -> Generator[tuple[int, Generation], None, set[str]]:
+        """Yield the rows of a batch that has ended; returns the keys that are to be sent again."""
+        ends = self._read_ends(part, batch, run.client)
+        again: set[str] = set()
+        # What is paid for first.
+        for key in sorted(part.keys, key=lambda key: not isinstance(ends.get(key), Generation)):
+            position = run.positions.get(key)
             if position is None:  # recorded already, or not selected this time
                 continue
             end = ends.get(key) or ApiError(
                 "transient", f"the batch ended ({batch.status}) without a reply to this row"
             )
-            if isinstance(end, ApiError):
-                redacted(end)
-            if isinstance(end, ApiError) and (end.kind == "fatal" or end.field == "model"):
-                self._stop = ServiceError(f"{end.message}; {RESUME_HINT}")
-            elif isinstance(end, Generation):
+            if isinstance(end, Generation):
                 yield position, end
-            elif end.kind in ("row", "bad") or rows.rounds[key] == MAX_RESUBMISSIONS:
+                continue
+            redacted(end)
+            if end.kind == "fatal" or end.field == "model":
+                self._stop = ServiceError(f"{end.message}; {RESUME_HINT}")
+            elif end.kind in PERMANENT or run.resubmissions[key] == MAX_RESUBMISSIONS:
                 yield position, failed_generation(end)
-            elif batch.status == "cancelled":  # by its owner, who then decides what is sent again
-                words = f"the batch {batch.id} was cancelled; run the same command again to send the rest of its rows"
-                self._stop = self._stop or IncompleteRun(words)
+            elif batch.status == "cancelled":  # by its owner, who decides what is sent again
+                self._stop = self._stop or IncompleteRun(
+                    f"the batch {batch.id} was cancelled; run the same command again to send the "
+                    "rest of its rows"
+                )
             else:
-                rows.rounds[key] += 1
+                run.resubmissions[key] += 1
                 again.add(key)
                 yield position, Generation("", "transient", error=end.message)
+        return again
+
+    def _read_ends(
+        self,
+        part: BatchFile,
+        batch: Any,  # noqa: ANN401 - an openai Batch
+        client: "openai.OpenAI",
+    ) -> dict[str, Generation | ApiError]:
+        ends: dict[str, Generation | ApiError] = {}
+        for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
+            content = self._ask(partial(client.files.content, file_id), part=part).content
+            ends |= dict(self._read_line(line) for line in content.split(b"\n") if line.strip())
+        return ends
 
     def _read_line(self, line: bytes) -> tuple[str, Generation | ApiError]:
         """(custom_id, the row's end) of a line in a batch's output or error file. Raises LVEvalError."""
@@ -303,11 +311,31 @@ class BatchBackend(RemoteBackend):
 
 
 @dataclass
-class _Rows:
-    """The rows of this start: their positions among the prompts, and how often they were sent again."""
+class _BatchRun:
+    """The state of one call of `generate`."""
 
-    positions: dict[str, int] = field(default_factory=dict)
-    rounds: Counter[str] = field(default_factory=Counter)
+    client: "openai.OpenAI"
+    pending: list[BatchFile]  # submitted, or to be submitted now
+    deferred: list[BatchFile] = field(default_factory=list)  # to be submitted after another ends
+    positions: dict[str, int] = field(default_factory=dict)  # key -> position among the prompts
+    resubmissions: Counter[str] = field(default_factory=Counter)  # key -> how often sent again
+    progress: dict[str, str] = field(default_factory=dict)  # batch -> what was printed last
+    has_capacity: bool = False  # a batch has ended and left the account's queue
+    futile_tries: int = 0  # of an account's queue that took no batch at all
+
+    def resume_deferred(self) -> None:
+        """Make deferred files pending where the queue may have capacity; raises IncompleteRun."""
+        if self.deferred and (self.has_capacity or not self.pending):
+            self.futile_tries = 0 if self.has_capacity else self.futile_tries + 1
+            if self.futile_tries > QUEUE_TRIES:
+                raise IncompleteRun(
+                    "the account's queue of batches has no room; all answers so far are saved; run "
+                    "the same command again later, or with smaller batches (--backend-args "
+                    "batch_mb=N)"
+                )
+            self.pending += self.deferred
+            self.deferred = []
+        self.has_capacity = False
 
 
 def open_parts(folder: Path) -> list[BatchFile]:
@@ -406,12 +434,12 @@ def _validated(call: Callable[..., Any], *names: str, **asked: Any) -> Callable[
     return checked
 
 
-def _log_progress(batch: Any, told: dict[str, str]) -> None:
-    """One line where a batch's progress is news."""
+def _log_progress(batch: Any, printed: dict[str, str]) -> None:
+    """Print a batch's progress where it is new."""
     counts = batch.request_counts
     news = f"batch {batch.id}: {batch.status}" + (
         f", {counts.completed} of {counts.total} rows" if counts else ""
     )
-    if told.get(batch.id) != news:
-        told[batch.id] = news
+    if printed.get(batch.id) != news:
+        printed[batch.id] = news
         print(printable(news), file=sys.stderr)
