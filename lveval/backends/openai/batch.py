@@ -2,9 +2,9 @@
 
     python prediction.py --backend openai --batch --model-name gpt-4o-mini --model-max-len 127500
 
-A batch costs money once it is submitted, so a kill at any point must neither lose nor repeat one: a part's requests and
-its tag are on disk before it is submitted, the tag goes along as metadata, and a start looks first whether the service
-knows a batch of that tag.
+A batch costs money once it is submitted, so a kill at any point must neither lose nor repeat one:
+its requests and a tag are on disk before, the tag is sent as metadata, and the next start looks for
+a batch of that tag at the service.
 """
 
 import json
@@ -50,7 +50,7 @@ TERMINAL = ("completed", "expired", "cancelled", "failed")
 # How often a row is sent again in a later batch.
 MAX_RESUBMISSIONS = 3
 
-# How often a part that finds no room in the account's queue is submitted again while none of ours is in it.
+# How often to submit again while the account's queue is full and holds no batch of this run.
 QUEUE_TRIES = 10
 
 
@@ -59,7 +59,7 @@ Got = TypeVar("Got")
 
 @dataclass
 class BatchFile:
-    """A file of requests, `<folder>/<name>.jsonl`, and the batch it became, as kept in `<folder>/<name>.json`."""
+    """Requests in `<folder>/<name>.jsonl` and their batch, as kept in `<folder>/<name>.json`."""
 
     name: str
     tag: str
@@ -185,7 +185,7 @@ class BatchBackend(RemoteBackend):
             (self._folder / f"{part.name}.jsonl").unlink(missing_ok=True)
 
     def _submit(self, client: "openai.OpenAI", parts: Sequence[BatchFile]) -> None:
-        """Make each part a batch, unless the service has one of its tag: a kill came before its id was recorded."""
+        """Create batches; one that a killed start created already is found by its tag."""
         for part in parts:
             if part.batch_id:
                 continue
@@ -211,8 +211,8 @@ class BatchBackend(RemoteBackend):
             part.batch_id = found.id
             self._keep(part)
 
-    def _renew(self, part: BatchFile, batch: Any) -> None:
-        """Give the part of a batch that the service refused for want of room another tag. Raises LVEvalError."""
+    def _renew(self, part: BatchFile, batch: Any) -> None:  # noqa: ANN401 - an openai Batch
+        """Prepare a batch that found the queue full for another try; else raises ServiceError."""
         errors = getattr(batch.errors, "data", None) or []
         if {error.code for error in errors} != {"token_limit_exceeded"}:
             words = (
@@ -277,7 +277,7 @@ class BatchBackend(RemoteBackend):
         return ends
 
     def _read_line(self, line: bytes) -> tuple[str, Generation | ApiError]:
-        """(custom_id, the row's end) of a line in a batch's output or error file. Raises LVEvalError."""
+        """Read (custom_id, the row's end) from a batch's result; raises ServiceError."""
         try:
             reply = json.loads(line)
             key, response, error = (
@@ -355,7 +355,7 @@ def open_parts(folder: Path) -> list[BatchFile]:
 
 
 def remove_orphans(folder: Path) -> None:
-    """Remove what an earlier start left unfinished: parts that never reached the service, files without a part."""
+    """Remove what an earlier start left: parts that were not uploaded, files without a part."""
     with disk_errors("removing", folder):
         for part in open_parts(folder):
             if not part.file_id:
@@ -367,7 +367,7 @@ def remove_orphans(folder: Path) -> None:
 
 
 def rows_in_flight(options: EngineOptions) -> set[RowKey]:
-    """(subset, level, index) of the rows in parts that have reached the service and are not collected; only reads."""
+    """Return the rows in uploaded parts that are not collected; only reads."""
     folder = Path((options.service or ApiOptions()).batch_folder)
     return {row_of(key) for part in open_parts(folder) if part.file_id for key in part.keys}
 
@@ -381,10 +381,10 @@ def row_of(key: str) -> RowKey:
 def claim_rows_in_flight(
     options: EngineOptions, is_answered: Callable[[RowKey], bool], selection: Mapping[str, int]
 ) -> set[RowKey]:
-    """(subset, level, index) of the rows that batches answer at this moment, and that are not recorded.
+    """Return the rows in batches that are not recorded; for the process that holds the run's lock.
 
-    `selection`: `<subset>_<level>` -> number of its first rows that are selected. Raises LVEvalError for a row that is
-    not, or without --batch: what was paid would be lost. Only for the process that holds the run's lock.
+    `selection`: `<subset>_<level>` -> number of its first rows that are selected. Raises UsageError
+    for a row that is not selected, or without --batch: a paid answer would be lost.
     """
     service = options.service or ApiOptions()
     folder = Path(service.batch_folder)
@@ -393,8 +393,8 @@ def claim_rows_in_flight(
     for part in open_parts(folder):
         if not service.batch:
             raise UsageError(
-                f"{folder}: batches of this run are out at the service; collect them first: the same command with "
-                "--batch"
+                f"{folder}: batches of this run are out at the service; collect them first: the "
+                "same command with --batch"
             )
         for key in part.keys:
             subset, level, index = row_of(key)
@@ -402,15 +402,15 @@ def claim_rows_in_flight(
                 continue
             if index >= selection.get(f"{subset}_{level}", 0):
                 raise UsageError(
-                    f"{folder}: a batch of this run is out with rows that are not selected now, such as {key}; let the "
-                    "command that submitted it run to its end, then select fewer"
+                    f"{folder}: a batch of this run is out with rows that are not selected now, such "
+                    f"as {key}; let the command that submitted it run to its end, then select fewer"
                 )
             out.add((subset, level, index))
     return out
 
 
-def _find_by_tag(client: "openai.OpenAI", tag: str) -> Any:
-    """The batch of this tag at the service, or None. Raises ValueError where the reply is no list of batches."""
+def _find_by_tag(client: "openai.OpenAI", tag: str) -> Any:  # noqa: ANN401
+    """Find the batch of this tag; raises ValueError where the reply is no list of batches."""
     try:
         page = client.batches.list(limit=100)
         if not isinstance(page.data, list):
@@ -422,10 +422,10 @@ def _find_by_tag(client: "openai.OpenAI", tag: str) -> Any:
         raise ValueError("no list") from None
 
 
-def _validated(call: Callable[..., Any], *names: str, **asked: Any) -> Callable[[], Any]:
-    """`call` with what is asked; ValueError where the reply has no text under one of `names`: it is something else."""
+def _validated(call: Callable[..., Any], *names: str, **asked: Any) -> Callable[[], Any]:  # noqa: ANN401
+    """Bind `call`; it raises ValueError where the reply has no text in one of `names`."""
 
-    def checked() -> Any:
+    def checked() -> Any:  # noqa: ANN401
         got = call(**asked)
         if not all(isinstance(getattr(got, name, None), str) for name in names):
             raise ValueError("no such reply")
@@ -434,7 +434,7 @@ def _validated(call: Callable[..., Any], *names: str, **asked: Any) -> Callable[
     return checked
 
 
-def _log_progress(batch: Any, printed: dict[str, str]) -> None:
+def _log_progress(batch: Any, printed: dict[str, str]) -> None:  # noqa: ANN401
     """Print a batch's progress where it is new."""
     counts = batch.request_counts
     news = f"batch {batch.id}: {batch.status}" + (

@@ -40,11 +40,12 @@ FILTER_CODES = (
 )
 
 TOO_LONG = re.compile(
-    r"maximum context length|context[ _](length|window|size)|max_model_len|(prompt|input) is too long",
+    r"maximum context length|context[ _](length|window|size)|max_model_len|"
+    r"(prompt|input) is too long",
     re.I,
 )
 
-# OpenRouter's words where a moderator stops a prompt, and OpenAI's where a model reasoned until its budget was used up.
+# OpenRouter's message for a moderated prompt, and OpenAI's for a budget used up by reasoning.
 FLAGGED = re.compile(
     r"\b(input|prompt|content|message)s? (was|were|is|are|has been|have been) flagged\b", re.I
 )
@@ -154,7 +155,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def redacted(fault: ApiError) -> ApiError:
-    """The fault as it may be written down: without the key, which a service may repeat in its words, and short."""
+    """Shorten the message and remove the key, which a service may repeat."""
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if key:
         fault.message = fault.message.replace(key, "***")

@@ -1,10 +1,8 @@
-"""The OpenAI backend: any service that speaks OpenAI's protocol, asked many rows at once from this process.
+"""The OpenAI backend: many rows at once, from this process.
 
-    OPENAI_API_KEY=… python prediction.py --backend openai --model-name gpt-4-1106-preview --model-max-len 127500
-    python prediction.py --backend openai --base-url http://127.0.0.1:8000/v1 --model-name NAME --tokenizer server
+    OPENAI_API_KEY=… python prediction.py --backend openai --model-name gpt-4-1106-preview
 
-What a service fails to answer is asked again, in one place: an outage fails no row. Every failed try is yielded and
-recorded.
+Failed requests are repeated: an outage fails no row. Every failed attempt is yielded and recorded.
 """
 
 import asyncio
@@ -97,8 +95,6 @@ class OpenAIBackend(RemoteBackend):
         budget = [self._budget_field] if self._sends_budget else []
         return {"fields": [*self._fields, *budget], "served_model": self._served}
 
-    # --- One request --------------------------------------------------------------------------------------------------
-
     def _client(self) -> "openai.AsyncOpenAI":
         return many_at_once(self._url, self._service.concurrency)
 
@@ -111,7 +107,7 @@ class OpenAIBackend(RemoteBackend):
         shutting_down.set()
 
     def context_window(self) -> int | None:
-        """The longest prompt and answer together, in tokens, where the service tells it (vLLM does)."""
+        """Ask the service for its window in tokens (vLLM reports it); None where it has none."""
         import openai
 
         with self.blocking_client() as client:
@@ -139,7 +135,7 @@ class OpenAIBackend(RemoteBackend):
                 "messages": [*turns, {"role": "user", "content": prompt.text}]
             }
         else:
-            # As ids where they are the model's own: the text may begin with a BOS, and the server would add another.
+            # As the model's own ids: the server would add a second BOS to a text that has one.
             own = not isinstance(self.tokenizer, tokenizers.TiktokenTokenizer)
             asked = {"prompt": cast(Json, list(prompt.tokens)) if own else prompt.formatted}
         budget = {self._budget_field: prompt.max_new_tokens} if self._sends_budget else {}
@@ -183,7 +179,8 @@ class OpenAIBackend(RemoteBackend):
             ):  # or a version of it
                 raise ApiError(
                     "fatal",
-                    f'the service answers with the model "{served}", asked for was "{asked}"; if that is the same: '
+                    f'the service answers with the model "{served}", asked for was "{asked}"; '
+                    "if that is the same: "
                     f"--backend-args served_model={served}",
                 )
             self._served = served
@@ -191,8 +188,6 @@ class OpenAIBackend(RemoteBackend):
             words = f'the reply is of the model "{served}", not of "{self._served}"'
             raise ApiError("malformed" if self._answers else "fatal", words, field="model")
         return answer
-
-    # --- Before the fan-out -------------------------------------------------------------------------------------------
 
     async def probe(self) -> None:
         """Ask one short question and drop fields that the service rejects; raises LVEvalError."""
@@ -232,7 +227,7 @@ class OpenAIBackend(RemoteBackend):
         self._answered()
 
     def _drop_unsupported_field(self, fault: ApiError) -> bool:
-        """Whether one of our own fields is what the service complains of; it is not sent any more."""
+        """Stop sending the own field that the service rejects; returns whether there is one."""
         names = {fault.field, *re.findall(r"\w+", fault.message)} - {*self._service.request_args}
         if (
             self._sends_budget
@@ -246,10 +241,8 @@ class OpenAIBackend(RemoteBackend):
             return True
         return False
 
-    # --- Many requests ------------------------------------------------------------------------------------------------
-
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Generation]]:
-        """Answer as many prompts at once as the service bears; see HostedBackend. Raises LVEvalError."""
+        """Answer as many prompts at once as the service takes; see RemoteBackend."""
         results: queue.SimpleQueue[
             tuple[int, Generation, Callable[[], None]] | BaseException | None
         ] = queue.SimpleQueue()
@@ -264,7 +257,7 @@ class OpenAIBackend(RemoteBackend):
                 results.put(None)
             except BaseExceptionGroup as group:  # what one of the takers met: bad data, a bug
                 results.put(group.exceptions[0])
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - handed to the reader, who raises it
                 results.put(error)
             finally:
                 loop.run_until_complete(loop.shutdown_default_executor())
@@ -288,7 +281,7 @@ class OpenAIBackend(RemoteBackend):
     async def _answer_all(
         self, prompts: Iterator[Prompt], results: "queue.SimpleQueue[Any]"
     ) -> None:
-        """`concurrency` takers, each with one row at a time, until the prompts end or the service ends the run."""
+        """Run `concurrency` tasks, each with one row at a time, until prompts or run end."""
         loop = asyncio.get_running_loop()
         limiter = self._limiter = ConcurrencyLimiter(
             self._service.concurrency,
@@ -300,7 +293,7 @@ class OpenAIBackend(RemoteBackend):
         turn = asyncio.Lock()
 
         async def deliver(position: int, answer: Generation) -> None:
-            """Hand over, and wait until it has been dealt with: a kill costs no more calls than are out at once."""
+            """Hand over and wait for the record: a kill repeats only requests in flight."""
             done = asyncio.Event()
             results.put((position, answer, lambda: loop.call_soon_threadsafe(done.set)))
             await done.wait()
@@ -314,7 +307,7 @@ class OpenAIBackend(RemoteBackend):
                         return
                     try:
                         item = await loop.run_in_executor(None, next, numbered, None)
-                    except Exception as error:
+                    except Exception as error:  # noqa: BLE001 - bad data, say: what is out is answered, then it is raised
                         unprepared.append(error)
                         self._stop_run(UsageError("no prompt could be prepared"))
                         return

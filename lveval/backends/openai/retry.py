@@ -38,7 +38,7 @@ class RetryPolicy:
 
     def delay(self, failures: int, fault: ApiError) -> float:
         """Return the seconds to wait after consecutive failures: doubling, with jitter."""
-        jitter = random.uniform(0.5, 1.0)
+        jitter = random.uniform(0.5, 1.0)  # noqa: S311
         backoff = min(LONGEST_BACKOFF, self.first_wait * 2.0 ** min(failures - 1, 20)) * jitter
         return min(self.longest_wait, max(fault.retry_after or 0.0, backoff))
 

@@ -1,8 +1,8 @@
-"""Tokenizers of models that run elsewhere: tiktoken's, a Hugging Face folder's, or the serving engine's own.
+"""Tokenizers of remote models: of tiktoken, a Hugging Face folder or the serving engine.
 
     python prediction.py --backend openai --model-name my-model --tokenizer hf:/models/my-model
 
-A service refuses a prompt that is too long, or cuts it its own way; the harness cuts it first, as for any model.
+A service refuses a prompt that is too long, or cuts it its own way; so the harness cuts it first.
 """
 
 import hashlib
@@ -14,7 +14,10 @@ from lveval.backends.base import ApiOptions, Json, PlainTokenizer, Tokenizer, To
 from lveval.backends.openai.retry import RetryPolicy, call_with_retry
 from lveval.common.errors import ServiceError, UsageError
 
-HOW = "pass --tokenizer hf:PATH (a folder or Hub name), tiktoken:NAME (o200k_base, cl100k_base, …) or server (vLLM)"
+HOW = (
+    "pass --tokenizer hf:PATH (a folder or Hub name), tiktoken:NAME (o200k_base, cl100k_base, …) or "
+    "server (vLLM)"
+)
 
 # Files of a model folder that make its tokenizer, by the beginning of their names.
 TOKENIZER_FILES = (
@@ -36,7 +39,7 @@ TOKENIZER_SUFFIXES = (".model", ".tiktoken")
 class TiktokenTokenizer(PlainTokenizer):
     """An encoding of tiktoken; text that looks like a special token is plain text."""
 
-    def __init__(self, encoding: Any) -> None:
+    def __init__(self, encoding: Any) -> None:  # noqa: ANN401 - a tiktoken.Encoding
         self._encoding = encoding
 
     def encode(self, text: str, add_special_tokens: bool = True) -> Tokens:
@@ -51,9 +54,9 @@ class TiktokenTokenizer(PlainTokenizer):
 
 
 class ServerTokenizer(PlainTokenizer):
-    """The tokenizer of a serving engine, asked through vLLM's /tokenize and /detokenize beside its /v1."""
+    """The tokenizer of a serving engine, behind vLLM's /tokenize and /detokenize."""
 
-    def __init__(self, client: Any, model: str, policy: RetryPolicy) -> None:
+    def __init__(self, client: Any, model: str, policy: RetryPolicy) -> None:  # noqa: ANN401
         self._client = client  # of the service's root
         self._model = model
         self._policy = policy
@@ -86,7 +89,7 @@ class ServerTokenizer(PlainTokenizer):
 
 
 def tokenizer_spec(service: ApiOptions, model: str) -> str:
-    """--tokenizer, or tiktoken's encoding for the model's name. Raises LVEvalError for what is no choice."""
+    """Return --tokenizer, or tiktoken's encoding for the model; raises UsageError."""
     spec = service.tokenizer
     if spec is None:
         import tiktoken
@@ -104,7 +107,7 @@ def tokenizer_spec(service: ApiOptions, model: str) -> str:
 
 
 def fingerprint(spec: str) -> str:
-    """What names the tokenizer for good: a hash of a folder's tokenizer files, a revision on the Hub, or the name."""
+    """Return a hash of a folder's tokenizer files, a revision on the Hub, or the name."""
     kind, _, name = spec.partition(":")
     folder = Path(name)
     if kind != "hf":
@@ -141,7 +144,7 @@ def load(spec: str, *, trust_remote_code: bool) -> Tokenizer:
 
     try:
         raw = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - what transformers and a tokenizer's own code raise is not ours to foresee
         raise _unloadable(name, error) from None
     return hf_models.HFTokenizer(raw)
 
@@ -152,7 +155,7 @@ def _unloadable(name: str, error: Exception) -> UsageError:
     return UsageError(f"--tokenizer hf:{name}: {hf_models.cannot_load(error)}")
 
 
-def _tiktoken(name: str) -> Any:
+def _tiktoken(name: str) -> Any:  # noqa: ANN401 - a tiktoken.Encoding
     import requests
     import tiktoken
 
@@ -166,6 +169,6 @@ def _tiktoken(name: str) -> Any:
     except (requests.RequestException, OSError) as error:
         where = os.environ.get("TIKTOKEN_CACHE_DIR", "unset")
         raise UsageError(
-            f"--tokenizer tiktoken:{name}: its file cannot be downloaded ({type(error).__name__}); without network, "
-            f"copy a filled cache and name it in TIKTOKEN_CACHE_DIR (now {where}), or {HOW}"
+            f"--tokenizer tiktoken:{name}: its file cannot be downloaded ({type(error).__name__}); "
+            f"without network, copy a filled cache and name it in TIKTOKEN_CACHE_DIR (now {where}), or {HOW}"
         ) from None
