@@ -209,8 +209,10 @@ def build_spec(
     subsets = dict.fromkeys(file.file.subset for file in files)
     return RunSpec(
         backend=options.backend,
-        engine=environment["engine"] if environment else backend.identity(run.engine),
-        backend_args={k: v for k, v in run.engine.args.items() if k not in backend.TUNING},
+        engine=environment["engine"] if environment else backend.settings_fingerprint(run.engine),
+        backend_args={
+            k: v for k, v in run.engine.args.items() if k not in backend.RUNTIME_ONLY_ARGS
+        },
         model_name=options.model_name,
         model_max_len=options.model_max_len,
         batch_size=options.batch_size,

@@ -71,7 +71,7 @@ def predict(folder: Path, address: str, *options: str) -> subprocess.Popen[bytes
 
 def concurrency(folder: Path, rows: int) -> bool:
     """Wall time between the first and the last row on disk."""
-    from fault_server import serving
+    from support.fault_server import serving
 
     build(folder, rows)
     path = folder / "out/gpt-4o/rows/hotpotwikiqa_mixup_1k.jsonl"
@@ -100,7 +100,7 @@ def concurrency(folder: Path, rows: int) -> bool:
 
 def torture(folder: Path, rows: int, rate: float) -> bool:
     """Every row once, right, whatever the server did."""
-    from fault_server import answer_to, serving
+    from support.fault_server import answer_to, serving
 
     build(folder, rows)
     waits = "first_wait=0.02,longest_wait=0.2,timeout=2,timeout_per_1k=0"

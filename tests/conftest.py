@@ -140,7 +140,8 @@ def in_process(*words: str | Path) -> subprocess.CompletedProcess[str]:
     """
     mains = {"prediction.py": prediction.main, "evaluation.py": evaluation.main}
     main, first = (cli.main, 2) if words[0] == "-m" else (mains[str(words[0])], 1)
-    printed, said = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+    files = io.BytesIO(), io.BytesIO()
+    printed, said = (io.TextIOWrapper(file, encoding="utf-8") for file in files)
     with redirect_stdout(printed), redirect_stderr(said):
         try:
             code = int(main([str(word) for word in words[first:]]))
@@ -149,10 +150,9 @@ def in_process(*words: str | Path) -> subprocess.CompletedProcess[str]:
             code = int(error.code)
         except SystemExit as ended:  # argparse's
             code = int(ended.code or 0)
-    texts = []
-    for stream in (printed, said):
-        stream.flush()
-        texts.append(stream.buffer.getvalue().decode())  # type: ignore[attr-defined]
+    printed.flush()
+    said.flush()
+    texts = (file.getvalue().decode() for file in files)
     return subprocess.CompletedProcess([str(word) for word in words], code, *texts)
 
 

@@ -1,10 +1,9 @@
-"""Who answers: the registry of backends, one file an engine.
+"""The registry of backends, one module an engine.
 
 python prediction.py --backend echo --data-path DATA --model-name dry-run
 """
 
 import importlib
-from typing import cast
 
 from lveval.backends.base import BackendModule, Json
 from lveval.common.errors import UsageError, unknown_name
@@ -20,20 +19,20 @@ BACKENDS: dict[str, str] = {
 # Those that run on the GPUs of this machine.
 ON_GPUS = ("hf", "vllm")
 
-# Engines that run elsewhere: the coordinating process asks them, many rows at once, and needs no workers.
+# Engines that run elsewhere: the coordinator asks them, many rows at once, without workers.
 REMOTE = ("openai",)
 
 
 def backend_module(name: str) -> BackendModule:
-    """The module of backend `name`; raises HarnessError listing the choices. Imports nothing heavy."""
+    """Return backend `name`; raises UsageError listing the choices. Imports nothing heavy."""
     if name not in BACKENDS:
         raise unknown_name(name, "backend", list(BACKENDS))
-    return cast(BackendModule, importlib.import_module(BACKENDS[name]))
+    return BackendModule(importlib.import_module(BACKENDS[name]))
 
 
 def parse_engine_args(name: str, text: str) -> dict[str, Json]:
-    """`key=value,…` of --backend-args, checked against what backend `name` knows."""
-    known = backend_module(name).ARGS
+    """Parse `key=value,…` of --backend-args for backend `name`; raises UsageError."""
+    known = backend_module(name).ENGINE_ARGS
     parsed: dict[str, Json] = {}
     for item in filter(None, text.split(",")):
         key, equals, value = item.partition("=")

@@ -1,17 +1,18 @@
-"""Engines behind one Protocol: a backend takes prompts and yields `(position, Answer)` as each is ready, in any order.
+"""The seam of all engines: a backend takes prompts and yields each generation as it is ready.
 
     python prediction.py --backend echo --data-path DATA --model-name dry-run
 
-One file per engine. A backend module offers `ARGS` (its `--backend-args`, name -> type), `TUNING` (those that change no
-answer), `load(options)`, and what is found without loading a model: `identity(options)` (what of it decides the
-answers), `tokenizer(options)`, `own_chat(options)` and `at_once(options)`.
+One module per engine. It says what is its own; `BackendModule` and `Backend` give the rest.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Literal, Protocol
 
-# int ids from real tokenizers, strings from the echo backend; the harness only counts, slices and hands them back.
+from lveval.common.errors import UsageError
+
+# Ids from real tokenizers, strings from the echo backend; the harness only counts and slices them.
 Tokens = Sequence[int] | Sequence[str]
 
 RowKey = tuple[str, str, int]  # (subset, level, index)
@@ -35,23 +36,42 @@ class Tokenizer(Protocol):
         """Whether `apply_chat_template` works."""
 
     def encode(self, text: str, add_special_tokens: bool = True) -> Tokens:
-        """The tokens of `text`, with the special tokens that the tokenizer adds by default."""
+        """Tokenize `text`, with the special tokens that the tokenizer adds by default."""
 
     def decode(self, tokens: Tokens) -> str:
-        """The text of `tokens`, special tokens skipped."""
+        """Return the text of `tokens`, special tokens skipped."""
 
     def apply_chat_template(self, prompt: str) -> str:
-        """`prompt` as one user turn of the tokenizer's chat template, the answer's cue included."""
+        """Format `prompt` as one user turn, followed by the cue of the answer."""
 
     def build_prompt(self, prompt: str) -> str:
-        """The `build_prompt` of ChatGLM2's own tokenizer; a HarnessError where the tokenizer has none."""
+        """Format `prompt` as ChatGLM2's tokenizer does; raises UsageError in any other one."""
+
+
+class PlainTokenizer:
+    """Base of tokenizers without special tokens and prompt formats."""
+
+    bos = None
+    has_chat_template = False
+
+    def apply_chat_template(self, prompt: str) -> str:
+        """Raise UsageError: there is no template."""
+        raise UsageError("this tokenizer has no chat template; use --chat-template auto or none")
+
+    def build_prompt(self, prompt: str) -> str:
+        """Raise UsageError: ChatGLM2's format needs ChatGLM2's tokenizer."""
+        raise UsageError(
+            'the model name contains "chatglm2", whose format its own tokenizer makes, but this '
+            "tokenizer has no build_prompt; use another --model-name or --chat-template none "
+            "or tokenizer, or with --backend openai --tokenizer hf:PATH"
+        )
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One row made ready. `text` is the truncated prompt, `formatted` the same in the model's chat format.
+    """One row made ready: `text` is the truncated prompt, `formatted` has it in the chat format.
 
-    `tokens` are those of `formatted`. With `own_chat` the model's `.chat()` is asked with `text` and formats it itself.
+    `tokens` are those of `formatted`. With `native_chat` the model's `.chat()` formats `text`.
     """
 
     text: str
@@ -64,10 +84,9 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Generation:
-    """What a backend yields for a prompt: raw text (not yet post-processed), status, finish reason, new-token count.
+    """What a backend yields for a prompt: raw text, not yet post-processed, and how it ended.
 
-    A status outside ok, length, empty and refused means that there is no answer; `error` then tells why. `usage` is
-    what a service counted, in tokens, by the names it uses.
+    Any status but ok, length, empty and refused means that there is no answer; `error` says why.
     """
 
     text: str
@@ -75,59 +94,55 @@ class Generation:
     finish_reason: str | None = None
     output_tokens: int | None = None
     error: str = ""
-    usage: Mapping[str, int] = field(default_factory=dict)
+    usage: Mapping[str, int] = field(default_factory=dict)  # tokens, as a service counted them
 
 
 class BackendBroken(Exception):
-    """The engine of this process can answer nothing more (a CUDA fault, say): the process must be replaced."""
+    """The engine cannot go on (a CUDA fault, for example): its process must be replaced."""
 
 
-class Backend(Protocol):
-    """A loaded engine. Subclasses inherit what most engines share."""
+class Backend:
+    """Base of loaded engines."""
 
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer that prompts are cut and counted with."""
-
-    @property
-    def native_chat(self) -> bool:
-        """Whether the loaded model has a `.chat()`."""
+    tokenizer: Tokenizer
+    native_chat = False  # whether the loaded model has a `.chat()`
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation]]:
-        """Answer greedily; raises BackendBroken where the process cannot go on."""
+        """Decode greedily and yield (position, generation), in any order; raises BackendBroken."""
+        raise NotImplementedError
 
-    def effective(self) -> dict[str, Json]:
-        """What was decided while loading (attention, dtype, generation settings): part of the run's identity."""
+    def resolved_settings(self) -> dict[str, Json]:
+        """Return what was decided while loading (attention, dtype, generation settings)."""
+        return {}
 
     def context_window(self) -> int | None:
-        """The longest prompt and answer together, in tokens, where only the loaded engine tells it."""
+        """Return the longest prompt and answer in tokens, where only the loaded engine knows it."""
         return None
 
 
-class RemoteBackend(Backend, Protocol):
-    """An engine that runs elsewhere."""
+class RemoteBackend(Backend):
+    """Base of engines that run elsewhere."""
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Generation]]:
-        """Take prompts as there is room for them, and yield as Backend does.
+        """Take prompts as there is capacity; yield every failed attempt (transient) and the end.
 
-        A position is yielded once for each try that failed and is repeated (status transient), then once with its end.
-        When it is yielded it has been dealt with at the latest when the next item is asked for: only then does the
-        engine take another prompt in its place. Raises HarnessError (SERVICE, INCOMPLETE) where no row can go on.
+        An item counts as recorded when the next one is asked for: only then does the engine take
+        another prompt. Raises ServiceError or IncompleteRun where no row can go on.
         """
+        raise NotImplementedError
 
     def stop_waiting(self) -> None:
-        """Wake threads that wait for the endpoint: the run ends."""
+        """Wake threads that wait for the endpoint, because the run ends."""
 
 
 @dataclass(frozen=True)
 class ApiOptions:
-    """How a service is asked: what only hosted backends are told."""
+    """Options of remote backends only."""
 
     base_url: str | None = None
     tokenizer: str | None = None  # hf:PATH, tiktoken:NAME or server
-    request_args: Mapping[str, Json] = field(
-        default_factory=dict
-    )  # fields of the request; None drops one
+    # Fields of the request; None drops one.
+    request_args: Mapping[str, Json] = field(default_factory=dict)
     system_message: str | None = None
     chat: bool = True  # the service formats the prompt; else it gets the formatted text to complete
     concurrency: int = 8
@@ -140,7 +155,7 @@ class ApiOptions:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What a backend is told; plain values, sent to the workers."""
+    """Options of every backend: plain values, sent to the workers."""
 
     model_path: str | None
     model_max_len: int
@@ -155,36 +170,40 @@ class EngineOptions:
     spread: bool = False  # one process, the model over all visible GPUs (--single-process)
     gpus: int = 0  # that the run counts on; a worker that sees none must not go on with the CPU
     budget: int = 0  # the largest answer budget, in new tokens, of the selected subsets
-    service: "ApiOptions | None" = None
+    service: ApiOptions | None = None
     args: Mapping[str, Json] = field(default_factory=dict)
 
 
-class BackendModule(Protocol):
-    """The face of a module in this folder."""
+class BackendModule:
+    """The functions of a backend's module, with defaults for those that it lacks."""
 
-    ARGS: dict[str, Callable[[str], Json]]
-    TUNING: tuple[str, ...]  # those of them that change no answer
+    ENGINE_ARGS: Mapping[str, Callable[[str], Json]] = {}  # of --backend-args, name -> parser
+    RUNTIME_ONLY_ARGS: tuple[str, ...] = ()  # those of them that change no answer
 
-    def identity(self, options: EngineOptions) -> dict[str, Json]:
-        """What decides the answers, told before anything heavy is loaded."""
+    # What decides the answers; checks the options without loading the model.
+    settings_fingerprint: Callable[[EngineOptions], dict[str, Json]]
+    # The tokenizer of the engine that `load` gives, without the engine.
+    tokenizer: Callable[[EngineOptions], Tokenizer]
+    load: Callable[[EngineOptions], Backend]
 
-    def max_concurrent_rows(self, options: EngineOptions) -> int:
-        """How many rows the engine computes together: `generate` may be called from so many threads. 1: one by one."""
-
-    def tokenizer(self, options: EngineOptions) -> Tokenizer:
-        """The tokenizer of the engine that `load` would give, without the engine."""
+    def __init__(self, module: ModuleType) -> None:
+        vars(self).update(vars(module))  # the module's own functions hide the methods below
 
     def native_chat(self, options: EngineOptions) -> bool:
-        """Whether the engine that `load` would give has a `.chat()`, told without loading it."""
+        """Return whether the engine that `load` gives has a `.chat()`, without loading it."""
+        return False
 
-    def load(self, options: EngineOptions) -> Backend:
-        """The engine, ready to answer."""
+    def max_concurrent_rows(self, options: EngineOptions) -> int:
+        """Return how many threads may call `generate` at once."""
+        return 1
 
     def answer_tokens(self, options: EngineOptions) -> int | None:
-        """New tokens that the engine's own settings allow an answer; 0: the subset's budget; None: no limit."""
+        """Return the engine's own limit on new tokens; 0: the subset's budget; None: no limit."""
+        return 0
 
     def rows_in_flight(self, options: EngineOptions) -> set[RowKey]:
-        """The rows that are being answered elsewhere since an earlier start; only reads."""
+        """Return the rows that a service still answers since an earlier start; only reads."""
+        return set()
 
     def claim_rows_in_flight(
         self,
@@ -192,35 +211,9 @@ class BackendModule(Protocol):
         is_answered: Callable[[RowKey], bool],
         selection: Mapping[str, int],
     ) -> set[RowKey]:
-        """The rows in flight that have no answer yet, for the process that holds the run's lock.
+        """Return the rows in flight without an answer, for the process that holds the run's lock.
 
-        `selection`: `<subset>_<level>` -> number of its first rows that are selected. Raises LVEvalError where a paid
-        answer would be lost.
+        `selection`: `<subset>_<level>` -> number of its first rows that are selected. Raises
+        LVEvalError where a paid answer would be lost.
         """
-
-
-# What a backend module takes from here where it has nothing of its own to say.
-
-
-def one_row_at_a_time(options: EngineOptions) -> int:
-    """`max_concurrent_rows` of an engine that computes one row after another."""
-    return 1
-
-
-def no_native_chat(options: EngineOptions) -> bool:
-    """`native_chat` of an engine that has none."""
-    return False
-
-
-def subset_budget(options: EngineOptions) -> int | None:
-    """`answer_tokens` of an engine whose answers end at the subset's budget."""
-    return 0
-
-
-def no_rows_in_flight(
-    options: EngineOptions,
-    is_answered: Callable[[RowKey], bool] | None = None,
-    selection: Mapping[str, int] | None = None,
-) -> set[RowKey]:
-    """`rows_in_flight` and `claim_rows_in_flight` of an engine that ends with its process."""
-    return set()
+        return set()

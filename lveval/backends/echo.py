@@ -1,23 +1,28 @@
-"""The echo backend: answers from the prompt itself, without a model. For dry runs, tests and the harness's own speed.
+"""The echo backend: answers from the prompt itself, for dry runs, tests and measuring the harness.
 
-    python prediction.py --backend echo --data-path DATA --model-name dry-run --backend-args delay=0.05
+    python prediction.py --backend echo --data-path DATA --model-name dry --backend-args delay=0.05
 
-Deterministic: the same prompt gives the same answer on any machine. Its answer is the passage that shares the most
-words with the question, cut to the budget: text that post-processing and metrics have something to do with.
+The same prompt gives the same answer on any machine: the passage that shares the most words with
+the question, cut to the budget, so that post-processing and metrics have text to work on.
 """
 
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from lveval.backends.base import EngineOptions, Generation, Json, Prompt, Tokens
-from lveval.backends.base import no_native_chat as native_chat  # noqa: F401
-from lveval.backends.base import no_rows_in_flight as claim_rows_in_flight  # noqa: F401
-from lveval.backends.base import no_rows_in_flight as rows_in_flight  # noqa: F401
-from lveval.backends.base import subset_budget as answer_tokens  # noqa: F401
-from lveval.common.errors import UsageError
+from lveval.backends.base import (
+    Backend,
+    EngineOptions,
+    Generation,
+    Json,
+    PlainTokenizer,
+    Prompt,
+    Status,
+    Tokens,
+)
 
-# A token is a word with the white space before it; a Chinese character is a word. Joined again they are the text.
+# A token is a word, or a Chinese character, with the white space before it; joined they are the
+# text again.
 TOKEN = re.compile(r"\s*(?:[\u2e80-\u9fff\uff00-\uffef]|[^\s\u2e80-\u9fff\uff00-\uffef]+)|\s+")
 
 SENTENCE = re.compile(r"[^.!?\u3002\uff01\uff1f\n]+[.!?\u3002\uff01\uff1f]?")
@@ -26,7 +31,7 @@ WORD = re.compile(r"[\u2e80-\u9fff]|[^\W\u2e80-\u9fff]+")
 
 
 def seconds(text: str) -> float:
-    """A non-negative number of seconds; raises ValueError."""
+    """Parse seconds from 0 to below an hour; raises ValueError."""
     value = float(text)
     if not 0 <= value < 3600:
         raise ValueError(text)
@@ -34,49 +39,34 @@ def seconds(text: str) -> float:
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 up; raises ValueError."""
+    """Parse a whole number from 1 up; raises ValueError."""
     value = int(text)
     if value < 1:
         raise ValueError(text)
     return value
 
 
-# delay=SECONDS an answer; at_once=N as an engine would that computes N rows together.
-ARGS: dict[str, Callable[[str], Json]] = {"delay": seconds, "at_once": positive}
+# delay=SECONDS of each answer; at_once=N: compute N rows together.
+ENGINE_ARGS: dict[str, Callable[[str], Json]] = {"delay": seconds, "at_once": positive}
 
-TUNING = ("delay", "at_once")
+RUNTIME_ONLY_ARGS = ("delay", "at_once")
 
 
-class EchoTokenizer:
+class EchoTokenizer(PlainTokenizer):
     """Words and Chinese characters as tokens; no special tokens, no chat template."""
 
-    bos = None
-    has_chat_template = False
-
     def encode(self, text: str, add_special_tokens: bool = True) -> Tokens:
-        """The words of `text`; `decode` gives the text back exactly."""
+        """Split `text` into words; `decode` gives the text back exactly."""
         words: list[str] = TOKEN.findall(text)
         return words
 
     def decode(self, tokens: Tokens) -> str:
-        """The text of `tokens`."""
+        """Join `tokens`."""
         return "".join(str(token) for token in tokens)
-
-    def apply_chat_template(self, prompt: str) -> str:
-        """Never called: `has_chat_template` is false."""
-        raise UsageError(
-            "the echo backend has no chat template; use --chat-template auto, published or none"
-        )
-
-    def build_prompt(self, prompt: str) -> str:
-        """ChatGLM2's own format needs its tokenizer."""
-        raise UsageError(
-            "the echo backend has no build_prompt; use --chat-template none or another --model-name"
-        )
 
 
 def best_passage(prompt: str) -> str:
-    """The sentence of `prompt` that shares the most distinct words with its question, the earliest one on a tie.
+    """Return the first sentence that shares the most distinct words with the question.
 
     The question is taken to be the line before the answer cue, which is the last line.
     """
@@ -91,10 +81,8 @@ def best_passage(prompt: str) -> str:
     return best.strip()
 
 
-class EchoBackend:
+class EchoBackend(Backend):
     """Answers after `delay` seconds each, one after another, as a model would."""
-
-    native_chat = False
 
     def __init__(self, delay: float) -> None:
         self.tokenizer = EchoTokenizer()
@@ -108,36 +96,27 @@ class EchoBackend:
             text = self.tokenizer.decode(tokens[: prompt.max_new_tokens])
             cut = len(tokens) > prompt.max_new_tokens
             time.sleep(max(0.0, self._delay - (time.monotonic() - began)))
-            yield (
-                position,
-                Generation(
-                    text=text,
-                    status="length" if cut else "ok",
-                    finish_reason="length" if cut else "stop",
-                    output_tokens=min(len(tokens), prompt.max_new_tokens),
-                ),
-            )
-
-    def effective(self) -> dict[str, Json]:
-        """Nothing is decided at loading."""
-        return {}
+            status: Status = "length" if cut else "ok"
+            reason = "length" if cut else "stop"
+            new_tokens = min(len(tokens), prompt.max_new_tokens)
+            yield position, Generation(text, status, reason, new_tokens)
 
 
-def identity(options: EngineOptions) -> dict[str, Json]:
-    """The version of the rule above; delay and at_once change no answer."""
+def settings_fingerprint(options: EngineOptions) -> dict[str, Json]:
+    """Return the version of the rule above; delay and at_once change no answer."""
     return {"version": 1}
 
 
 def max_concurrent_rows(options: EngineOptions) -> int:
-    """One row, unless told otherwise: nothing is shared between two answers."""
+    """Return at_once: two answers share nothing."""
     return int(str(options.args.get("at_once", 1)))
 
 
 def tokenizer(options: EngineOptions) -> EchoTokenizer:
-    """The only one there is."""
+    """Return the tokenizer, which has no settings."""
     return EchoTokenizer()
 
 
 def load(options: EngineOptions) -> EchoBackend:
-    """The backend with its delay in seconds (0 by default)."""
+    """Return the backend with its delay."""
     return EchoBackend(float(str(options.args.get("delay", 0.0))))

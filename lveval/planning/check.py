@@ -209,7 +209,7 @@ def check_service(job: Job, backend: Backend) -> Iterator[CheckResult]:
     """Report what a remote backend says of itself, and whether its window is large enough."""
     if job.backend not in REMOTE:
         return
-    settings = ", ".join(f"{name} {value}" for name, value in backend.effective().items())
+    settings = ", ".join(f"{name} {value}" for name, value in backend.resolved_settings().items())
     yield ok(f"service: it answers, {settings}")
     window, needed = backend.context_window(), job.options.model_max_len + job.options.budget
     if window is not None:

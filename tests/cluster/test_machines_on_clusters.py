@@ -452,7 +452,7 @@ def test_the_workers_decide_what_the_engine_is(
     run = processes.prediction(network.run, *options, *where, PYTHONPATH=str(absent))
     assert run.wait(120) == 0, processes.log("out.log")
     engine = json.loads((processes.folder / "out/dry/run.json").read_text())["identity"]["engine"]
-    assert engine | {"device": "", "dtype": ""} == hf.identity(
+    assert engine | {"device": "", "dtype": ""} == hf.settings_fingerprint(
         EngineOptions(str(tiny_model), 300)
     ) | {"device": "", "dtype": ""}
     assert (engine["device"], engine["dtype"]) == ("cpu", "float32")

@@ -69,25 +69,23 @@ def test_an_outage_fails_no_row(server: Served, tmp_path: Path) -> None:
 # --- Faults that do not pass ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at_once", [True, False], ids=["from the start", "in mid-run"])
+@pytest.mark.parametrize("from_start", [True, False], ids=["from the start", "in mid-run"])
 @pytest.mark.parametrize("kind", ["401", "403", "quota", "404", "redirect"])
 def test_what_no_waiting_mends_ends_the_run_at_once(
-    tmp_path: Path, kind: str, max_concurrent_rows: bool
+    tmp_path: Path, kind: str, from_start: bool
 ) -> None:
     data(tmp_path, 200)
     with serving("--latency", "0.2") as server:
-        server.control(
-            **({"mode": kind} if max_concurrent_rows else {"script": ["ok"] * 64 + [kind] * 200})
-        )
+        server.control(**({"mode": kind} if from_start else {"script": ["ok"] * 64 + [kind] * 200}))
         with starting(server, tmp_path, "--concurrency", "64") as process:
             _, errors = process.communicate(timeout=120)
         assert process.returncode == 5, errors
-        assert server.requests == 1 if max_concurrent_rows else server.requests <= 1 + 64 + 64
+        assert server.requests == 1 if from_start else server.requests <= 1 + 64 + 64
     assert errors.count("error: ") == 1 and "Traceback" not in errors
     assert KEY not in errors and "secret" not in errors
     assert not attempts(tmp_path)
     rows = tmp_path / "out" / NAME / "rows" / f"{FILE}.jsonl"
-    assert max_concurrent_rows is not rows.exists()
+    assert from_start is not rows.exists()
     for path in (tmp_path / "out").rglob("*"):
         assert path.is_dir() or KEY.encode() not in path.read_bytes()
 

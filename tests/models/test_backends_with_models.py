@@ -28,9 +28,9 @@ def test_a_shipped_repetition_penalty_acts_unless_pure_greedy(
     plain = ask(smollm2, "red red red red red", 8).text
     assert ask(as_shipped, "red red red red red", 8).text != plain
     assert ask(pure, "red red red red red", 8).text == plain
-    recorded = as_shipped.effective()["generation"]
+    recorded = as_shipped.resolved_settings()["generation"]
     assert isinstance(recorded, dict) and recorded["repetition_penalty"] == 5.0
-    assert "repetition_penalty" not in str(pure.effective()["generation"])
+    assert "repetition_penalty" not in str(pure.resolved_settings()["generation"])
 
 
 def test_too_little_memory_to_load_is_one_sentence(model_path: Path) -> None:
@@ -59,8 +59,9 @@ def test_a_gguf_file_can_be_named() -> None:
     gguf = Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
     found = script(
         "-c",
-        "import sys; from backends import Options, Prompt, hf\n"
-        "engine = hf.load(Options(sys.argv[1], 500)); text = 'The capital of France is'\n"
+        "import sys; from lveval.backends import hf\n"
+        "from lveval.backends.base import EngineOptions, Prompt\n"
+        "engine = hf.load(EngineOptions(sys.argv[1], 500)); text = 'The capital of France is'\n"
         "print(list(engine.generate([Prompt(text, text, engine.tokenizer.encode(text), 3)])))",
         gguf,
     )

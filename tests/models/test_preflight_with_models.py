@@ -32,8 +32,9 @@ def recorded(folder: Path, name: str) -> list[PromptTokens]:
     """What the records of a finished file say."""
     keys = ("prompt_tokens", "prompt_tokens_full", "evidence_kept")
     return [
-        PromptTokens(*(record[key] for key in keys)) for record in lines(folder / f"{name}.jsonl")
-    ]  # type: ignore[arg-type]
+        PromptTokens(*(record[key] for key in keys))  # type: ignore[arg-type]
+        for record in lines(folder / f"{name}.jsonl")
+    ]
 
 
 def expected(records: list[PromptTokens], limit: int, budget: int) -> list[float]:

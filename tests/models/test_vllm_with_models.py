@@ -103,7 +103,7 @@ def test_an_engine_that_cannot_be_loaded_is_one_sentence(
 @needs_vllm
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_in_force_is_recorded(engine: vllm.VLLMBackend) -> None:
-    facts = engine.effective()
+    facts = engine.resolved_settings()
     assert json.loads(json.dumps(facts)) == facts
     assert facts["dtype"] == "float32"
     assert facts["generation"] == {
@@ -169,7 +169,7 @@ def test_nan_logits_are_no_answer(model_path: Path, tmp_path: Path) -> None:
 @needs_vllm
 def test_a_fault_in_a_step_breaks_the_engine_for_all_its_rows(tiny_model: Path) -> None:
     """vLLM on a CPU has no attention for heads of 8 numbers, which shows in the first step only."""
-    if vllm.identity(options(tiny_model))["device"] != "cpu":
+    if vllm.settings_fingerprint(options(tiny_model))["device"] != "cpu":
         pytest.skip("a GPU may well have it")
     found = script("-c", OTHERS, "vllm", tiny_model, "pure", "one two", "three")
     assert found.returncode == 1
@@ -189,15 +189,17 @@ def test_what_cannot_work_is_refused_before_loading(
     tiny_model: Path, changes: dict[str, object], complaint: str
 ) -> None:
     with pytest.raises(LVEvalError, match=complaint):
-        vllm.identity(options(tiny_model, **changes))
+        vllm.settings_fingerprint(options(tiny_model, **changes))
 
 
 @needs_vllm
 def test_the_identity_names_model_and_versions(tiny_model: Path) -> None:
-    facts = vllm.identity(options(tiny_model, gpus_per_worker=2, batch_size=9))
-    assert facts["model"] == hf.identity(options(tiny_model))["model"]
+    facts = vllm.settings_fingerprint(options(tiny_model, gpus_per_worker=2, batch_size=9))
+    assert facts["model"] == hf.settings_fingerprint(options(tiny_model))["model"]
     assert all(str(facts[name])[0].isdigit() for name in ("version", "transformers", "torch"))
-    assert facts == vllm.identity(options(tiny_model))  # workers and their GPUs are no part of it
+    assert facts == vllm.settings_fingerprint(
+        options(tiny_model)
+    )  # workers and their GPUs are no part of it
 
 
 @needs_vllm

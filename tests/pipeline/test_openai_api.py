@@ -586,7 +586,8 @@ def test_the_identity_names_the_service_but_not_its_node(monkeypatch: pytest.Mon
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
     def identity(**service: object) -> dict[str, object]:
-        return dict(openai.identity(EngineOptions("gpt-4o", 1000, service=ApiOptions(**service))))  # type: ignore[arg-type]
+        api = ApiOptions(**service)  # type: ignore[arg-type]
+        return dict(openai.settings_fingerprint(EngineOptions("gpt-4o", 1000, service=api)))
 
     assert identity()["service"] == "api.openai.com"
     places = (

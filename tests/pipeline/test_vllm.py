@@ -126,7 +126,7 @@ def test_rows_in_a_batch_have_a_default_for_each_engine() -> None:
 def test_every_arg_that_decides_nothing_is_one_that_exists() -> None:
     for name in BACKENDS:
         module = backend_module(name)
-        assert set(module.TUNING) <= set(module.ARGS), name
+        assert set(module.RUNTIME_ONLY_ARGS) <= set(module.ENGINE_ARGS), name
 
 
 def test_a_gguf_file_is_left_to_transformers(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ class CountingEcho(echo.EchoBackend):
             self.now -= 1
 
 
-@pytest.mark.parametrize(("at_once", "least", "most"), [(1, 1, 1), (4, 2, 5)])
+@pytest.mark.parametrize(("max_concurrent_rows", "least", "most"), [(1, 1, 1), (4, 2, 5)])
 def test_as_many_rows_as_the_engine_takes_are_in_it(
     data_path: Path,
     monkeypatch: pytest.MonkeyPatch,

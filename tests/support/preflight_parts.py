@@ -3,11 +3,12 @@
 import json
 import re
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import in_process
+from conftest import in_process, script
 
 SELECTION = ("--datasets", "hotpotwikiqa_mixup", "cmrc_mixup", "--lengths", "1k", "2k")
 # The columns of the table after subset and level.
@@ -15,12 +16,12 @@ ROWS, MEAN, LONGEST, PROMPT, FULL, CUT, DROPPED, LOST, UNKNOWN, BUDGET = range(1
 
 
 def predict(
-    data_path: Path, output: Path, *options: str | Path
+    data_path: Path, output: Path, *options: str | Path, **env: str
 ) -> subprocess.CompletedProcess[str]:
     name = () if "--model-path" in options else ("--backend", "echo", "--model-name", "dry")
-    found = in_process(
-        "prediction.py", *name, "--data-path", data_path, "--output-dir", output, *options
-    )
+    words = (*name, "--data-path", data_path, "--output-dir", output, *options)
+    run = partial(script, **env) if env else in_process
+    found = run("prediction.py", *words)
     assert found.returncode == 0, found.stderr
     return found
 

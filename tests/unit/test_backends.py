@@ -10,7 +10,7 @@ from support.backends_parts import ask, options, prompt, shipped, smollm2
 
 from lveval.backends import backend_module, echo, hf, hf_models, parse_engine_args
 from lveval.backends.base import BackendBroken, Generation, Prompt
-from lveval.common.errors import LVEvalError, ServiceError
+from lveval.common.errors import LVEvalError, ServiceError, UsageError
 
 __all__ = ["smollm2"]  # fixtures
 
@@ -112,17 +112,17 @@ def test_several_end_tokens_all_stop(tiny_model: Path, tiny: hf.HFBackend, tmp_p
     ids = tiny.tokenizer.raw(ask(tiny, "one two three", 3).text)["input_ids"]
     engine = hf.load(options(shipped(tiny_model, tmp_path / "ends", eos_token_id=[2, ids[0]])))
     assert ask(engine, "one two three", 9).status in ("ok", "length")
-    assert engine.effective()["generation"]["eos_token_id"] == [2, ids[0]]  # type: ignore[index, call-overload]
+    assert engine.resolved_settings()["generation"]["eos_token_id"] == [2, ids[0]]  # type: ignore[index, call-overload]
 
 
 def test_effective_settings_are_recorded(tiny: hf.HFBackend) -> None:
-    facts = tiny.effective()
+    facts = tiny.resolved_settings()
     assert (facts["attn"], facts["dtype"], facts["own_chat"]) == ("sdpa", "float32", False)
     assert json.loads(json.dumps(facts)) == facts
 
 
 def test_attention_can_be_chosen_and_is_the_one_used(tiny_model: Path) -> None:
-    assert hf.load(options(tiny_model, attn="eager")).effective()["attn"] == "eager"
+    assert hf.load(options(tiny_model, attn="eager")).resolved_settings()["attn"] == "eager"
 
 
 # --- transformers: models with code of their own ----------------------------------------------------------------------
@@ -130,7 +130,7 @@ def test_attention_can_be_chosen_and_is_the_one_used(tiny_model: Path) -> None:
 
 def test_code_of_a_model_is_refused_by_name_and_flag(chat_model: Path) -> None:
     with pytest.raises(LVEvalError, match=r"modeling_tiny\.py.*--trust-remote-code"):
-        hf.identity(options(chat_model))
+        hf.settings_fingerprint(options(chat_model))
 
 
 def test_a_model_with_its_own_chat_is_asked_through_it(chat_model: Path) -> None:
@@ -189,7 +189,7 @@ def test_pickled_weights_need_a_flag(tiny_model: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_model, tmp_path / "pickled"))
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    for step in (hf.identity, hf.load):
+    for step in (hf.settings_fingerprint, hf.load):
         with pytest.raises(LVEvalError, match=r"pytorch_model\.bin.*--allow-pickle"):
             step(options(folder))
     assert ask(hf.load(options(folder, allow_pickle=True)), "one two").status == "length"
@@ -215,7 +215,7 @@ def test_what_cannot_work_is_refused(
     tiny_model: Path, changes: dict[str, object], complaint: str
 ) -> None:
     with pytest.raises(LVEvalError, match=complaint):
-        hf.identity(
+        hf.settings_fingerprint(
             options(tiny_model, **changes)
             if "model_path" not in changes
             else options(None, **changes)
@@ -229,7 +229,7 @@ def test_a_damaged_configuration_is_one_sentence(
     folder = Path(shutil.copytree(tiny_model, tmp_path / "damaged"))
     (folder / "config.json").write_text(text)
     with pytest.raises(LVEvalError, match="transformers cannot load it"):
-        hf.identity(options(folder))
+        hf.settings_fingerprint(options(folder))
 
 
 def test_a_worker_that_lost_its_gpu_does_not_go_on_with_the_cpu(tiny_model: Path) -> None:
@@ -243,15 +243,45 @@ def test_a_worker_that_lost_its_gpu_does_not_go_on_with_the_cpu(tiny_model: Path
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LVEvalError, match=r"no config\.json"):
-        hf.identity(options(tmp_path))
+        hf.settings_fingerprint(options(tmp_path))
 
 
 def test_a_window_can_be_told(tiny_model: Path) -> None:
-    assert hf.identity(options(tiny_model, model_max_len=3000, args={"window": 4096}))
+    assert hf.settings_fingerprint(options(tiny_model, model_max_len=3000, args={"window": 4096}))
 
 
 def test_the_fingerprint_follows_the_files(tiny_model: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_model, tmp_path / "copy"))
-    assert hf.identity(options(folder)) == hf.identity(options(tiny_model))
+    assert hf.settings_fingerprint(options(folder)) == hf.settings_fingerprint(options(tiny_model))
     (folder / "generation_config.json").write_text('{"eos_token_id": 3}')
-    assert hf.identity(options(folder))["model"] != hf.identity(options(tiny_model))["model"]
+    assert (
+        hf.settings_fingerprint(options(folder))["model"]
+        != hf.settings_fingerprint(options(tiny_model))["model"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "calls"),
+    [
+        (RuntimeError("CUDA out of memory"), 1),
+        (ValueError("the weights are damaged"), 1),
+        (ValueError("TinyModel does not support Flash Attention 2.0 yet"), 2),
+        (ImportError("FlashAttention2 has been toggled on, but it cannot be used"), 2),
+    ],
+)
+def test_only_a_refused_flash_attention_is_loaded_without_it(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception, calls: int
+) -> None:
+    import transformers
+
+    asked: list[object] = []
+
+    def refuse(name: str, **arguments: object) -> None:
+        asked.append(arguments.get("attn_implementation"))
+        raise fault
+
+    monkeypatch.setattr(hf, "_attention", lambda options: "flash_attention_2")
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
+    with pytest.raises(UsageError):
+        hf.load(options(tiny_model))
+    assert asked == ["flash_attention_2", None][:calls]

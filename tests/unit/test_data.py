@@ -7,6 +7,7 @@ import pickle
 import threading
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -368,10 +369,7 @@ def test_the_file_to_delete_is_the_hub_clients_blob(tmp_path: Path) -> None:
 
 def test_what_is_found_is_clipped(tmp_path: Path) -> None:
     for subset, level in (("!" * 5000, LEVEL), (SUBSET, "9" * 5000)):
-        assert (
-            len(refusal(lambda subset=subset, level=level: load_file(subset, level, tmp_path)))
-            < 200
-        )  # type: ignore[misc]
+        assert len(refusal(partial(load_file, subset, level, tmp_path))) < 200
 
 
 # --- The copies -------------------------------------------------------------------------------------------------------
@@ -470,6 +468,7 @@ def test_leftovers_of_a_killed_process_are_removed_when_old(tmp_path: Path, cach
 
 FULL_DISK = """
 import resource, signal, sys
+from functools import partial
 from pathlib import Path
 from lveval.common.errors import run_cli
 from lveval.data.dataset import load_file

@@ -263,9 +263,8 @@ def test_failed_means_the_last_attempt_and_no_record_since(tmp_path: Path) -> No
 
 def test_published_rows_are_read_in_their_order(tmp_path: Path) -> None:
     keys = ("pred", "answers", "gold_ans", "input", "all_classes", "length")
-    rows = [
-        {key: record(number, pred=f"{number}\u2028")[key] for key in keys} for number in (2, 0, 1)
-    ]  # type: ignore[literal-required]
+    kept = [dict(record(number, pred=f"{number}\u2028")) for number in (2, 0, 1)]
+    rows = [{key: row[key] for key in keys} for row in kept]
     text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     (tmp_path / f"{NAME}.jsonl").write_bytes(text.encode())  # no line break at the end
     assert [item.record for item in read_records(tmp_path, "lic_mixup", "16k")] == rows

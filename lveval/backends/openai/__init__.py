@@ -1,23 +1,22 @@
-"""Any endpoint that speaks OpenAI's protocol, online or through the Batch API: the face of the openai backend.
+"""The openai backend: any endpoint of OpenAI's protocol, online or through the Batch API.
 
-OPENAI_API_KEY=… python prediction.py --backend openai --model-name gpt-4-1106-preview --model-max-len 127500
+OPENAI_API_KEY=… python prediction.py --backend openai --model-name gpt-4-1106-preview
 """
 
 import asyncio
 from pathlib import Path
 
 from lveval.backends.base import ApiOptions, EngineOptions, Json, Tokenizer
-from lveval.backends.base import one_row_at_a_time as max_concurrent_rows
 from lveval.backends.openai import tokenizers
 from lveval.backends.openai.batch import BatchBackend, claim_rows_in_flight, rows_in_flight
 from lveval.backends.openai.client import api_key, base_url, blocking, endpoint_host
 from lveval.backends.openai.online import OpenAIBackend
 from lveval.backends.openai.retry import shutting_down
 from lveval.backends.openai.settings import (
-    ARGS,
     BUDGETS,
+    ENGINE_ARGS,
     OWN_FIELDS,
-    TUNING,
+    RUNTIME_ONLY_ARGS,
     engine_settings,
     model_id,
     requested_max_tokens,
@@ -26,26 +25,26 @@ from lveval.backends.openai.settings import (
 from lveval.common.errors import UsageError
 
 __all__ = [
-    "ARGS",
-    "TUNING",
+    "ENGINE_ARGS",
+    "RUNTIME_ONLY_ARGS",
     "answer_tokens",
     "claim_rows_in_flight",
-    "identity",
     "load",
-    "max_concurrent_rows",
     "native_chat",
     "rows_in_flight",
+    "settings_fingerprint",
     "tokenizer",
 ]
 
 
-def identity(options: EngineOptions) -> dict[str, Json]:
-    """What decides the answers of a service, told without asking it. Raises HarnessError where options cannot work."""
+def settings_fingerprint(options: EngineOptions) -> dict[str, Json]:
+    """Return what decides the answers, without a request; raises UsageError."""
     service = options.service or ApiOptions()
     for name in service.request_args:
         if name in OWN_FIELDS:
             raise UsageError(
-                f'--request-args: "{name}" is the harness\'s own; expected another field of the request'
+                f'--request-args: "{name}" is the harness\'s own; expected another field of '
+                "the request"
             )
     url, model = base_url(service), model_id(options)
     return {
@@ -66,7 +65,7 @@ def native_chat(options: EngineOptions) -> bool:
 
 
 def answer_tokens(options: EngineOptions) -> int | None:
-    """The new tokens that --request-args allows an answer; 0: the subset's budget; None: it drops the limit."""
+    """Return the limit of --request-args; 0: the subset's budget; None: it drops the limit."""
     request_args = (options.service or ApiOptions()).request_args
     asked = requested_max_tokens(request_args)
     return None if not asked and not BUDGETS.isdisjoint(request_args) else asked
@@ -84,7 +83,7 @@ def tokenizer(options: EngineOptions) -> Tokenizer:
 
 
 def load(options: EngineOptions) -> OpenAIBackend | BatchBackend:
-    """The service, asked once: a wrong key or model, or a field it does not know, shows before many rows are sent."""
+    """Connect and ask once: a wrong key, model or field shows before many rows are sent."""
     shutting_down.clear()  # of an earlier run in this process
     service = options.service or ApiOptions()
     api_key(base_url(service))  # before anything is loaded

@@ -2,9 +2,9 @@
 
     python prediction.py --backend openai --batch --model-name gpt-4o-mini --model-max-len 127500
 
-A batch costs money once it is submitted, so a kill at any point must neither lose nor repeat one: a part's requests and
-its tag are on disk before it is submitted, the tag goes along as metadata, and a start looks first whether the service
-knows a batch of that tag.
+A batch costs money once it is submitted, so a kill at any point must neither lose nor repeat one:
+its requests and a tag are on disk before, the tag is sent as metadata, and the next start looks for
+a batch of that tag at the service.
 """
 
 import json
@@ -12,14 +12,22 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lveval.backends.base import ApiOptions, EngineOptions, Generation, Json, Prompt, RowKey
-from lveval.backends.openai.faults import ApiError, classify_status, redacted
+from lveval.backends.base import (
+    ApiOptions,
+    EngineOptions,
+    Generation,
+    Json,
+    Prompt,
+    RemoteBackend,
+    RowKey,
+)
+from lveval.backends.openai.faults import PERMANENT, ApiError, classify_status, redacted
 from lveval.backends.openai.online import OpenAIBackend
 from lveval.backends.openai.responses import failed_generation
 from lveval.backends.openai.retry import RESUME_HINT, call_with_retry
@@ -42,7 +50,7 @@ TERMINAL = ("completed", "expired", "cancelled", "failed")
 # How often a row is sent again in a later batch.
 MAX_RESUBMISSIONS = 3
 
-# How often a part that finds no room in the account's queue is submitted again while none of ours is in it.
+# How often to submit again while the account's queue is full and holds no batch of this run.
 QUEUE_TRIES = 10
 
 
@@ -51,7 +59,7 @@ Got = TypeVar("Got")
 
 @dataclass
 class BatchFile:
-    """A file of requests, `<folder>/<name>.jsonl`, and the batch it became, as kept in `<folder>/<name>.json`."""
+    """Requests in `<folder>/<name>.jsonl` and their batch, as kept in `<folder>/<name>.json`."""
 
     name: str
     tag: str
@@ -61,8 +69,8 @@ class BatchFile:
     collected: bool = False
 
 
-class BatchBackend:
-    """The service's Batch API behind the same seam; all prompts are taken before the first answer comes."""
+class BatchBackend(RemoteBackend):
+    """The service's Batch API; all prompts are taken before the first answer comes."""
 
     def __init__(self, online: OpenAIBackend, folder: Path, poll: float, most_bytes: int) -> None:
         self.tokenizer = online.tokenizer
@@ -73,9 +81,9 @@ class BatchBackend:
         self._stop: LVEvalError | None = None  # why no more is submitted
         self._most_bytes = most_bytes
 
-    def effective(self) -> dict[str, Json]:
+    def resolved_settings(self) -> dict[str, Json]:
         """As online: a batch gives the same answers."""
-        return self._online.effective()
+        return self._online.resolved_settings()
 
     def context_window(self) -> int | None:
         """As online."""
@@ -86,66 +94,59 @@ class BatchBackend:
         self._online.stop_waiting()
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Generation]]:
-        """Submit what is not out yet, wait, collect; rows that failed for a passing cause go into another batch."""
+        """Submit what is not in flight, wait and collect; transient failures are sent again."""
         with self._online.blocking_client() as client:
-            rows = _Rows()
-            waiting = open_parts(self._folder)
-            waiting += self._write(self._requests(prompts, waiting, rows))
-            held: list[BatchFile] = []  # there was no room for them in the account's queue
-            seen: dict[str, str] = {}
-            turns = 0  # in which there was room for none of them
-            while waiting or held:
-                self._submit(client, waiting)
-                over = 0
-                for part in list(waiting):
-                    batch = self._ask(
-                        _validated(client.batches.retrieve, "id", "status", batch_id=part.batch_id),
-                        part=part,
-                    )
-                    _log_progress(batch, seen)
-                    if batch.status not in TERMINAL:
-                        continue
-                    waiting.remove(part)
-                    if batch.status == "failed":
-                        self._renew(part, batch)
-                        held.append(part)
-                        continue
-                    over += 1
-                    again: set[str] = set()
-                    yield from self._collect(client, part, batch, rows, again)
-                    held += self._write(
-                        line for line in self._lines(part) if json.loads(line)["custom_id"] in again
-                    )
-                    self._close(part)
-                    if self._stop:
-                        raise self._stop
-                if held and (over or not waiting):
-                    turns = 0 if over else turns + 1
-                    if turns > QUEUE_TRIES:
-                        raise IncompleteRun(
-                            "the account's queue of batches has no room; all answers so far are saved; run the same "
-                            "command again later, or with smaller batches (--backend-args batch_mb=N)"
-                        )
-                    waiting, held = waiting + held, []
-                if waiting:
+            run = _BatchRun(client, pending=open_parts(self._folder))
+            run.pending += self._write(self._requests(prompts, run))
+            while run.pending or run.deferred:
+                self._submit(client, run.pending)
+                for part, batch in self._ended(run):
+                    yield from self._finish(part, batch, run)
+                run.resume_deferred()
+                if run.pending:
                     time.sleep(self._poll)
 
-    def _requests(
-        self, prompts: Iterable[Prompt], parts: Sequence[BatchFile], rows: "_Rows"
-    ) -> Iterator[bytes]:
-        """The lines for the prompts that no batch holds."""
-        out = {key for part in parts for key in part.keys}
+    def _ended(self, run: "_BatchRun") -> Iterator[tuple[BatchFile, Any]]:
+        """Look at each pending batch once and take out those that have ended."""
+        for part in list(run.pending):
+            retrieve = _validated(
+                run.client.batches.retrieve, "id", "status", batch_id=part.batch_id
+            )
+            batch = self._ask(retrieve, part=part)
+            _log_progress(batch, run.progress)
+            if batch.status in TERMINAL:
+                run.pending.remove(part)
+                yield part, batch
+
+    def _finish(
+        self,
+        part: BatchFile,
+        batch: Any,  # noqa: ANN401 - an openai Batch
+        run: "_BatchRun",
+    ) -> Iterator[tuple[int, Generation]]:
+        if batch.status == "failed":
+            self._renew(part, batch)
+            run.deferred.append(part)
+            return
+        run.has_capacity = True
+        again = yield from self._collect(part, batch, run)
+        run.deferred += self._write(
+            line for line in self._lines(part) if json.loads(line)["custom_id"] in again
+        )
+        self._close(part)
+        if self._stop:
+            raise self._stop
+
+    def _requests(self, prompts: Iterable[Prompt], run: "_BatchRun") -> Iterator[bytes]:
+        """Encode the requests of the prompts that are in no batch."""
+        in_flight = {key for part in run.pending for key in part.keys}
         for position, prompt in enumerate(prompts):
-            rows.positions[prompt.key] = position
-            if prompt.key not in out:
-                path, body = self._online.request(prompt)
-                asked = {
-                    "custom_id": prompt.key,
-                    "method": "POST",
-                    "url": f"/v1{path}",
-                    "body": body,
-                }
-                yield encode(asked) + b"\n"
+            run.positions[prompt.key] = position
+            if prompt.key in in_flight:
+                continue
+            path, body = self._online.request(prompt)
+            request = {"custom_id": prompt.key, "method": "POST", "url": f"/v1{path}", "body": body}
+            yield encode(request) + b"\n"
 
     def _write(self, requests: Iterable[bytes]) -> list[BatchFile]:
         """Files of requests within the service's limits."""
@@ -184,7 +185,7 @@ class BatchBackend:
             (self._folder / f"{part.name}.jsonl").unlink(missing_ok=True)
 
     def _submit(self, client: "openai.OpenAI", parts: Sequence[BatchFile]) -> None:
-        """Make each part a batch, unless the service has one of its tag: a kill came before its id was recorded."""
+        """Create batches; one that a killed start created already is found by its tag."""
         for part in parts:
             if part.batch_id:
                 continue
@@ -206,12 +207,12 @@ class BatchBackend:
                     completion_window="24h",
                     metadata={TAG: part.tag},
                 )
-                found = self._ask(create, unless=find)
+                found = self._ask(create, already_done=find)
             part.batch_id = found.id
             self._keep(part)
 
     def _renew(self, part: BatchFile, batch: Any) -> None:  # noqa: ANN401 - an openai Batch
-        """Give the part of a batch that the service refused for want of room another tag. Raises HarnessError."""
+        """Prepare a batch that found the queue full for another try; else raises ServiceError."""
         errors = getattr(batch.errors, "data", None) or []
         if {error.code for error in errors} != {"token_limit_exceeded"}:
             words = (
@@ -229,44 +230,54 @@ class BatchBackend:
 
     def _collect(
         self,
-        client: "openai.OpenAI",
         part: BatchFile,
-        batch: Any,  # noqa: ANN401
-        rows: "_Rows",
-        again: set[str],
-    ) -> Iterator[tuple[int, Generation]]:
-        """The ends of a batch's rows; the keys of those that are to be sent again are added to `again`."""
-        ends: dict[str, Generation | ApiError] = {}
-        for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
-            content = self._ask(partial(client.files.content, file_id), part=part).content
-            ends |= dict(self._read_line(line) for line in content.split(b"\n") if line.strip())
-        for key in sorted(
-            part.keys, key=lambda key: not isinstance(ends.get(key), Generation)
-        ):  # what is paid for first
-            position = rows.positions.get(key)
+        batch: Any,  # noqa: ANN401 - an openai Batch
+        run: "_BatchRun",
+    ) -> Generator[tuple[int, Generation], None, set[str]]:
+        """Yield the rows of a batch that has ended; returns the keys that are to be sent again."""
+        ends = self._read_ends(part, batch, run.client)
+        again: set[str] = set()
+        # What is paid for first.
+        for key in sorted(part.keys, key=lambda key: not isinstance(ends.get(key), Generation)):
+            position = run.positions.get(key)
             if position is None:  # recorded already, or not selected this time
                 continue
             end = ends.get(key) or ApiError(
                 "transient", f"the batch ended ({batch.status}) without a reply to this row"
             )
-            if isinstance(end, ApiError):
-                redacted(end)
-            if isinstance(end, ApiError) and (end.kind == "fatal" or end.field == "model"):
-                self._stop = ServiceError(f"{end.message}; {RESUME_HINT}")
-            elif isinstance(end, Generation):
+            if isinstance(end, Generation):
                 yield position, end
-            elif end.kind in ("row", "bad") or rows.rounds[key] == MAX_RESUBMISSIONS:
+                continue
+            redacted(end)
+            if end.kind == "fatal" or end.field == "model":
+                self._stop = ServiceError(f"{end.message}; {RESUME_HINT}")
+            elif end.kind in PERMANENT or run.resubmissions[key] == MAX_RESUBMISSIONS:
                 yield position, failed_generation(end)
-            elif batch.status == "cancelled":  # by its owner, who then decides what is sent again
-                words = f"the batch {batch.id} was cancelled; run the same command again to send the rest of its rows"
-                self._stop = self._stop or IncompleteRun(words)
+            elif batch.status == "cancelled":  # by its owner, who decides what is sent again
+                self._stop = self._stop or IncompleteRun(
+                    f"the batch {batch.id} was cancelled; run the same command again to send the "
+                    "rest of its rows"
+                )
             else:
-                rows.rounds[key] += 1
+                run.resubmissions[key] += 1
                 again.add(key)
                 yield position, Generation("", "transient", error=end.message)
+        return again
+
+    def _read_ends(
+        self,
+        part: BatchFile,
+        batch: Any,  # noqa: ANN401 - an openai Batch
+        client: "openai.OpenAI",
+    ) -> dict[str, Generation | ApiError]:
+        ends: dict[str, Generation | ApiError] = {}
+        for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
+            content = self._ask(partial(client.files.content, file_id), part=part).content
+            ends |= dict(self._read_line(line) for line in content.split(b"\n") if line.strip())
+        return ends
 
     def _read_line(self, line: bytes) -> tuple[str, Generation | ApiError]:
-        """(custom_id, the row's end) of a line in a batch's output or error file. Raises HarnessError."""
+        """Read (custom_id, the row's end) from a batch's result; raises ServiceError."""
         try:
             reply = json.loads(line)
             key, response, error = (
@@ -290,21 +301,41 @@ class BatchBackend:
     def _ask(
         self,
         call: Callable[[], Got],
-        unless: Callable[[], Got | None] | None = None,
+        already_done: Callable[[], Got | None] = lambda: None,
         *,
         part: BatchFile | None = None,
     ) -> Got:
         where = self._folder / f"{part.name}.json" if part else None  # its rows are then sent again
         lost = f"; if the service has lost batch {part.batch_id}, remove {where}" if part else ""
-        return call_with_retry(call, self._online.waits, unless, hint=lost)
+        return call_with_retry(call, self._online.retry_policy, already_done, hint=lost)
 
 
 @dataclass
-class _Rows:
-    """The rows of this start: their positions among the prompts, and how often they were sent again."""
+class _BatchRun:
+    """The state of one call of `generate`."""
 
-    positions: dict[str, int] = field(default_factory=dict)
-    rounds: Counter[str] = field(default_factory=Counter)
+    client: "openai.OpenAI"
+    pending: list[BatchFile]  # submitted, or to be submitted now
+    deferred: list[BatchFile] = field(default_factory=list)  # to be submitted after another ends
+    positions: dict[str, int] = field(default_factory=dict)  # key -> position among the prompts
+    resubmissions: Counter[str] = field(default_factory=Counter)  # key -> how often sent again
+    progress: dict[str, str] = field(default_factory=dict)  # batch -> what was printed last
+    has_capacity: bool = False  # a batch has ended and left the account's queue
+    futile_tries: int = 0  # of an account's queue that took no batch at all
+
+    def resume_deferred(self) -> None:
+        """Make deferred files pending where the queue may have capacity; raises IncompleteRun."""
+        if self.deferred and (self.has_capacity or not self.pending):
+            self.futile_tries = 0 if self.has_capacity else self.futile_tries + 1
+            if self.futile_tries > QUEUE_TRIES:
+                raise IncompleteRun(
+                    "the account's queue of batches has no room; all answers so far are saved; run "
+                    "the same command again later, or with smaller batches (--backend-args "
+                    "batch_mb=N)"
+                )
+            self.pending += self.deferred
+            self.deferred = []
+        self.has_capacity = False
 
 
 def open_parts(folder: Path) -> list[BatchFile]:
@@ -324,7 +355,7 @@ def open_parts(folder: Path) -> list[BatchFile]:
 
 
 def remove_orphans(folder: Path) -> None:
-    """Remove what an earlier start left unfinished: parts that never reached the service, files without a part."""
+    """Remove what an earlier start left: parts that were not uploaded, files without a part."""
     with disk_errors("removing", folder):
         for part in open_parts(folder):
             if not part.file_id:
@@ -336,7 +367,7 @@ def remove_orphans(folder: Path) -> None:
 
 
 def rows_in_flight(options: EngineOptions) -> set[RowKey]:
-    """(subset, level, index) of the rows in parts that have reached the service and are not collected; only reads."""
+    """Return the rows in uploaded parts that are not collected; only reads."""
     folder = Path((options.service or ApiOptions()).batch_folder)
     return {row_of(key) for part in open_parts(folder) if part.file_id for key in part.keys}
 
@@ -350,10 +381,10 @@ def row_of(key: str) -> RowKey:
 def claim_rows_in_flight(
     options: EngineOptions, is_answered: Callable[[RowKey], bool], selection: Mapping[str, int]
 ) -> set[RowKey]:
-    """(subset, level, index) of the rows that batches answer at this moment, and that are not recorded.
+    """Return the rows in batches that are not recorded; for the process that holds the run's lock.
 
-    `selection`: `<subset>_<level>` -> number of its first rows that are selected. Raises HarnessError for a row that is
-    not, or without --batch: what was paid would be lost. Only for the process that holds the run's lock.
+    `selection`: `<subset>_<level>` -> number of its first rows that are selected. Raises UsageError
+    for a row that is not selected, or without --batch: a paid answer would be lost.
     """
     service = options.service or ApiOptions()
     folder = Path(service.batch_folder)
@@ -362,8 +393,8 @@ def claim_rows_in_flight(
     for part in open_parts(folder):
         if not service.batch:
             raise UsageError(
-                f"{folder}: batches of this run are out at the service; collect them first: the same command with "
-                "--batch"
+                f"{folder}: batches of this run are out at the service; collect them first: the "
+                "same command with --batch"
             )
         for key in part.keys:
             subset, level, index = row_of(key)
@@ -371,15 +402,15 @@ def claim_rows_in_flight(
                 continue
             if index >= selection.get(f"{subset}_{level}", 0):
                 raise UsageError(
-                    f"{folder}: a batch of this run is out with rows that are not selected now, such as {key}; let the "
-                    "command that submitted it run to its end, then select fewer"
+                    f"{folder}: a batch of this run is out with rows that are not selected now, such "
+                    f"as {key}; let the command that submitted it run to its end, then select fewer"
                 )
             out.add((subset, level, index))
     return out
 
 
 def _find_by_tag(client: "openai.OpenAI", tag: str) -> Any:  # noqa: ANN401
-    """The batch of this tag at the service, or None. Raises ValueError where the reply is no list of batches."""
+    """Find the batch of this tag; raises ValueError where the reply is no list of batches."""
     try:
         page = client.batches.list(limit=100)
         if not isinstance(page.data, list):
@@ -392,7 +423,7 @@ def _find_by_tag(client: "openai.OpenAI", tag: str) -> Any:  # noqa: ANN401
 
 
 def _validated(call: Callable[..., Any], *names: str, **asked: Any) -> Callable[[], Any]:  # noqa: ANN401
-    """`call` with what is asked; ValueError where the reply has no text under one of `names`: it is something else."""
+    """Bind `call`; it raises ValueError where the reply has no text in one of `names`."""
 
     def checked() -> Any:  # noqa: ANN401
         got = call(**asked)
@@ -403,12 +434,12 @@ def _validated(call: Callable[..., Any], *names: str, **asked: Any) -> Callable[
     return checked
 
 
-def _log_progress(batch: Any, told: dict[str, str]) -> None:  # noqa: ANN401
-    """One line where a batch's progress is news."""
+def _log_progress(batch: Any, printed: dict[str, str]) -> None:  # noqa: ANN401
+    """Print a batch's progress where it is new."""
     counts = batch.request_counts
     news = f"batch {batch.id}: {batch.status}" + (
         f", {counts.completed} of {counts.total} rows" if counts else ""
     )
-    if told.get(batch.id) != news:
-        told[batch.id] = news
+    if printed.get(batch.id) != news:
+        printed[batch.id] = news
         print(printable(news), file=sys.stderr)

@@ -1,10 +1,10 @@
-"""Where a service is and how this process reaches it: the address, the key, and the openai package's clients.
+"""The address and key of a service, and the openai package's clients.
 
-    url = openai_client.base_url(service)
-    with openai_client.blocking(url) as client: ...
+    url = client.base_url(service)
+    with client.blocking(url) as client: ...
 
-The clients neither repeat a request (retries.py and openai_api.py do) nor follow a redirect: credentials go to the
-address that the user named, and nowhere else.
+The clients neither repeat a request (retry.py and online.py do) nor follow a redirect: credentials
+go to the address that the user named, and nowhere else.
 """
 
 import ipaddress
@@ -43,7 +43,7 @@ def base_url(service: ApiOptions) -> str:
 
 
 def endpoint_host(url: str) -> str:
-    """A public service's host; "private" for one of one's own, which may move to another node or port."""
+    """Return a public host; "private" for an own service, which may move to another node."""
     host = urlsplit(url).hostname or ""
     try:
         return "private" if not ipaddress.ip_address(host).is_global else host
@@ -60,8 +60,8 @@ def api_key(url: str) -> str:
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not key and endpoint_host(url) != "private":
         raise UsageError(
-            f"OPENAI_API_KEY is not set; expected the key of {endpoint_host(url)} in this variable (where it needs none: any "
-            "word)"
+            f"OPENAI_API_KEY is not set; expected the key of {endpoint_host(url)} in this "
+            "variable (where it needs none: any word)"
         )
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise UsageError(
@@ -71,7 +71,7 @@ def api_key(url: str) -> str:
 
 
 def blocking(url: str, timeout: float | None = None) -> "openai.OpenAI":
-    """A client for few requests one after another; `timeout` in seconds, the package's own for None."""
+    """Make a client for few requests; `timeout` in seconds, None: the package's own."""
     import openai
 
     http = openai.DefaultHttpxClient(follow_redirects=False)

@@ -1,9 +1,6 @@
-"""When a service fails: which failures are worth waiting for, how long, and how many requests go out at once.
+"""What a failure of a service means for its row and for the run.
 
-    fault = retries.fault_of(error)        # an exception of the openai client
-    async with admission.entered(tokens): ...
-
-The client library's own retries are off. Rows are repeated by `openai_api.OpenAIBackend`, all else by `patiently`.
+fault = classify_exception(error)  # of the openai client, whose own retries are off
 """
 
 import email.utils
@@ -20,10 +17,13 @@ if TYPE_CHECKING:
     import openai
 
 
-# What a failure means for the run. fatal: no request can succeed. bad: this request cannot, or, where none ever did,
-# none can. row: this row cannot. The others pass: throttled asks for fewer requests, malformed is a reply that is none.
+# fatal: no request can succeed. bad: the service rejects this request, and the first request of a
+# run stands for all. row: this row has no answer. The others are transient; throttled asks for
+# fewer requests, malformed is a reply outside the protocol.
 Kind = Literal["fatal", "bad", "row", "throttled", "timeout", "malformed", "transient"]
 
+# Repeating such a request changes nothing.
+PERMANENT: tuple[Kind, ...] = ("fatal", "bad", "row")
 
 QUOTA_CODES = (
     "insufficient_quota",
@@ -40,11 +40,12 @@ FILTER_CODES = (
 )
 
 TOO_LONG = re.compile(
-    r"maximum context length|context[ _](length|window|size)|max_model_len|(prompt|input) is too long",
+    r"maximum context length|context[ _](length|window|size)|max_model_len|"
+    r"(prompt|input) is too long",
     re.I,
 )
 
-# OpenRouter's words where a moderator stops a prompt, and OpenAI's where a model reasoned until its budget was used up.
+# OpenRouter's message for a moderated prompt, and OpenAI's for a budget used up by reasoning.
 FLAGGED = re.compile(
     r"\b(input|prompt|content|message)s? (was|were|is|are|has been|have been) flagged\b", re.I
 )
@@ -154,7 +155,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def redacted(fault: ApiError) -> ApiError:
-    """The fault as it may be written down: without the key, which a service may repeat in its words, and short."""
+    """Shorten the message and remove the key, which a service may repeat."""
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if key:
         fault.message = fault.message.replace(key, "***")

@@ -1,20 +1,17 @@
-"""The OpenAI backend: any service that speaks OpenAI's protocol, asked many rows at once from this process.
+"""The OpenAI backend: many rows at once, from this process.
 
-    OPENAI_API_KEY=… python prediction.py --backend openai --model-name gpt-4-1106-preview --model-max-len 127500
-    python prediction.py --backend openai --base-url http://127.0.0.1:8000/v1 --model-name NAME --tokenizer server
+    OPENAI_API_KEY=… python prediction.py --backend openai --model-name gpt-4-1106-preview
 
-What a service fails to answer is asked again, in one place: an outage fails no row. Every failed try is yielded and
-recorded.
+Failed requests are repeated: an outage fails no row. Every failed attempt is yielded and recorded.
 """
 
 import asyncio
 import contextlib
 import queue
 import re
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,15 +21,16 @@ from lveval.backends.base import (
     Generation,
     Json,
     Prompt,
+    RemoteBackend,
     Status,
     Tokenizer,
 )
 from lveval.backends.openai import tokenizers
 from lveval.backends.openai.client import base_url, blocking, many_at_once
-from lveval.backends.openai.faults import ApiError, classify_exception, redacted
+from lveval.backends.openai.faults import ApiError, Kind, classify_exception, redacted
 from lveval.backends.openai.rate_limit import ConcurrencyLimiter
 from lveval.backends.openai.responses import failed_generation, parse_response
-from lveval.backends.openai.retry import RESUME_HINT, shutting_down
+from lveval.backends.openai.retry import RESUME_HINT, log_waiting, shutting_down
 from lveval.backends.openai.settings import (
     BUDGETS,
     engine_settings,
@@ -41,17 +39,16 @@ from lveval.backends.openai.settings import (
     retry_policy,
 )
 from lveval.common.errors import ExitCode, LVEvalError, ServiceError, UsageError
-from lveval.common.text import printable
 
 if TYPE_CHECKING:
     import openai
 
 
-# A row is given up after so many failures of its own: those after which the service answered other rows. Of one kind in
-# a row, fewer: a reply that is none may be all that the model says, and a time-out may come again each time.
-TRIES = 30
+# A row is given up after so many failures while the service answered other rows: an outage fails no
+# row. Fewer of one kind are enough where the row itself may be the cause of each.
+MAX_FAILURES = 30
 
-SAME_TRIES = {"malformed": 8, "timeout": 5}
+MAX_SAME_FAILURES = {"malformed": 8, "timeout": 5}
 
 
 PROBE = "Write the numbers from 1 to 50 with spaces between them."
@@ -60,8 +57,8 @@ PROBE_BUDGET = 16
 
 
 @dataclass
-class _Try:
-    """What is known of a row that the service has not answered yet."""
+class _Row:
+    """A row that the service has not answered yet."""
 
     position: int
     prompt: Prompt
@@ -72,7 +69,7 @@ class _Try:
     answers_seen: int = 0
 
 
-class OpenAIBackend:
+class OpenAIBackend(RemoteBackend):
     """A service behind OpenAI's protocol; `generate` may be called once at a time."""
 
     def __init__(self, options: EngineOptions, tokenizer: Tokenizer) -> None:
@@ -83,22 +80,20 @@ class OpenAIBackend:
         self._model = model_id(options)
         self._served = options.args.get("served_model")  # the name that replies carry
         self._args = engine_settings(options)
-        self.waits = retry_policy(options)
+        self.retry_policy = retry_policy(options)
         self._budget_field = "max_completion_tokens" if self.native_chat else "max_tokens"
-        self._own_budget = not BUDGETS & self._service.request_args.keys()
+        self._sends_budget = not BUDGETS & self._service.request_args.keys()
         self._fields: dict[str, Json] = {"temperature": 0, "seed": options.seed}
         self._answers = 0  # of this start
-        self._strangers = 0  # replies of another model, one after another
+        self._wrong_model_replies = 0  # replies of another model, one after another
         self._last_answer = time.monotonic()
         self._stop: LVEvalError | None = None  # why no request goes out any more
-        self._admission: ConcurrencyLimiter | None = None
+        self._limiter: ConcurrencyLimiter | None = None
 
-    def effective(self) -> dict[str, Json]:
+    def resolved_settings(self) -> dict[str, Json]:
         """The fields that the service takes, and the model that it says it is."""
-        budget = [self._budget_field] if self._own_budget else []
+        budget = [self._budget_field] if self._sends_budget else []
         return {"fields": [*self._fields, *budget], "served_model": self._served}
-
-    # --- One request --------------------------------------------------------------------------------------------------
 
     def _client(self) -> "openai.AsyncOpenAI":
         return many_at_once(self._url, self._service.concurrency)
@@ -112,7 +107,7 @@ class OpenAIBackend:
         shutting_down.set()
 
     def context_window(self) -> int | None:
-        """The longest prompt and answer together, in tokens, where the service tells it (vLLM does)."""
+        """Ask the service for its window in tokens (vLLM reports it); None where it has none."""
         import openai
 
         with self.blocking_client() as client:
@@ -140,10 +135,10 @@ class OpenAIBackend:
                 "messages": [*turns, {"role": "user", "content": prompt.text}]
             }
         else:
-            # As ids where they are the model's own: the text may begin with a BOS, and the server would add another.
+            # As the model's own ids: the server would add a second BOS to a text that has one.
             own = not isinstance(self.tokenizer, tokenizers.TiktokenTokenizer)
             asked = {"prompt": cast(Json, list(prompt.tokens)) if own else prompt.formatted}
-        budget = {self._budget_field: prompt.max_new_tokens} if self._own_budget else {}
+        budget = {self._budget_field: prompt.max_new_tokens} if self._sends_budget else {}
         fields = self._fields | budget | dict(self._service.request_args)
         given = {name: value for name, value in fields.items() if value is not None}
         return "/chat/completions" if self.native_chat else "/completions", {
@@ -153,7 +148,7 @@ class OpenAIBackend:
         }
 
     async def _ask(self, client: "openai.AsyncOpenAI", prompt: Prompt) -> Generation:
-        """One request. Raises Fault."""
+        """One request. Raises ApiError."""
         import httpx2
         import openai
 
@@ -175,7 +170,7 @@ class OpenAIBackend:
             raise redacted(fault) from None
 
     def read(self, content: bytes) -> Generation:
-        """The answer in a reply's body, of the model that gave the first one. Raises Fault."""
+        """The answer in a reply's body, of the model that gave the first one. Raises ApiError."""
         answer, served = parse_response(content)
         if served and self._served is None:
             asked = self._model
@@ -184,7 +179,8 @@ class OpenAIBackend:
             ):  # or a version of it
                 raise ApiError(
                     "fatal",
-                    f'the service answers with the model "{served}", asked for was "{asked}"; if that is the same: '
+                    f'the service answers with the model "{served}", asked for was "{asked}"; '
+                    "if that is the same: "
                     f"--backend-args served_model={served}",
                 )
             self._served = served
@@ -193,51 +189,48 @@ class OpenAIBackend:
             raise ApiError("malformed" if self._answers else "fatal", words, field="model")
         return answer
 
-    # --- Before the fan-out -------------------------------------------------------------------------------------------
-
     async def probe(self) -> None:
-        """Ask one small question; leave out a field that the service does not know. Raises HarnessError."""
-        prompt = Prompt(
-            PROBE, PROBE, self.tokenizer.encode(PROBE), PROBE_BUDGET, native_chat=self.native_chat
-        )
-        row = _Try(-1, prompt)
-        malformed = 0  # replies, one after another
+        """Ask one short question and drop fields that the service rejects; raises LVEvalError."""
+        tokens = self.tokenizer.encode(PROBE)
+        prompt = Prompt(PROBE, PROBE, tokens, PROBE_BUDGET, native_chat=self.native_chat)
+        failures = malformed = 0  # one after another
         async with self._client() as client:
             while True:
                 try:
                     answer = await self._ask(client, prompt)
                 except ApiError as fault:
-                    if fault.kind == "bad" and self._leave_out(fault):
+                    if fault.kind == "bad" and self._drop_unsupported_field(fault):
                         continue
-                    if fault.status == "length":  # it reasoned for so long: it answers
-                        self._answered()
-                        return
-                    if fault.kind in ("fatal", "bad", "row"):
-                        raise ServiceError(fault.message) from None
+                    if fault.status == "length":  # a model that reasoned for so long answers
+                        break
+                    failures += 1
                     malformed = malformed + 1 if fault.kind == "malformed" else 0
-                    if malformed > SAME_TRIES["malformed"]:
-                        words = f"{fault.message}, again and again: --base-url may be no service of OpenAI's protocol"
-                        raise ServiceError(words) from None
-                    self._failed(row, fault)
-                    if self._stop:
-                        raise self._stop from None
-                    print(printable(f"waiting for the service: {fault.message}"), file=sys.stderr)
-                    await asyncio.sleep(self.waits.pause(row.failures, fault))
+                    if malformed > MAX_SAME_FAILURES["malformed"]:
+                        raise ServiceError(
+                            f"{fault.message}, again and again: --base-url may be no service of "
+                            "OpenAI's protocol"
+                        ) from None
+                    if ended := self.retry_policy.run_end(fault, self._last_answer):
+                        raise ended from None
+                    log_waiting(fault)
+                    await asyncio.sleep(self.retry_policy.delay(failures, fault))
                     continue
-                limited = self._own_budget and self._budget_field == "max_completion_tokens"
-                if limited and (answer.output_tokens or 0) > 2 * PROBE_BUDGET:
-                    self._budget_field = (
-                        "max_tokens"  # a server that overlooks the newer name has no limit at all
-                    )
+                # A server that ignores the newer name of the limit has no limit at all.
+                if (
+                    self._sends_budget
+                    and self._budget_field == "max_completion_tokens"
+                    and (answer.output_tokens or 0) > 2 * PROBE_BUDGET
+                ):
+                    self._budget_field = "max_tokens"
                     continue
-                self._answered()
-                return
+                break
+        self._answered()
 
-    def _leave_out(self, fault: ApiError) -> bool:
-        """Whether one of our own fields is what the service complains of; it is not sent any more."""
+    def _drop_unsupported_field(self, fault: ApiError) -> bool:
+        """Stop sending the own field that the service rejects; returns whether there is one."""
         names = {fault.field, *re.findall(r"\w+", fault.message)} - {*self._service.request_args}
         if (
-            self._own_budget
+            self._sends_budget
             and self._budget_field == "max_completion_tokens"
             and self._budget_field in names
         ):
@@ -248,10 +241,8 @@ class OpenAIBackend:
             return True
         return False
 
-    # --- Many requests ------------------------------------------------------------------------------------------------
-
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Generation]]:
-        """Answer as many prompts at once as the service bears; see HostedBackend. Raises HarnessError."""
+        """Answer as many prompts at once as the service takes; see RemoteBackend."""
         results: queue.SimpleQueue[
             tuple[int, Generation, Callable[[], None]] | BaseException | None
         ] = queue.SimpleQueue()
@@ -278,10 +269,10 @@ class OpenAIBackend:
             while (item := results.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
-                position, answer, dealt_with = item
+                position, answer, acknowledge = item
                 yield position, answer
                 with contextlib.suppress(RuntimeError):  # the loop is closed already
-                    dealt_with()
+                    acknowledge()
         finally:
             with contextlib.suppress(RuntimeError):  # the loop is closed already
                 loop.call_soon_threadsafe(main.cancel)
@@ -290,9 +281,9 @@ class OpenAIBackend:
     async def _answer_all(
         self, prompts: Iterator[Prompt], results: "queue.SimpleQueue[Any]"
     ) -> None:
-        """`concurrency` takers, each with one row at a time, until the prompts end or the service ends the run."""
+        """Run `concurrency` tasks, each with one row at a time, until prompts or run end."""
         loop = asyncio.get_running_loop()
-        admission = self._admission = ConcurrencyLimiter(
+        limiter = self._limiter = ConcurrencyLimiter(
             self._service.concurrency,
             self._service.tokens_per_minute,
             self._service.requests_per_minute,
@@ -302,7 +293,7 @@ class OpenAIBackend:
         turn = asyncio.Lock()
 
         async def deliver(position: int, answer: Generation) -> None:
-            """Hand over, and wait until it has been dealt with: a kill costs no more calls than are out at once."""
+            """Hand over and wait for the record: a kill repeats only requests in flight."""
             done = asyncio.Event()
             results.put((position, answer, lambda: loop.call_soon_threadsafe(done.set)))
             await done.wait()
@@ -318,11 +309,11 @@ class OpenAIBackend:
                         item = await loop.run_in_executor(None, next, numbered, None)
                     except Exception as error:  # noqa: BLE001 - bad data, say: what is out is answered, then it is raised
                         unprepared.append(error)
-                        self._end(UsageError("no prompt could be prepared"))
+                        self._stop_run(UsageError("no prompt could be prepared"))
                         return
                 if item is None:
                     return
-                await self._answer(client, admission, _Try(*item), deliver)
+                await self._answer(client, limiter, _Row(*item), deliver)
 
         async with self._client() as client, asyncio.TaskGroup() as takers:
             for _ in range(self._service.concurrency):
@@ -333,14 +324,18 @@ class OpenAIBackend:
             raise self._stop
 
     async def _answer(
-        self, client: "openai.AsyncOpenAI", admission: ConcurrencyLimiter, row: _Try, deliver: Any
-    ) -> None:  # noqa: ANN401
-        """The loop that repeats the requests of a row."""
+        self,
+        client: "openai.AsyncOpenAI",
+        limiter: ConcurrencyLimiter,
+        row: _Row,
+        deliver: Callable[[int, Generation], Awaitable[None]],
+    ) -> None:
+        """Repeat the request of a row until it is answered or given up, or the run ends."""
         tokens = len(row.prompt.tokens) + (
             requested_max_tokens(self._service.request_args) or row.prompt.max_new_tokens
         )
         while not self._stop:
-            async with admission.entered(tokens):
+            async with limiter.entered(tokens):
                 if self._stop:
                     return
                 sent_at = time.monotonic()
@@ -350,18 +345,23 @@ class OpenAIBackend:
                     fault = error
                 else:
                     self._answered()
-                    admission.answered()
+                    limiter.answered()
                     await deliver(row.position, answer)
                     return
             if fault.kind == "throttled":
-                admission.throttled(sent_at, min(fault.retry_after or 0.0, self.waits.longest))
+                limiter.throttled(
+                    sent_at, min(fault.retry_after or 0.0, self.retry_policy.longest_wait)
+                )
             ended = self._failed(row, fault)
+            if ended is None:
+                fatal: tuple[Kind, ...] = ("fatal",)  # the kinds bad and row end only the row
+                self._stop_run(self.retry_policy.run_end(fault, self._last_answer, fatal))
             if self._stop and self._stop.code == ExitCode.SERVICE:
                 return  # it says nothing of this row
             await deliver(row.position, ended or Generation("", "transient", error=fault.message))
             if ended is not None:
                 return
-            await self._sleep(self.waits.pause(row.failures, fault))
+            await self._sleep(self.retry_policy.delay(row.failures, fault))
 
     async def _sleep(self, wait: float) -> None:
         """Wait, but not longer than the run goes on."""
@@ -371,21 +371,20 @@ class OpenAIBackend:
 
     def _answered(self) -> None:
         self._answers += 1
-        self._strangers = 0
+        self._wrong_model_replies = 0
         self._last_answer = time.monotonic()
 
-    def _failed(self, row: _Try, fault: ApiError) -> Generation | None:
-        """Count a failure: the row's end where it has one, None where it is tried again or the run ends."""
-        if fault.kind == "fatal":
-            self._end(ServiceError(f"{fault.message}; {RESUME_HINT}"))
-            return None
-        if fault.kind in ("row", "bad"):
+    def _failed(self, row: _Row, fault: ApiError) -> Generation | None:
+        """Count a failure; returns the row's end, or None where the row may be repeated."""
+        if fault.kind in ("bad", "row"):
             return failed_generation(fault)
         if fault.field == "model":
-            self._strangers += 1
-            if self._strangers >= SAME_TRIES["malformed"] + self._service.concurrency:
-                self._end(ServiceError(f"{fault.message}, again and again; {RESUME_HINT}"))
-                return None
+            self._wrong_model_replies += 1
+            if (
+                self._wrong_model_replies
+                >= MAX_SAME_FAILURES["malformed"] + self._service.concurrency
+            ):
+                self._stop_run(ServiceError(f"{fault.message}, again and again; {RESUME_HINT}"))
         row.failures += 1
         others_answered = self._answers > row.answers_seen
         row.answers_seen = self._answers
@@ -396,16 +395,16 @@ class OpenAIBackend:
         ):  # that is the account's limit, not the row's
             row.own += 1
             row.same += 1
-        if row.own >= TRIES or row.same >= SAME_TRIES.get(fault.kind, TRIES):
+        limit = MAX_SAME_FAILURES.get(fault.kind, MAX_FAILURES)
+        if row.own >= MAX_FAILURES or row.same >= limit:
             status: Status = "invalid" if fault.kind == "malformed" else "error"
             return Generation(
                 "", status, error=f"{fault.message} (given up after {row.failures} tries in a row)"
             )
-        self._end(self.waits.outage(self._last_answer, fault))
         return None
 
-    def _end(self, why: LVEvalError | None) -> None:
+    def _stop_run(self, why: LVEvalError | None) -> None:
         """No request goes out any more; the first reason is the one that is told."""
         self._stop = self._stop or why
-        if self._stop and self._admission:
-            self._admission.close()
+        if self._stop and self._limiter:
+            self._limiter.close()

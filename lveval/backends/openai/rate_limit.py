@@ -1,4 +1,7 @@
-"""TODO lveval.backends.openai.rate_limit."""
+"""Limit requests in flight, and requests and tokens a minute.
+
+async with ConcurrencyLimiter(8, None, None).entered(tokens): ...
+"""
 
 import asyncio
 import math
@@ -15,8 +18,8 @@ SHRINK = 0.7  # of the requests at once, after a 429
 class ConcurrencyLimiter:
     """How many requests are out at once, and how many requests and tokens go out in a minute.
 
-    A 429 shrinks the number and every answer lets it grow again, by one for as many answers as are out at once. First
-    come, first served.
+    A 429 shrinks the number and every answer lets it grow again, by one for as many answers as
+    are in flight. First come, first served.
     """
 
     def __init__(
@@ -55,12 +58,12 @@ class ConcurrencyLimiter:
             self._left.set()
 
     def _wait(self, tokens: int) -> float:
-        """Seconds until it is worth looking again; infinite where only a request that ends makes room."""
+        """Return the seconds to wait; infinite where only the end of a request helps."""
         if self._closed:
             return 0.0
         if self._out >= int(self._limit):
             return math.inf
-        # What is out has not been answered yet: of a minute's tokens, no more than a minute's worth at once.
+        # No more than a minute's tokens may be in flight.
         if (
             self._out
             and self._tokens.size is not None
@@ -81,7 +84,7 @@ class ConcurrencyLimiter:
         self._limit = min(self._most, self._limit + 1 / self._limit)
 
     def throttled(self, sent_at: float, pause: float) -> None:
-        """A request sent at `sent_at` (monotonic) met a 429: send fewer, and none for `pause` seconds."""
+        """Shrink after a 429 of a request sent at `sent_at` (monotonic); pause in seconds."""
         self._paused_until = max(self._paused_until, time.monotonic() + pause)
         if sent_at > self._shrunk_at:  # those sent before the last shrinking say nothing new
             self._limit = max(1.0, self._limit * SHRINK)
@@ -89,7 +92,7 @@ class ConcurrencyLimiter:
 
 
 class SlidingWindow:
-    """What went out within the last minute, kept to `size`; what alone is more than that goes out when nothing did."""
+    """Keep what is sent within a minute to `size`; a larger amount is sent alone."""
 
     def __init__(self, size: int | None) -> None:
         self.size = size

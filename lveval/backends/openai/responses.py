@@ -1,16 +1,16 @@
-"""What a reply of OpenAI's protocol says: an answer, or nothing that counts as one.
+"""Read replies of OpenAI's protocol: a generation, or an ApiError.
 
-answer, model = replies.read_reply(content)
+generation, model = responses.parse_response(content)
 """
 
 import json
 from typing import Any
 
-from lveval.backends.base import Generation
+from lveval.backends.base import Generation, Status
 from lveval.backends.openai.faults import ApiError, classify_status
 
-# finish_reason -> status; "max_tokens" and a missing one are what some services say.
-FINISHED = {
+# finish_reason -> status; "max_tokens" and a missing one are what some services send.
+STATUSES: dict[object, Status] = {
     "stop": "ok",
     "length": "length",
     "max_tokens": "length",
@@ -21,75 +21,80 @@ FINISHED = {
 
 
 def parse_response(content: bytes) -> tuple[Generation, str | None]:
-    """The answer in a reply of either endpoint, and the model that gave it. Raises Fault (malformed, transient)."""
+    """Read a reply of either endpoint: the generation and the model; raises ApiError."""
     try:
         reply = json.loads(content)
     except (ValueError, RecursionError):
-        what = "nothing" if not content.strip() else f"no JSON ({content[:40]!r})"
-        raise ApiError("malformed", f"the reply is {what}") from None
+        found = f"no JSON ({content[:40]!r})" if content.strip() else "nothing"
+        raise ApiError("malformed", f"the reply is {found}") from None
     if not isinstance(reply, dict):
         raise ApiError("malformed", f"the reply is a JSON {type(reply).__name__}")
-    if isinstance(error := reply.get("error"), dict):
-        if (
-            type(code := error.get("code")) is int and 400 <= code < 600
-        ):  # a gateway that hands on another's failure
-            raise classify_status(code, {}, error)
-        raise ApiError(
-            "transient", f"an error in a reply of status 200: {str(error.get('message'))[:200]}"
-        )
-    choices = reply.get("choices")
-    if not (isinstance(choices, list) and choices and isinstance(choices[0], dict)):
-        raise ApiError("malformed", "the reply has no choices")
-    choice = choices[0]
-    message: Any = choice.get("message")
+    choice, usage = _choice(reply), _usage(reply)
+    message = choice.get("message")
     if not isinstance(message, dict):
         message = {"content": choice.get("text")}  # the completions endpoint
     finish = choice.get("finish_reason")
-    if finish not in FINISHED:
-        raise ApiError(
-            "malformed", f"the reply ended by {finish!r}; expected stop, length or content_filter"
-        )
-    served = reply.get("model") if isinstance(reply.get("model"), str) else None
-    counted = reply.get("usage")
-    usage = {
-        name: counted[name]
-        for name in ("prompt_tokens", "completion_tokens")
-        if isinstance(counted, dict) and type(counted.get(name)) is int
-    }
-    status: Any = FINISHED[finish]
-    if message.get("refusal"):
-        status = "refused"
-    text = _text(message.get("content"))
-    if status == "refused":
-        text = ""  # a refusal is scored as the empty answer
-    elif text is None:
-        # A model that only got to reason says nothing else; without that, a reply without content is none.
-        if status != "length" and not any(
-            isinstance(message.get(name), str) and message[name]
-            for name in ("reasoning_content", "reasoning")
-        ):
-            raise ApiError(
-                "malformed", f"the reply's content is {json.dumps(message.get('content'))[:40]}"
-            )
-        text = ""
+    status = _status(finish, message)
+    text = _text(message, status)
     if status == "ok" and not text.strip():
         status = "empty"
-    return Generation(text, status, finish, usage.get("completion_tokens"), usage=usage), served
+    model = reply.get("model")
+    generation = Generation(text, status, finish, usage.get("completion_tokens"), usage=usage)
+    return generation, model if isinstance(model, str) else None
 
 
 def failed_generation(fault: ApiError) -> Generation:
-    """How a row ends that the service cannot answer, now or later (kinds row and bad)."""
+    """Return the end of a row whose failure is permanent."""
     finish = {"refused": "content_filter", "length": "length"}.get(fault.status)
     return Generation("", fault.status, finish, error=fault.message)
 
 
-def _text(content: object) -> str | None:
-    """A message's text, which may come in parts; None where there is none."""
+def _choice(reply: dict[str, Any]) -> dict[str, Any]:
+    error = reply.get("error")
+    if isinstance(error, dict):
+        code = error.get("code")
+        if type(code) is int and 400 <= code < 600:  # a gateway hands on another server's failure
+            raise classify_status(code, {}, error)
+        message = str(error.get("message"))[:200]
+        raise ApiError("transient", f"an error in a reply of status 200: {message}")
+    choices = reply.get("choices")
+    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
+        return choices[0]
+    raise ApiError("malformed", "the reply has no choices")
+
+
+def _usage(reply: dict[str, Any]) -> dict[str, int]:
+    counts = reply.get("usage")
+    if not isinstance(counts, dict):
+        return {}
+    names = ("prompt_tokens", "completion_tokens")
+    return {name: counts[name] for name in names if type(counts.get(name)) is int}
+
+
+def _status(finish: object, message: dict[str, Any]) -> Status:
+    if not isinstance(finish, str | None) or finish not in STATUSES:
+        raise ApiError(
+            "malformed", f"the reply ended by {finish!r}; expected stop, length or content_filter"
+        )
+    return "refused" if message.get("refusal") else STATUSES[finish]
+
+
+def _text(message: dict[str, Any], status: Status) -> str:
+    if status == "refused":
+        return ""  # a refusal is scored as the empty answer
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
     if isinstance(content, list):
         parts = [
             part.get("text")
             for part in content
             if isinstance(part, dict) and part.get("type") == "text"
         ]
-        return "".join(part for part in parts if isinstance(part, str)) if parts else None
-    return content if isinstance(content, str) else None
+        if parts:
+            return "".join(part for part in parts if isinstance(part, str))
+    # A model that reached its limit while it reasoned has no content; any other reply needs one.
+    thoughts = (message.get("reasoning_content"), message.get("reasoning"))
+    if status == "length" or any(isinstance(thought, str) and thought for thought in thoughts):
+        return ""
+    raise ApiError("malformed", f"the reply's content is {json.dumps(content)[:40]}")

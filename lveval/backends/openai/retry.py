@@ -1,23 +1,22 @@
-"""TODO lveval.backends.openai.retry."""
+"""When a failed request is repeated: the waits, and the failures that end the run.
+
+policy = settings.retry_policy(options)
+batch = call_with_retry(lambda: client.batches.retrieve(batch_id), policy)
+"""
 
 import random
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from lveval.backends.openai.faults import ApiError, classify_exception, redacted
+from lveval.backends.openai.faults import PERMANENT, ApiError, Kind, classify_exception, redacted
 from lveval.common.errors import IncompleteRun, LVEvalError, ServiceError
 from lveval.common.text import printable
 
-if TYPE_CHECKING:
-    pass
-
-LONGEST_BACKOFF = (
-    60.0  # seconds between the tries of a row, where the service does not ask for more
-)
+LONGEST_BACKOFF = 60.0  # seconds, where the service does not ask for more
 
 RESUME_HINT = "all answers so far are saved; run the same command again when it is mended"
 
@@ -29,69 +28,78 @@ shutting_down = threading.Event()
 Got = TypeVar("Got")
 
 
-def backoff(failures: int, first: float) -> float:
-    """Seconds to wait after so many failures of a row, one after another: doubling, with jitter."""
-    return min(LONGEST_BACKOFF, first * 2.0 ** min(failures - 1, 20)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
-
-
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a service that fails is waited for."""
+    """How long to wait for a service that fails, and when to end the run."""
 
-    first: float  # seconds after the first failure
-    longest: float  # of what a service asks for, the most that is obeyed, in seconds
+    first_wait: float  # seconds after the first failure
+    longest_wait: float  # seconds, of what a service asks for
     max_outage: float  # hours without any answer
 
-    def pause(self, failures: int, fault: ApiError) -> float:
-        """Seconds to wait after so many failures, one after another: what the service asks for, or more each time."""
-        return max(
-            min(fault.retry_after or 0.0, self.longest),
-            min(backoff(failures, self.first), self.longest),
-        )
+    def delay(self, failures: int, fault: ApiError) -> float:
+        """Return the seconds to wait after consecutive failures: doubling, with jitter."""
+        jitter = random.uniform(0.5, 1.0)  # noqa: S311
+        backoff = min(LONGEST_BACKOFF, self.first_wait * 2.0 ** min(failures - 1, 20)) * jitter
+        return min(self.longest_wait, max(fault.retry_after or 0.0, backoff))
 
-    def outage(self, since: float, fault: ApiError) -> LVEvalError | None:
-        """The run's end, where the service has answered nothing since `since` (monotonic) for too long."""
-        silent = time.monotonic() - since
-        if silent <= self.max_outage * 3600:
+    def run_end(
+        self,
+        fault: ApiError,
+        last_answer: float,
+        permanent: Collection[Kind] = PERMANENT,
+        hint: str = "",
+    ) -> LVEvalError | None:
+        """Return why the run ends: a failure that is permanent, or an outage that is too long.
+
+        `last_answer` is the time (monotonic) since which the service has answered nothing; `hint`
+        ends the message of a permanent failure.
+        """
+        if fault.kind in permanent:
+            return ServiceError(f"{fault.message}; {RESUME_HINT}{hint}")
+        hours = (time.monotonic() - last_answer) / 3600
+        if hours <= self.max_outage:
             return None
         return IncompleteRun(
-            f"the service answered nothing for {silent / 3600:.1f} h ({fault.message}); {RESUME_HINT}"
+            f"the service answered nothing for {hours:.1f} h ({fault.message}); {RESUME_HINT}"
         )
+
+
+def log_waiting(fault: ApiError) -> None:
+    """Print what is waited for."""
+    print(printable(f"waiting for the service: {fault.message}"), file=sys.stderr)
 
 
 def call_with_retry(
     call: Callable[[], Got],
-    waits: RetryPolicy,
-    unless: Callable[[], Got | None] | None = None,
+    policy: RetryPolicy,
+    already_done: Callable[[], Got | None] = lambda: None,
     *,
     hint: str = "",
 ) -> Got:
-    """`call`, one blocking request, repeated while its failures pass; raises HarnessError where they do not.
+    """Repeat `call`, a blocking request, while its failures are transient.
 
-    After a failure `unless` tells whether the thing was done all the same. `hint` ends the message.
+    After a failure `already_done` looks for the result of a request whose reply got lost. `hint`
+    ends the message of a permanent failure. Raises ServiceError or IncompleteRun.
     """
     import openai
 
     failures, began = 0, time.monotonic()
     while True:
+        fault = ApiError("malformed", "the reply is no JSON")
         try:
-            if failures and unless is not None and (found := unless()) is not None:
+            if failures and (found := already_done()) is not None:
                 return found
-            got = call()
-            if not isinstance(
-                got, str
-            ):  # the client hands on a reply of another kind than JSON as it is
-                return got
-            fault = ApiError("malformed", "the reply is no JSON")
+            result = call()
+            # The client hands on a reply of another kind than JSON as text.
+            if not isinstance(result, str):
+                return result
         except openai.APIError as error:
             fault = redacted(classify_exception(error))
         except ValueError:
-            fault = ApiError("malformed", "the reply is no JSON")
+            pass
         failures += 1
-        if fault.kind in ("fatal", "bad", "row"):
-            raise ServiceError(f"{fault.message}; {RESUME_HINT}{hint}")
-        if ended := waits.outage(began, fault):
+        if ended := policy.run_end(fault, began, hint=hint):
             raise ended
-        print(printable(f"waiting for the service: {fault.message}"), file=sys.stderr)
-        if shutting_down.wait(waits.pause(failures, fault)):
+        log_waiting(fault)
+        if shutting_down.wait(policy.delay(failures, fault)):
             raise IncompleteRun(f"the run ends ({fault.message})")

@@ -1,4 +1,7 @@
-"""TODO lveval.backends.openai.settings."""
+"""The --backend-args and --request-args of the openai backend.
+
+python prediction.py --backend openai --model-name gpt-4o --backend-args timeout=300
+"""
 
 from collections.abc import Callable, Mapping
 
@@ -15,10 +18,10 @@ def megabytes(text: str) -> float:
     return value
 
 
-# first_wait: seconds before a failed try is repeated; doubles from there. longest_wait: of a service's Retry-After, the
-# most that is obeyed. timeout: seconds for a reply, to which each 1,000 tokens of the prompt add timeout_per_1k. poll:
-# seconds between two looks at a batch. batch_mb: the most a file of requests may have.
-ARGS: dict[str, Callable[[str], Json]] = {
+# first_wait: seconds before a failed request is repeated; doubles from there. longest_wait: the most
+# that is obeyed of a service's Retry-After. timeout: seconds for a reply, to which each 1,000 tokens
+# of the prompt add timeout_per_1k. poll: seconds between two looks at a batch. batch_mb: the most a file of requests may have.
+ENGINE_ARGS: dict[str, Callable[[str], Json]] = {
     "served_model": str,
     "first_wait": seconds,
     "longest_wait": seconds,
@@ -37,7 +40,7 @@ DEFAULTS = {
     "batch_mb": 200.0,
 }
 
-TUNING = tuple(DEFAULTS)
+RUNTIME_ONLY_ARGS = tuple(DEFAULTS)
 
 
 # The fields that limit an answer; where --request-args names one, the user has decided.
@@ -61,7 +64,9 @@ def model_id(options: EngineOptions) -> str:
 
 def engine_settings(options: EngineOptions) -> dict[str, float]:
     """The numbers of --backend-args, or what stands in for them."""
-    return DEFAULTS | {key: float(str(options.args[key])) for key in TUNING if key in options.args}
+    return DEFAULTS | {
+        key: float(str(options.args[key])) for key in RUNTIME_ONLY_ARGS if key in options.args
+    }
 
 
 def retry_policy(options: EngineOptions) -> RetryPolicy:

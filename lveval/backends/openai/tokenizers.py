@@ -1,8 +1,8 @@
-"""Tokenizers of models that run elsewhere: tiktoken's, a Hugging Face folder's, or the serving engine's own.
+"""Tokenizers of remote models: of tiktoken, a Hugging Face folder or the serving engine.
 
     python prediction.py --backend openai --model-name my-model --tokenizer hf:/models/my-model
 
-A service refuses a prompt that is too long, or cuts it its own way; the harness cuts it first, as for any model.
+A service refuses a prompt that is too long, or cuts it its own way; so the harness cuts it first.
 """
 
 import hashlib
@@ -10,11 +10,14 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
-from lveval.backends.base import ApiOptions, Json, Tokenizer, Tokens
+from lveval.backends.base import ApiOptions, Json, PlainTokenizer, Tokenizer, Tokens
 from lveval.backends.openai.retry import RetryPolicy, call_with_retry
-from lveval.common.errors import LVEvalError, ServiceError, UsageError
+from lveval.common.errors import ServiceError, UsageError
 
-HOW = "pass --tokenizer hf:PATH (a folder or Hub name), tiktoken:NAME (o200k_base, cl100k_base, …) or server (vLLM)"
+HOW = (
+    "pass --tokenizer hf:PATH (a folder or Hub name), tiktoken:NAME (o200k_base, cl100k_base, …) or "
+    "server (vLLM)"
+)
 
 # Files of a model folder that make its tokenizer, by the beginning of their names.
 TOKENIZER_FILES = (
@@ -33,26 +36,7 @@ TOKENIZER_FILES = (
 TOKENIZER_SUFFIXES = (".model", ".tiktoken")
 
 
-class _PlainTokenizer:
-    """A tokenizer without special tokens of its own: the service adds what its model needs."""
-
-    bos = None
-    has_chat_template = False
-
-    def apply_chat_template(self, prompt: str) -> str:
-        """Never called: `has_chat_template` is false."""
-        raise UsageError(
-            "this --tokenizer has no chat template; use --tokenizer hf:PATH or --chat-template auto"
-        )
-
-    def build_prompt(self, prompt: str) -> str:
-        """ChatGLM2's own format needs its tokenizer."""
-        raise UsageError(
-            "this --tokenizer has no build_prompt; use --tokenizer hf:PATH or --chat-template auto"
-        )
-
-
-class TiktokenTokenizer(_PlainTokenizer):
+class TiktokenTokenizer(PlainTokenizer):
     """An encoding of tiktoken; text that looks like a special token is plain text."""
 
     def __init__(self, encoding: Any) -> None:  # noqa: ANN401 - a tiktoken.Encoding
@@ -69,13 +53,13 @@ class TiktokenTokenizer(_PlainTokenizer):
         return text
 
 
-class ServerTokenizer(_PlainTokenizer):
-    """The tokenizer of a serving engine, asked through vLLM's /tokenize and /detokenize beside its /v1."""
+class ServerTokenizer(PlainTokenizer):
+    """The tokenizer of a serving engine, behind vLLM's /tokenize and /detokenize."""
 
-    def __init__(self, client: Any, model: str, waits: RetryPolicy) -> None:  # noqa: ANN401 - an openai.OpenAI
+    def __init__(self, client: Any, model: str, policy: RetryPolicy) -> None:  # noqa: ANN401
         self._client = client  # of the service's root
         self._model = model
-        self._waits = waits
+        self._policy = policy
         self._special: set[int] | None = None
 
     def encode(self, text: str, add_special_tokens: bool = True) -> Tokens:
@@ -99,13 +83,13 @@ class ServerTokenizer(_PlainTokenizer):
     def _ask(self, path: str, body: dict[str, Json]) -> dict[str, Json]:
         asked = {"model": self._model, **body}
         reply: Any = call_with_retry(
-            lambda: self._client.post(path, cast_to=object, body=asked), self._waits
+            lambda: self._client.post(path, cast_to=object, body=asked), self._policy
         )
         return reply if isinstance(reply, dict) else {}
 
 
 def tokenizer_spec(service: ApiOptions, model: str) -> str:
-    """--tokenizer, or tiktoken's encoding for the model's name. Raises HarnessError for what is no choice."""
+    """Return --tokenizer, or tiktoken's encoding for the model; raises UsageError."""
     spec = service.tokenizer
     if spec is None:
         import tiktoken
@@ -123,7 +107,7 @@ def tokenizer_spec(service: ApiOptions, model: str) -> str:
 
 
 def fingerprint(spec: str) -> str:
-    """What names the tokenizer for good: a hash of a folder's tokenizer files, a revision on the Hub, or the name."""
+    """Return a hash of a folder's tokenizer files, a revision on the Hub, or the name."""
     kind, _, name = spec.partition(":")
     folder = Path(name)
     if kind != "hf":
@@ -140,7 +124,7 @@ def fingerprint(spec: str) -> str:
 
 
 def _revision(name: str) -> str:
-    """The commit of a tokenizer on the Hub, or in its local cache. Raises HarnessError."""
+    """The commit of a tokenizer on the Hub, or in its local cache. Raises LVEvalError."""
     from transformers.utils.hub import cached_file, extract_commit_hash
 
     try:
@@ -156,20 +140,19 @@ def load(spec: str, *, trust_remote_code: bool) -> Tokenizer:
         return TiktokenTokenizer(_tiktoken(name))
     from transformers import AutoTokenizer
 
-    from lveval.backends.hf_models import HFTokenizer
+    from lveval.backends import hf_models
 
     try:
         raw = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception as error:  # noqa: BLE001 - what transformers and a tokenizer's own code raise is not ours to foresee
         raise _unloadable(name, error) from None
-    return HFTokenizer(raw)
+    return hf_models.HFTokenizer(raw)
 
 
-def _unloadable(name: str, error: Exception) -> LVEvalError:
-    lines = str(error).strip().splitlines() or [""]
-    return UsageError(
-        f"--tokenizer hf:{name}: transformers cannot load it ({type(error).__name__}: {lines[0]})"
-    )
+def _unloadable(name: str, error: Exception) -> UsageError:
+    from lveval.backends import hf_models
+
+    return UsageError(f"--tokenizer hf:{name}: {hf_models.cannot_load(error)}")
 
 
 def _tiktoken(name: str) -> Any:  # noqa: ANN401 - a tiktoken.Encoding
@@ -186,6 +169,6 @@ def _tiktoken(name: str) -> Any:  # noqa: ANN401 - a tiktoken.Encoding
     except (requests.RequestException, OSError) as error:
         where = os.environ.get("TIKTOKEN_CACHE_DIR", "unset")
         raise UsageError(
-            f"--tokenizer tiktoken:{name}: its file cannot be downloaded ({type(error).__name__}); without network, "
-            f"copy a filled cache and name it in TIKTOKEN_CACHE_DIR (now {where}), or {HOW}"
+            f"--tokenizer tiktoken:{name}: its file cannot be downloaded ({type(error).__name__}); "
+            f"without network, copy a filled cache and name it in TIKTOKEN_CACHE_DIR (now {where}), or {HOW}"
         ) from None
