@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(folder: Path) -> Evaluation:
-    """Score every recorded row of a run; HarnessError naming file and line at a row that cannot be
+    """Score every recorded row of a run; LVEvalError naming file and line at a row that cannot be
     scored.
     """
     if not folder.is_dir():
@@ -69,9 +69,8 @@ def evaluate(folder: Path) -> Evaluation:
         )
     for subset, level in pairs:
         if subset not in results.SUBSETS:
-            raise UsageError(
-                f"{folder / f'{subset}_{level}.jsonl'}: {unknown_name(subset, 'subset', results.SUBSETS)}"
-            )
+            error = unknown_name(subset, "subset", results.SUBSETS)
+            raise UsageError(f"{folder / f'{subset}_{level}.jsonl'}: {error}")
         for name in ("DATASET_METRIC_DESCRIBED", "DATASET_LANGUAGE"):
             if subset not in getattr(config, name):
                 raise UsageError(

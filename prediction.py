@@ -300,9 +300,9 @@ def summary_lines(
     causes = ", ".join(f"{cause}: {count}" for cause, count in sorted(failures.items()))
     if left and cost.stop_reason:
         yield (
-            f"ended: {cost.stop_reason}; {left} rows have no answer yet{causes and f' ({causes})'}; all "
-            f"answers so far are saved; run {run.resume_command} to go on"
-            f"{', with more to spend' if cost.exhausted else ''}"
+            f"ended: {cost.stop_reason}; {left} rows have no answer yet"
+            f"{causes and f' ({causes})'}; all answers so far are saved; run {run.resume_command} "
+            f"to go on{', with more to spend' if cost.exhausted else ''}"
         )
     elif left:
         yield (

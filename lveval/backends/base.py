@@ -7,8 +7,9 @@ One module per engine. It says what is its own; `BackendModule` and `Backend` gi
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from lveval.common.errors import UsageError
 
@@ -174,6 +175,18 @@ class EngineOptions:
     args: Mapping[str, Json] = field(default_factory=dict)
 
 
+class CheckResult(NamedTuple):
+    """One line of the report."""
+
+    level: Literal["ok", "warning", "error"]
+    text: str
+
+
+ok = partial(CheckResult, "ok")
+warning = partial(CheckResult, "warning")
+error = partial(CheckResult, "error")
+
+
 class BackendModule:
     """The functions of a backend's module, with defaults for those that it lacks."""
 
@@ -196,6 +209,10 @@ class BackendModule:
     def max_concurrent_rows(self, options: EngineOptions) -> int:
         """Return how many threads may call `generate` at once."""
         return 1
+
+    def check_model(self, options: EngineOptions) -> Iterator[CheckResult]:
+        """Tell whether the model was made for prompts of this length, without loading it."""
+        return iter(())
 
     def answer_tokens(self, options: EngineOptions) -> int | None:
         """Return the engine's own limit on new tokens; 0: the subset's budget; None: no limit."""

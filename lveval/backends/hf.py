@@ -32,6 +32,8 @@ FLASH_PACKAGES = {
     "flash_attention_4": "flash_attn",
 }
 
+check_model = hf_models.check_model
+
 
 def settings_fingerprint(options: EngineOptions) -> dict[str, Json]:
     """Return model, versions, dtype and attention; raises UsageError for what cannot work."""

@@ -8,10 +8,19 @@ Nothing here runs a model's own code or reads a pickle unless the options allow 
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lveval.backends.base import EngineOptions, Json, PlainTokenizer, Tokens
+from lveval.backends.base import (
+    CheckResult,
+    EngineOptions,
+    Json,
+    PlainTokenizer,
+    Tokens,
+    ok,
+    warning,
+)
 from lveval.common.errors import UsageError
 
 # A chat template that prints today's date would give another prompt after midnight: a macro hides
@@ -157,7 +166,7 @@ def require_gpu(options: EngineOptions) -> None:
 
 
 def from_pretrained(
-    auto_class: Any,
+    auto_class: Any,  # noqa: ANN401 - an Auto class of transformers
     source: ModelSource,
     options: EngineOptions,
     **kwargs: Any,  # noqa: ANN401
@@ -267,6 +276,42 @@ def _fast_encoder(tokenizer: Any) -> Any:  # noqa: ANN401 - a tokenizers.Tokeniz
         if found != expected["input_ids"]:
             return None
     return rust
+
+
+# --- What --check says of it --------------------------------------------------------------------
+
+
+def check_model(options: EngineOptions) -> Iterator[CheckResult]:
+    """Check whether the model was made for prompts of this length."""
+    settings = load_config(model_source(options), options)
+    limit, window = options.model_max_len, context_window(settings, options)
+    if window is None:
+        yield warning(f"window: the model does not tell it; is {limit:,} tokens within it?")
+    else:
+        used = f"prompts use {limit:,} and answers {options.budget}"
+        yield ok(f"window: {window:,} tokens, of which {used}")
+    text = settings.get_text_config() if hasattr(settings, "get_text_config") else settings
+    yield from _check_scaling(text, limit)
+    sliding = getattr(text, "sliding_window", None)
+    if isinstance(sliding, int) and getattr(text, "use_sliding_window", True) and sliding < limit:
+        yield warning(f"attention: some layers see only the last {sliding:,} tokens")
+
+
+def _check_scaling(settings: Any, limit: int) -> Iterator[CheckResult]:  # noqa: ANN401
+    scaling = (
+        getattr(settings, "rope_parameters", None) or getattr(settings, "rope_scaling", None) or {}
+    )
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    trained = scaling.get("original_max_position_embeddings")
+    if kind not in ("default", "mrope"):
+        beyond = f", from the {trained:,} tokens it was trained on" if trained else ""
+        factor = scaling.get("factor", "unknown")
+        yield ok(f"positions: scaled by the model ({kind}, factor {factor}{beyond})")
+    elif trained and limit > trained:
+        yield warning(
+            f"positions: the model was trained on {trained:,} tokens and scales none; expected a "
+            "limit within that, or the rope_scaling that its model card gives"
+        )
 
 
 class HFTokenizer:

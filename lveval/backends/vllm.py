@@ -27,6 +27,8 @@ INSTALL = (
     "transformers"
 )
 
+check_model = hf_models.check_model
+
 
 def boolean(text: str) -> bool:
     """`true` or `false`; raises ValueError."""
@@ -75,10 +77,11 @@ CHAT_FORMAT_MARGIN = 512
 
 
 # Shipped generation settings that transformers acts on in greedy decoding and vLLM does not.
-NOT_IN_VLLM = """  # noqa: SIM905
-    no_repeat_ngram_size encoder_repetition_penalty bad_words_ids min_length min_new_tokens num_beams
-    suppress_tokens begin_suppress_tokens forced_bos_token_id forced_eos_token_id sequence_bias
-""".split()
+NOT_IN_VLLM = """
+    no_repeat_ngram_size encoder_repetition_penalty bad_words_ids min_length min_new_tokens
+    num_beams suppress_tokens begin_suppress_tokens forced_bos_token_id forced_eos_token_id
+    sequence_bias
+""".split()  # noqa: SIM905 - reads as a list of words
 
 
 # Set before vLLM is imported; what the user's environment says goes first.
@@ -127,14 +130,15 @@ def _source(options: EngineOptions) -> hf_models.ModelSource:
     source = hf_models.model_source(options)
     if source.gguf:
         raise UsageError(
-            f"--model-path {options.model_path}: the vllm backend reads model folders and Hub names; "
-            "use --backend hf for a .gguf file"
+            f"--model-path {options.model_path}: the vllm backend reads model folders and Hub "
+            "names; use --backend hf for a .gguf file"
         )
     return source
 
 
 def max_model_len(options: EngineOptions, window: int | None) -> int:
-    """Return the tokens that a row needs: prompt, largest answer and chat format, within the window.
+    """Return the tokens that a row needs: prompt, largest answer and chat format, within the
+    window.
 
     No more, since the engine reserves memory for a row of this length. It is not part of the
     fingerprint: it grows with the selected subsets' budgets and changes no answer (but of a model

@@ -1,0 +1,1 @@
+"""The ground: errors and exit codes, durable files, text, logs, processes."""

@@ -80,7 +80,7 @@ def unknown_name(found: str, kind: str, known: list[str]) -> LVEvalError:
 def run_cli(main: Callable[[], ExitCode | int]) -> None:
     """Run a script's `main` and leave the process with its exit code.
 
-    A HarnessError is one sentence on standard error, never a traceback; any other exception is a
+    An LVEvalError is one sentence on standard error, never a traceback; any other exception is a
     bug of ours and keeps its traceback (exit 1). Standard output that is closed early (`| head`)
     ends quietly.
     """

@@ -3,7 +3,7 @@ private cache.
 
     write_atomic(Path("outputs/chatglm3/results.json"), text)
 
-A fault of the disk ends in a HarnessError with the exit code of storage.
+A fault of the disk ends in an LVEvalError with the exit code of storage.
 """
 
 import os
@@ -17,7 +17,7 @@ from lveval.common.errors import StorageError, UsageError
 
 @contextmanager
 def disk_errors(doing: str, path: Path) -> Iterator[None]:
-    """A block in which a fault of the disk becomes a HarnessError (STORAGE)."""
+    """A block in which a fault of the disk becomes a StorageError."""
     try:
         yield
     except OSError as error:
@@ -82,7 +82,7 @@ def cache_dir() -> Path:
 
     `$LVEVAL_CACHE`, else `$XDG_CACHE_HOME/lveval`, else `~/.cache/lveval`. What lies there decides
     scores (rows, a segmenter's dictionary), so a folder that another user owns or may write to is
-    refused with a HarnessError.
+    refused with an LVEvalError.
     """
     chosen, xdg = os.environ.get("LVEVAL_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
     try:

@@ -19,7 +19,7 @@ def process_pool(count: int) -> ProcessPoolExecutor:
 
 
 def _start() -> None:
-    """Ctrl-C is the main process's to handle; where that was killed nobody else would end this one."""
+    """Leave Ctrl-C to the main process, and end when that ends, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

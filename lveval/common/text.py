@@ -1,4 +1,4 @@
-"""TODO lveval.common.text."""
+"""Text that may not steer a terminal: printable("a\\x1b[31mb")."""
 
 import unicodedata
 

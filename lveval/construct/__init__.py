@@ -1,0 +1,1 @@
+"""LV-Eval-style data: sources, distractors, mix-up."""

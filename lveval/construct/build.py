@@ -1,4 +1,7 @@
-"""TODO lveval.construct.build."""
+"""Rows in LV-Eval's style: mix-up, confusing facts, replaced keywords and phrases.
+
+row = build_row(BuildSpec(SAMPLES, None, 42), "lic_mixup", "16k", 0)
+"""
 
 import functools
 import itertools
@@ -81,7 +84,7 @@ def sample_distractors(
 
 
 class BuildSpec(NamedTuple):
-    """What decides the rows: two folders and the seed. `distractors` None: the fictional articles."""
+    """What decides the rows; `distractors` None: synthetic articles."""
 
     sources: Path
     distractors: Path | None
@@ -93,7 +96,7 @@ def candidates(recipe: BuildSpec, subset: str, number: int, size: int) -> list[D
     """The distractors for question `number` of a subset in a context of `size`: replaced, none that
     gives it away.
 
-    A document that holds an answer, the keywords or the evidence is left out. HarnessError where
+    A document that holds an answer, the keywords or the evidence is left out. LVEvalError where
     too few remain.
     """
     language, source = config.DATASET_LANGUAGE[subset], read_sources(recipe.sources, subset)[number]

@@ -1,4 +1,7 @@
-"""TODO lveval.construct.sources."""
+"""What data are built from: questions with their documents, and distractors.
+
+sources = read_sources(SAMPLES, "lic_mixup")
+"""
 
 import functools
 import json
@@ -23,7 +26,7 @@ def text_length(text: str, language: str) -> int:
 
 
 class Document(NamedTuple):
-    """A text and what it adds to a context's length (of Chinese, the separator is counted with it)."""
+    """A text and what it adds to a context's length (in Chinese with its separator)."""
 
     text: str
     cost: int
@@ -112,7 +115,7 @@ OPTIONAL: dict[str, Any] = {"answer_keywords": None, "confusing_facts": [], "rep
 class Source:
     """One question and what belongs to it, the replacement applied to all of it.
 
-    Raises HarnessError `origin: field: found, expected` for a value that does not have the format.
+    Raises LVEvalError `origin: field: found, expected` for a value that does not have the format.
     """
 
     def __init__(self, raw: object, origin: str, language: str) -> None:
@@ -156,7 +159,7 @@ class Source:
 
 
 def read_text(path: Path) -> str:
-    """The file's text; a HarnessError where there is none to read."""
+    """The file's text; an LVEvalError where there is none to read."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

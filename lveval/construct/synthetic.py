@@ -1,4 +1,7 @@
-"""TODO lveval.construct.synthetic."""
+"""Synthetic articles: distractors of any amount that say nothing about the world.
+
+articles = synthetic_articles("en", seed=42, size=100_000)
+"""
 
 import functools
 import hashlib

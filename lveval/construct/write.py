@@ -1,7 +1,7 @@
 """Builds data in LV-Eval's style: mix-up of documents, confusing facts, keyword and phrase
 replacement.
 
-    python construct.py --output-dir mydata --datasets hotpotwikiqa_mixup --lengths 16k 32k --rows 10
+    python -m lveval construct --output-dir mydata --lengths 16k 32k --rows 10
 
 `prediction.py --data-path mydata` evaluates on it. The method is that of Yuan et al., "LV-Eval",
 arXiv 2402.05136, section 3. A source (a line of <sources>/<subset>.jsonl, see FIELDS) is a question
@@ -31,7 +31,7 @@ File = tuple[str, str, int]  # subset, level, number of rows
 
 
 def check_sources(recipe: BuildSpec, subset: str, levels: list[str], rows: int) -> None:
-    """Raise HarnessError where a question cannot have a context of a level; say which distractors
+    """Raise LVEvalError where a question cannot have a context of a level; say which distractors
     were skipped.
     """
     language, sizes, skipped = config.DATASET_LANGUAGE[subset], sorted(map(level_size, levels)), 0
@@ -154,8 +154,11 @@ def main(arguments: list[str] | None = None) -> ExitCode:
     )
     add("--datasets", nargs="+", help="subsets (default: those of config.py that --sources has)")
     add("--lengths", nargs="+", help="levels, any <N>k (default: those of config.py)")
-    add("--rows", default="0", help="rows of each file (default: one a question); more than there are "
-        "questions asks them again in other contexts; full: as many as the published file has")  # fmt: skip
+    rows = (
+        "rows of each file (default: one a question); more than there are questions asks them "
+        "again in other contexts; full: as many as the published file has"
+    )
+    add("--rows", default="0", help=rows)
     add("--seed", type=int, default=42, help="default: 42")
     add(
         "--num-workers",

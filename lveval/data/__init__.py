@@ -1,0 +1,1 @@
+"""Where rows come from: sources, checks, the memory-mapped copy, prompt templates."""

@@ -1,7 +1,6 @@
-"""Where rows come from: the Hub's archives or local files, checked row by row, memory-mapped, read
-by index.
+"""The rows of a file: checked one by one, memory-mapped, read by index.
 
-    python prediction.py --backend echo --model-name dry --data-path my_data/   (no --data-path: the published data)
+    file = load_file("lic_mixup", "16k", Path("my_data")); file.row(0)["input"]
 
 A file is read in one own pass into an Arrow copy that is named by the content's hash, so that all
 workers map the same pages. The JSON builder of `datasets` would infer types chunk by chunk and fail
@@ -59,7 +58,7 @@ class DataFile:
             raise IndexError(f"{self.origin} has {self.rows} rows; there is no row {index}")
         return cast(Row, self._mapped()[index])
 
-    def sizes(self) -> list[int]:
+    def context_bytes(self) -> list[int]:
         """The UTF-8 bytes of each row's context; looks at no text, so it takes milliseconds for a
         file of any size.
         """
@@ -85,7 +84,7 @@ def load_file(
 
     With `fingerprint` (a worker was told it) an intact cached copy is opened without a look at the
     source. Otherwise the source is read; it must have that fingerprint if one is given. Raises
-    HarnessError: no such file, no network, a row that is not as the data card of Infinigence/LVEval
+    LVEvalError: no such file, no network, a row that is not as the data card of Infinigence/LVEval
     says (file, line, field), a damaged archive, other content.
     """
     for kind, value, pattern, expected in (

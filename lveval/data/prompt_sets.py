@@ -1,4 +1,7 @@
-"""TODO lveval.data.prompt_sets."""
+"""The prompt templates of a run: the project's own, the official ones, or a file's.
+
+prompts = load_prompts("official")
+"""
 
 import ast
 import hashlib
@@ -55,7 +58,7 @@ def load_prompts(choice: str) -> PromptSet:
     """The templates of --prompts: `builtin`, `official`, or a .py or .json file with a literal
     DATASET_PROMPT.
 
-    Raises HarnessError where the file is missing, is not literal, lacks a field, or (official) has
+    Raises LVEvalError where the file is missing, is not literal, lacks a field, or (official) has
     another hash.
     """
     if choice == "builtin":
@@ -104,7 +107,7 @@ def official_file(url: str, sha256: str) -> str:
 
 
 def parse_prompts(text: str, where: str) -> dict[str, str]:
-    """The literal DATASET_PROMPT mapping in Python or JSON source `text`; parsed, never executed."""
+    """Parse the literal DATASET_PROMPT mapping in Python or JSON source; nothing is executed."""
     mapping: object = None
     if where.endswith(".json"):
         try:

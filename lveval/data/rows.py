@@ -1,4 +1,7 @@
-"""TODO lveval.data.rows."""
+"""One row of a data file: the fields of the data card, checked, in one spelling.
+
+row = parse_row(line, "data/lic_mixup_16k.jsonl:41", "lic_mixup")
+"""
 
 import json
 import reprlib
@@ -35,7 +38,7 @@ class Row(TypedDict):
 
 
 def invalid(where: str, found: object, expected: str) -> LVEvalError:
-    # Clipped: what is found may be a whole context.
+    """Make the error of a field; what is found is clipped, for it may be a whole context."""
     return DataError(f"{where}: found {_short_repr.repr(found)[:80]}; expected {expected}")
 
 

@@ -1,4 +1,7 @@
-"""TODO lveval.data.selection."""
+"""The files of a run, and how many of their first rows are selected.
+
+files = load_selection([("lic_mixup", "16k")], data_path, limit=5)
+"""
 
 from collections.abc import Sequence, Set
 from concurrent.futures import Executor

@@ -1,4 +1,7 @@
-"""TODO lveval.data.sources."""
+"""Where the JSON lines of a file come from: a folder, a zip archive, or the Hub's archive.
+
+for line in read_lines(find_source("lic_mixup", "lic_mixup_16k.jsonl", data_path)): ...
+"""
 
 import hashlib
 import io
@@ -43,6 +46,7 @@ class DataSource:
 
     @property
     def origin(self) -> str:
+        """Where it is, for messages."""
         return "/".join((str(self.path), *self.members[-1:]))
 
     @contextmanager

@@ -46,7 +46,7 @@ def silence(*loggers: str) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-# --- In every process -----------------------------------------------------------------------------
+# --- In every process ---------------------------------------------------------------------------
 
 
 def _code() -> dict[str, Json]:
@@ -123,7 +123,7 @@ def _require_same_environment(where: str, expected: Environment, found: Environm
         )
 
 
-# --- In the coordinator ---------------------------------------------------------------------------
+# --- In the coordinator -------------------------------------------------------------------------
 
 
 class Cluster(Executor):
@@ -238,9 +238,9 @@ def _log(line: str) -> None:
 
 def _foreign_code(where: str, error: BaseException) -> LVEvalError:
     return UsageError(
-        f"{where} cannot run the harness's code ({_first_line(error)}); start it with this "
-        "checkout on its PYTHONPATH and the packages of requirements.txt, as README shows under "
-        "Several machines"
+        f"{where} cannot run the harness's code ({_first_line(error)}); install this "
+        "version there (pip install, or the checkout on PYTHONPATH) with its packages, as "
+        "docs/cluster.md shows"
     )
 
 

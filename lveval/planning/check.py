@@ -10,12 +10,22 @@ number back does not read it whole.
 import itertools
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 from lveval import config, utils
 from lveval.backends import ON_GPUS, REMOTE, backend_module
-from lveval.backends.base import Backend, BackendBroken, Generation, Prompt, Tokenizer, Tokens
+from lveval.backends.base import (
+    Backend,
+    BackendBroken,
+    CheckResult,
+    Generation,
+    Prompt,
+    Tokenizer,
+    Tokens,
+    error,
+    ok,
+    warning,
+)
 from lveval.common.errors import ExitCode, LVEvalError
 from lveval.common.levels import FileKey
 from lveval.common.text import printable
@@ -35,18 +45,6 @@ TRIES = 3  # of a service; a run would go on
 # A service's count may differ from ours by the chat format, and by so much where its tokenizer is
 # another one.
 FEWER, MORE = 0.9, 1.25
-
-
-class CheckResult(NamedTuple):
-    """One line of the report."""
-
-    level: Literal["ok", "warning", "error"]
-    text: str
-
-
-ok = partial(CheckResult, "ok")
-warning = partial(CheckResult, "warning")
-error = partial(CheckResult, "error")
 
 
 def run_checks(
@@ -70,8 +68,7 @@ def _results(
 ) -> Iterator[CheckResult]:
     yield from check_data({(one.file.subset, one.file.level): len(one.file) for one in files})
     module = backend_module(job.backend)
-    if job.backend in ON_GPUS:
-        yield from check_positions(job)
+    yield from module.check_model(job.options)
     tokenizer = module.tokenizer(job.options)
     native_chat = utils.uses_native_chat(module.native_chat(job.options), job.chat_template)
     yield from check_format(job, tokenizer, native_chat)
@@ -129,43 +126,6 @@ def check_data(rows: Mapping[FileKey, int]) -> Iterator[CheckResult]:
         yield warning(f"{total}; not the published number of rows: {', '.join(other[:3])}{more}")
     else:
         yield ok(total + (", as published" if len(published) == len(rows) else ""))
-
-
-def check_positions(job: Job) -> Iterator[CheckResult]:
-    """Check whether the model was made for prompts of this length."""
-    from lveval.backends import hf_models
-
-    settings = hf_models.load_config(hf_models.model_source(job.options), job.options)
-    limit, window = job.options.model_max_len, hf_models.context_window(settings, job.options)
-    if window is None:
-        yield warning(f"window: the model does not tell it; is {limit:,} tokens within it?")
-    else:
-        yield ok(
-            f"window: {window:,} tokens, of which prompts use {limit:,} and answers "
-            f"{job.options.budget}"
-        )
-    text = settings.get_text_config() if hasattr(settings, "get_text_config") else settings
-    yield from _check_scaling(text, limit)
-    sliding = getattr(text, "sliding_window", None)
-    if isinstance(sliding, int) and getattr(text, "use_sliding_window", True) and sliding < limit:
-        yield warning(f"attention: some layers see only the last {sliding:,} tokens")
-
-
-def _check_scaling(settings: Any, limit: int) -> Iterator[CheckResult]:  # noqa: ANN401
-    scaling = (
-        getattr(settings, "rope_parameters", None) or getattr(settings, "rope_scaling", None) or {}
-    )
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    trained = scaling.get("original_max_position_embeddings")
-    if kind not in ("default", "mrope"):
-        beyond = f", from the {trained:,} tokens it was trained on" if trained else ""
-        factor = scaling.get("factor", "unknown")
-        yield ok(f"positions: scaled by the model ({kind}, factor {factor}{beyond})")
-    elif trained and limit > trained:
-        yield warning(
-            f"positions: the model was trained on {trained:,} tokens and scales none; expected a "
-            "limit within that, or the rope_scaling that its model card gives"
-        )
 
 
 def check_format(job: Job, tokenizer: Tokenizer, native_chat: bool) -> Iterator[CheckResult]:

@@ -42,7 +42,8 @@ def print_plan(
 ) -> None:
     """Print what a run has left to do, its money and its hours; writes nothing into its folder.
 
-    `spec` is what decides the run's answers, `gpus` those of each worker. Raises IncompleteRun where a calibration fails.
+    `spec` is what decides the run's answers, `gpus` those of each worker. Raises IncompleteRun
+    where a calibration fails.
     """
     sizes = remaining_rows(options, job, files, spec, executor)
     if answered := sum(selected.rows for selected in files) - sum(map(len, sizes.values())):
@@ -81,7 +82,7 @@ def print_plan(
         print(_hours(f"as {options.calibrate} rows of each level took", seconds, workers))
 
 
-# --- What is left to do ---------------------------------------------------------------------------
+# --- What is left to do -------------------------------------------------------------------------
 
 
 def remaining_rows(
@@ -95,7 +96,7 @@ def remaining_rows(
     names = [(selected.file.subset, selected.file.level) for selected in files]
     done = {} if options.overwrite else _answered(options.folder, spec, names, job)
     sizes = {}
-    all_sizes = executor.map(dataset.DataFile.sizes, [selected.file for selected in files])
+    all_sizes = executor.map(dataset.DataFile.context_bytes, [selected.file for selected in files])
     for name, selected, of_rows in zip(names, files, all_sizes, strict=True):
         if left := selected.missing(done.get(name, set())):
             sizes[name] = {index: of_rows[index] for index in left}
@@ -120,7 +121,7 @@ def _answered(
     return done
 
 
-# --- The table ------------------------------------------------------------------------------------
+# --- The table ----------------------------------------------------------------------------------
 
 HEADINGS = (
     "subset",
@@ -183,7 +184,7 @@ def _rows(figure: Estimate, rows: int) -> str:
     return f"{figure.value:,.0f} ({math.floor(least):,}-{math.ceil(most):,})"
 
 
-# --- Method, money and hours ----------------------------------------------------------------------
+# --- Method, money and hours --------------------------------------------------------------------
 
 
 def _method(total: FileEstimate) -> str:

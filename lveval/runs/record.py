@@ -4,7 +4,6 @@ line = encode(record); record = parse_record(line, "outputs/chatglm3/rows/lic_mi
 """
 
 import json
-from collections.abc import Mapping
 from typing import Any, NamedTuple, TypedDict
 
 from lveval.common.errors import UsageError
@@ -43,14 +42,6 @@ class LocatedRecord(NamedTuple):
 
     record: dict[str, object]
     where: str
-
-
-def encode(record: Mapping[str, object]) -> bytes:
-    """Write a record as one line without its break, in UTF-8."""
-    try:
-        return json.dumps(record, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # UTF-8 cannot hold a lone surrogate, an ASCII escape can
-        return json.dumps(record).encode()
 
 
 def parse_record(line: bytes, where: str) -> dict[str, object]:

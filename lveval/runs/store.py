@@ -26,6 +26,7 @@ from lveval.common.files import (
     rename_to_backup,
     write_atomic,
 )
+from lveval.common.jsonl import encode
 from lveval.common.levels import file_name
 from lveval.common.logs import log
 from lveval.runs.folder import (
@@ -36,7 +37,7 @@ from lveval.runs.folder import (
     read_rows,
     run_files,
 )
-from lveval.runs.record import CAUSES, FINAL_STATUSES, JsonObject, Prediction, encode, parse_record
+from lveval.runs.record import CAUSES, FINAL_STATUSES, JsonObject, Prediction, parse_record
 from lveval.runs.spec import require_same_spec
 
 Counts = Mapping[str, int]  # <subset>_<level> -> a number of rows
@@ -154,7 +155,7 @@ class RunStore:
         self._causes[subset, level, index] = cause
 
     def export_predictions(self, subset: str, level: str) -> Path | None:
-        """Write `<run>/<subset>_<level>.jsonl`, in index order, when every selected row is there."""
+        """Write `<run>/<subset>_<level>.jsonl`, in index order, once all selected rows are there."""
         name = file_name(subset, level)
         known = self._lines.get(name, {})
         if not set(range(self._manifest["selection"][name])) <= known.keys():

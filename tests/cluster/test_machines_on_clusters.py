@@ -173,7 +173,7 @@ class Processes:
     def node(
         self, machine: Machine, log: str, address: str, *options: str | Path, **environment: str
     ) -> subprocess.Popen[bytes]:
-        """A worker as README has it."""
+        """A worker as docs/cluster.md has it."""
         common = ("--nworkers", "1", "--nthreads", "2", "--memory-limit", "0", "--no-dashboard")
         here = ("--host", machine.address, "--local-directory", self.folder / "scratch")
         return self.start(

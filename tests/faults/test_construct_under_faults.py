@@ -1,6 +1,6 @@
-"""construct.py: the rows it builds, that they repeat byte for byte, and what it says about bad input.
+"""lveval construct: the rows it builds, that they repeat byte for byte, and what it says about bad input.
 
-python -m pytest tests/test_construct.py
+python -m pytest tests/unit/test_construct.py
 """
 
 import subprocess

@@ -268,7 +268,7 @@ def test_only_a_mean_over_all_subsets_is_called_the_leaderboards(
 def test_constructed_data_are_never_called_the_leaderboards(
     tmp_path: Path, evaluate: Evaluate
 ) -> None:
-    """As many rows as published, but construct.py's."""
+    """As many rows as published, but constructed ones."""
     files = whole_level("16k")
     files["lic_mixup_16k"] = [row(question_id="lic-1")] * 197
     done = evaluate("--input-dir", write_published(tmp_path, files))

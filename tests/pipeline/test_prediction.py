@@ -39,7 +39,7 @@ NOT_DECIDING = """
     scheduler insecure_scheduler tls_ca_file tls_cert tls_key wait_for_workers plan price_in
     price_out batch_discount tokens_per_second calibrate max_cost max_hours check
     verbose quiet
-""".split()
+""".split()  # noqa: SIM905 - reads as a list of words
 
 
 def test_every_option_is_deciding_or_was_judged_not_to_be() -> None:

@@ -1,4 +1,4 @@
-"""report.py: what a page says, who is ranked, the command line and the plots."""
+"""lveval report: what a page says, who is ranked, the command line and the plots."""
 
 import json
 from dataclasses import replace

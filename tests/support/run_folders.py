@@ -1,4 +1,4 @@
-"""Runs for the tests of report.py, written in moments, and texts that try to be more than text."""
+"""Runs for the tests of the report, written in moments, and texts that try to be more than text."""
 
 import json
 import random

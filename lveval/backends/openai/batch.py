@@ -33,8 +33,8 @@ from lveval.backends.openai.responses import failed_generation
 from lveval.backends.openai.retry import RESUME_HINT, call_with_retry
 from lveval.common.errors import IncompleteRun, LVEvalError, ServiceError, StorageError, UsageError
 from lveval.common.files import disk_errors, durable_mkdir, write_atomic
+from lveval.common.jsonl import encode
 from lveval.common.text import printable
-from lveval.runs.record import encode
 
 if TYPE_CHECKING:
     import openai
@@ -402,8 +402,9 @@ def claim_rows_in_flight(
                 continue
             if index >= selection.get(f"{subset}_{level}", 0):
                 raise UsageError(
-                    f"{folder}: a batch of this run is out with rows that are not selected now, such "
-                    f"as {key}; let the command that submitted it run to its end, then select fewer"
+                    f"{folder}: a batch of this run is out with rows that are not selected now, "
+                    f"such as {key}; let the command that submitted it run to its end, then select "
+                    "fewer"
                 )
             out.add((subset, level, index))
     return out

@@ -18,9 +18,10 @@ def megabytes(text: str) -> float:
     return value
 
 
-# first_wait: seconds before a failed request is repeated; doubles from there. longest_wait: the most
-# that is obeyed of a service's Retry-After. timeout: seconds for a reply, to which each 1,000 tokens
-# of the prompt add timeout_per_1k. poll: seconds between two looks at a batch. batch_mb: the most a file of requests may have.
+# first_wait: seconds before a failed request is repeated; doubles from there. longest_wait: the
+# most that is obeyed of a service's Retry-After. timeout: seconds for a reply, to which each 1,000
+# tokens of the prompt add timeout_per_1k. poll: seconds between two looks at a batch. batch_mb: the
+# most a file of requests may have.
 ENGINE_ARGS: dict[str, Callable[[str], Json]] = {
     "served_model": str,
     "first_wait": seconds,

@@ -15,8 +15,8 @@ from lveval.backends.openai.retry import RetryPolicy, call_with_retry
 from lveval.common.errors import ServiceError, UsageError
 
 HOW = (
-    "pass --tokenizer hf:PATH (a folder or Hub name), tiktoken:NAME (o200k_base, cl100k_base, …) or "
-    "server (vLLM)"
+    "pass --tokenizer hf:PATH (a folder or Hub name), tiktoken:NAME (o200k_base, cl100k_base, …) "
+    "or server (vLLM)"
 )
 
 # Files of a model folder that make its tokenizer, by the beginning of their names.
@@ -170,5 +170,6 @@ def _tiktoken(name: str) -> Any:  # noqa: ANN401 - a tiktoken.Encoding
         where = os.environ.get("TIKTOKEN_CACHE_DIR", "unset")
         raise UsageError(
             f"--tokenizer tiktoken:{name}: its file cannot be downloaded ({type(error).__name__}); "
-            f"without network, copy a filled cache and name it in TIKTOKEN_CACHE_DIR (now {where}), or {HOW}"
+            "without network, copy a filled cache and name it in TIKTOKEN_CACHE_DIR (now "
+            f"{where}), or {HOW}"
         ) from None
