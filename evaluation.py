@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from lveval import config
+from lveval import config, results
 from lveval.analysis.causes import classify_error
 from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli, unknown_name
 from lveval.common.files import write_atomic
@@ -35,12 +35,12 @@ from lveval.report.text import (
 from lveval.results import (
     PROTOCOLS,
     PUBLISHED_LEVELS,
-    SUBSETS,
     Evaluation,
     FileResult,
     ScoredRow,
     Scores,
-    means,
+    level_means,
+    subset_means,
 )
 from lveval.runs import store
 from lveval.runs.record import FINAL_STATUSES
@@ -62,16 +62,16 @@ def evaluate(folder: Path) -> Evaluation:
             f"{folder}: no prediction file; expected names such as lic_mixup_16k.jsonl"
         )
     for subset, level in pairs:
-        if subset not in SUBSETS:
+        if subset not in results.SUBSETS:
             raise UsageError(
-                f"{folder / f'{subset}_{level}.jsonl'}: {unknown_name(subset, 'subset', SUBSETS)}"
+                f"{folder / f'{subset}_{level}.jsonl'}: {unknown_name(subset, 'subset', results.SUBSETS)}"
             )
         for name in ("DATASET_METRIC_DESCRIBED", "DATASET_LANGUAGE"):
             if subset not in getattr(config, name):
                 raise UsageError(
                     f"config.py: {name} has no line for {subset}; expected one, as DATASET_METRIC has"
                 )
-    pairs.sort(key=lambda pair: (SUBSETS.index(pair[0]), level_length(pair[1])))
+    pairs.sort(key=lambda pair: (results.SUBSETS.index(pair[0]), level_length(pair[1])))
     manifest = store.read_manifest(folder) or {}
     return Evaluation(folder, manifest, [score_file(folder, manifest, *pair) for pair in pairs])
 
@@ -173,7 +173,7 @@ def as_csv(scores: Scores, levels: list[str]) -> str:
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(["dataset_name", *levels])
-    for subset in means(scores, 0):
+    for subset in subset_means(scores):
         lines.writerow([subset, *(scores.get((subset, level), "") for level in levels)])
     return text.getvalue()
 
@@ -192,7 +192,7 @@ def metadata(evaluation: Evaluation, found: "RunAnalysis") -> dict[str, object]:
         "limited": [
             file.name for file in evaluation.files if file.selected < (file.available or 0)
         ],
-        "leaderboard_levels": evaluation.comparable_levels,
+        "leaderboard_levels": evaluation.leaderboard_levels,
         "files": {
             file.name: {
                 "rows": file.rows,
@@ -204,8 +204,8 @@ def metadata(evaluation: Evaluation, found: "RunAnalysis") -> dict[str, object]:
         },
         "means": {
             protocol: {
-                "levels": means(evaluation.scores(protocol), 1),
-                "subsets": means(evaluation.scores(protocol), 0),
+                "levels": level_means(evaluation.scores(protocol)),
+                "subsets": subset_means(evaluation.scores(protocol)),
             }
             for protocol in PROTOCOLS
         },
@@ -217,10 +217,8 @@ def write_comparisons(
     a: Evaluation, others: Sequence[Evaluation], compared: "Mapping[str, Comparison]"
 ) -> None:
     """Write comparison.json into the run's folder; .partial where rows of a run are missing."""
-    from lveval.analysis import comparison
-
     part = ".partial" if any(evaluation.unfinished for evaluation in (a, *others)) else ""
-    found = {printable(name): comparison.as_data(of) for name, of in compared.items()}
+    found = {printable(name): of.as_data() for name, of in compared.items()}
     write_atomic(
         a.folder / f"comparison{part}.json",
         as_json({"a": a.signature("released"), "compared": found}),

@@ -4,7 +4,8 @@ import itertools
 import math
 import random
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from lveval.analysis import comparison
 from lveval.analysis.clusters import Floats
 from lveval.analysis.comparison import Mismatch, holm, mismatches
 from lveval.common.errors import ExitCode, LVEvalError
-from lveval.results import ScoredRow
+from lveval.results import Evaluation, FileResult, ScoredRow
 
 # --- closed forms -----------------------------------------------------------------------------------------------------
 
@@ -109,19 +110,18 @@ def test_each_family_is_adjusted_by_its_size_and_the_verdict_goes_by_that() -> N
 # --- pairing ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Answered:
-    """What comparison.against asks of a run."""
-
-    rows: list[ScoredRow]
-    identity: dict[str, object] = field(default_factory=dict)
-    missing: int = 0
+def answered(
+    rows: list[ScoredRow], identity: dict[str, object] | None = None, missing: int = 0
+) -> Evaluation:
+    """A run with these rows, all in one file, of which some are missing."""
+    file = FileResult("lic_mixup", "16k", len(rows) + missing, None, rows)
+    return Evaluation(Path("run"), {"identity": identity or {}}, [file])
 
 
 def test_a_family_spans_all_runs_that_are_compared_at_once() -> None:
     scores = clustered(np.random.default_rng(5), (60, 3), (0.4,))
-    ours = Answered(run_of("lic_mixup", np.clip(scores + 0.05, 0, 1)))
-    others = {name: Answered(run_of("lic_mixup", scores)) for name in ("one", "two", "three")}
+    ours = answered(run_of("lic_mixup", np.clip(scores + 0.05, 0, 1)))
+    others = {name: answered(run_of("lic_mixup", scores)) for name in ("one", "two", "three")}
     alone = comparison.compare_runs(ours.rows, others["one"].rows)
     found = comparison.compare_with(ours, others)
     for run in found.values():
@@ -147,7 +147,7 @@ def test_of_a_question_with_several_rows_only_the_answered_ones_count() -> None:
     found = comparison.compare_runs(rows[:7], rows)
     assert found.parts.overall.a == found.parts.overall.b  # the same answers
     assert (found.rows, found.paired, found.only_a, found.only_b) == (7, 2, 0, 3)
-    assert comparison.counts_text(found) == (
+    assert found.counts_text == (
         "7 rows of both, 2 questions at a length; a question with several rows there counts once; "
         "left out: 0 rows of A alone, 3 of B alone"
     )
@@ -164,24 +164,24 @@ def test_contexts_of_different_questions_are_no_pairs() -> None:
 
 
 def test_unfinished_and_empty_runs_are_named() -> None:
-    ours = Answered(run_of("lic_mixup", np.full((5, 3), 0.5)))
-    found = comparison.compare_with(ours, {"other": Answered(ours.rows, missing=7)})
+    ours = answered(run_of("lic_mixup", np.full((5, 3), 0.5)))
+    found = comparison.compare_with(ours, {"other": answered(ours.rows, missing=7)})
     assert found["other"].flags[-1] == "7 rows of B have no answer"
     for rows, message in (
         ([], "other: no row has an answer"),
         (run_of("cmrc_mixup", np.zeros((5, 3))), "other: the two"),
     ):
         with pytest.raises(LVEvalError, match=message) as raised:
-            comparison.compare_with(ours, {"other": Answered(rows)})
+            comparison.compare_with(ours, {"other": answered(rows)})
         assert raised.value.code == ExitCode.IDENTITY
 
 
 def test_many_runs_at_once_can_still_differ_by_file() -> None:
-    ours = Answered(
+    ours = answered(
         [row for at in range(5) for row in run_of(f"s{at}_mixup", np.full((20, 3), 0.9))]
     )
     others = {
-        str(at): Answered([replace(row, released=0.1) for row in ours.rows]) for at in range(45)
+        str(at): answered([replace(row, released=0.1) for row in ours.rows]) for at in range(45)
     }
     found = comparison.compare_with(ours, others)  # a family of 675 files
     assert {part.verdict for run in found.values() for part in run.parts.files.values()} == {
@@ -191,7 +191,7 @@ def test_many_runs_at_once_can_still_differ_by_file() -> None:
 
 def test_runs_over_other_data_are_refused_by_name() -> None:
     ours, other = (
-        Answered(run_of("lic_mixup", np.full((5, 3), 0.5)), {"data": {"lic_mixup_16k": mark}})
+        answered(run_of("lic_mixup", np.full((5, 3), 0.5)), {"data": {"lic_mixup_16k": mark}})
         for mark in "ab"
     )
     with pytest.raises(

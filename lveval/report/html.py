@@ -1,10 +1,10 @@
-"""A Page as one HTML file that needs nothing else: opens from disk, asks no network, runs no script but its own.
+"""A report as one HTML file that opens from disk, asks no network and runs no script but its own.
 
     Path("report.html").write_text(html.render(page))
 
-Text of a run is untrusted: the template escapes all of it, and the row browser's data travel as JSON, in an element
-that is no script, from where the script sets them as text. The policy in the page's head admits its own style and
-script by their hashes and nothing else.
+Text of a run is untrusted: the template escapes all of it, and the row browser's data travel as
+JSON, in an element that is not run, from where the script sets them as text. The policy in the
+page's head admits its own style and script by their hashes and nothing else.
 """
 
 import base64
@@ -14,11 +14,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from lveval.analysis import causes, comparison, evidence, length_effect
+from lveval.analysis import causes, length_effect
+from lveval.analysis.intervals import Interval
 from lveval.analysis.score_breakdown import ScoreBreakdown
 from lveval.common.text import printable
-from lveval.report import charts
-from lveval.report.data import ReportData, RowView, Score
+from lveval.report import charts, tables
+from lveval.report.data import ReportData, RowView
 from lveval.results import PUBLISHED_LEVELS
 
 FOLDER = Path(__file__).resolve().parent
@@ -46,7 +47,7 @@ UNSAFE = re.compile(
 
 
 def render(page: ReportData) -> str:
-    """The whole page as a string of HTML."""
+    """Write the whole page as a string of HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -63,7 +64,9 @@ def render(page: ReportData) -> str:
         # Controls and bidi overrides are shown, not obeyed.
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
+    curves = charts.curve_chart(page)
     data, cap = row_data(page.rows, page.limit)
+    by_file = {"_".join(file): part for file, part in page.evidence_by_file.items()}
     return environment.get_template("page.html").render(
         page=page,
         policy=policy(style, script),
@@ -78,29 +81,21 @@ def render(page: ReportData) -> str:
         lost=[("level", page.lost.levels), ("subset", page.lost.subsets)],
         fraction=length_effect.FRACTION,
         in_words=causes.IN_WORDS,
-        counts_text=comparison.counts_text,
-        comparison_notes=comparison.interval_notes,
-        evidence_by_level=[evidence.HEAD, *evidence.table(page.evidence_by_level)],
-        evidence_by_file=[
-            evidence.HEAD,
-            *evidence.table({"_".join(pair): part for pair, part in page.evidence_by_file.items()}),
-        ],
-        lengths=[length_effect.HEAD, *length_effect.table(page.lengths)],
-        compared={
-            other: (found, [comparison.HEAD, *comparison.table(found)])
-            for other, found in page.compared.items()
-        },
-        curves=[Markup(charts.curves(page, width)) for width in (charts.WIDE, charts.NARROW)],  # noqa: S704
-        evidence_bars=responsive("Evidence kept by level", charts.evidence_lines(page)),
-        cause_bars=responsive("Points by cause and level", charts.cause_lines(page, 1)),
+        evidence_by_file=by_file,
+        evidence_table=tables.evidence_table,
+        length_table=tables.length_table,
+        comparison_table=tables.comparison_table,
+        curves=[Markup(charts.draw_curves(curves, width)) for width in charts.WIDTHS],  # noqa: S704
+        evidence_bars=_bars("Evidence kept by level", charts.evidence_bars(page)),
+        cause_bars=_bars("Points by cause and level", charts.cause_bars(page)),
     )
 
 
-def responsive(title: str, lines: list[tuple[str, list[charts.Part]]]) -> list[str]:
+def _bars(title: str, bars: list[charts.Bar]) -> list[str]:
     """A bar chart for wide and narrow screens, as markup."""
     from markupsafe import Markup
 
-    return [Markup(charts.bars(title, lines, width)) for width in (charts.WIDE, charts.NARROW)]  # noqa: S704
+    return [Markup(charts.draw_bars(title, bars, width)) for width in charts.WIDTHS]  # noqa: S704
 
 
 def read(name: str) -> str:
@@ -120,7 +115,7 @@ def policy(style: str, script: str) -> str:
     )
 
 
-def heat_class(score: Score | None, highest: float) -> str:
+def heat_class(score: Interval | None, highest: float) -> str:
     """The class of a heat map's cell."""
     return "none" if score is None else f"h{min(STEPS - 1, int(score.value / highest * STEPS))}"
 
