@@ -273,7 +273,7 @@ def test_each_definition_has_cases_that_hold_and_cases_that_do_not(name: results
     assert {row.subset in CHINESE_SUBSETS for row in positive} == {True, False}
 
 
-# --- the set labelled by hand ---------------------------------------------------------------------------------------
+# --- the set labelled by hand ---
 
 
 def labelled() -> list[tuple[ScoredRow, str, str]]:
@@ -313,7 +313,7 @@ def test_the_labelled_set_has_all_causes_both_languages_and_all_subsets() -> Non
     assert all(why for _, _, why in rows)
 
 
-# --- gated is the scorer's gate -------------------------------------------------------------------------------------
+# --- gated is the scorer's gate ---
 
 
 def test_the_working_tells_which_keywords_were_found() -> None:
@@ -349,7 +349,7 @@ def test_gated_rows_lost_all_their_points_to_the_gate() -> None:
         assert work is not None and not work.passes and work.f1 > 0 and row.released == 0
 
 
-# --- the order, and any text at all ---------------------------------------------------------------------------------
+# --- the order, and any text at all ---
 
 
 def test_the_order_decides_between_causes() -> None:
@@ -437,7 +437,7 @@ def test_wrongly_typed_fields_count_as_absent() -> None:
     )
 
 
-# --- points ---------------------------------------------------------------------------------------------------------
+# --- points ---
 
 
 def test_the_causes_add_up_to_what_is_lost() -> None:
@@ -490,7 +490,7 @@ def test_points_lost_by_hand() -> None:
         causes.points_lost(rows, ["correct"])
 
 
-# --- wording --------------------------------------------------------------------------------------------------------
+# --- wording ---
 
 
 @pytest.mark.parametrize(
@@ -521,7 +521,7 @@ def test_a_loop_needs_three_copies_and_six_words() -> None:
     )
 
 
-# --- the documentation ----------------------------------------------------------------------------------------------
+# --- the documentation ---
 
 
 def test_the_docs_list_the_causes_in_the_codes_order() -> None:

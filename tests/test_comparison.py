@@ -17,7 +17,7 @@ from lveval.analysis.comparison import Mismatch, holm, mismatches
 from lveval.common.errors import ExitCode, LVEvalError
 from lveval.results import Evaluation, FileResult, ScoredRow
 
-# --- closed forms -----------------------------------------------------------------------------------------------------
+# --- closed forms ---
 
 
 def test_a_constant_lead_is_flipped_away_as_often_as_all_signs_agree() -> None:
@@ -107,7 +107,7 @@ def test_each_family_is_adjusted_by_its_size_and_the_verdict_goes_by_that() -> N
     assert found.subsets["lic_mixup"].adjusted == found.subsets["lic_mixup"].p == found.overall.p
 
 
-# --- pairing ----------------------------------------------------------------------------------------------------------
+# --- pairing ---
 
 
 def answered(
@@ -310,7 +310,7 @@ def test_bad_input_is_refused(a: list[ScoredRow], b: list[ScoredRow], message: s
         comparison.compare_runs(a, b, draws=50, flips=50)
 
 
-# --- false alarms and power -------------------------------------------------------------------------------------------
+# --- false alarms and power ---
 
 
 def pair_of_runs(
@@ -369,7 +369,7 @@ def test_a_real_lead_is_found() -> None:
     assert sum(part.verdict == "B better" for part in shown) == 0
 
 
-# --- runs that are unlike ---------------------------------------------------------------------------------------------
+# --- runs that are unlike ---
 
 IDENTITY: dict[str, object] = {
     "model_name": "a",

@@ -80,7 +80,7 @@ def every_part(found: Breakdown[Interval]) -> Iterator[Interval]:
     )
 
 
-# --- closed forms -----------------------------------------------------------------------------------------------------
+# --- closed forms ---
 
 
 def test_values_are_the_means_of_the_tables() -> None:
@@ -249,7 +249,7 @@ def test_identical_scores_have_no_interval() -> None:
         assert "all questions came out the same" in part.note
 
 
-# --- what is resampled, and what cannot be --------------------------------------------------------------------------
+# --- what is resampled, and what cannot be ---
 
 
 def test_a_level_with_one_question_is_not_taken_for_certain() -> None:
@@ -323,7 +323,7 @@ def test_a_file_with_few_of_the_questions_counts_its_own_only() -> None:
     assert short.note.startswith("perhaps too narrow")
 
 
-# --- determinism ------------------------------------------------------------------------------------------------------
+# --- determinism ---
 
 
 def test_the_same_rows_in_any_order_give_the_same_bytes() -> None:
@@ -375,7 +375,7 @@ def test_a_subset_has_the_same_interval_in_any_company_and_in_pieces(
     )
 
 
-# --- bad input --------------------------------------------------------------------------------------------------------
+# --- bad input ---
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ def test_an_unknown_protocol_is_refused() -> None:
         intervals.score_intervals([scored("lic_mixup", "16k", 0, 0.5)], "relased")
 
 
-# --- coverage ---------------------------------------------------------------------------------------------------------
+# --- coverage ---
 
 # Sizes from a --limit 30 run to the largest published file, shares of zeros from a good model's to a lost one's.
 SIMULATED = {

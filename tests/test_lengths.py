@@ -37,7 +37,7 @@ def effective(curve: LengthCurve) -> EffectiveLength:
     return curve.effective_length
 
 
-# --- drop and slope ---------------------------------------------------------------------------------------------------
+# --- drop and slope ---
 
 
 @pytest.mark.parametrize("levels", [FIVE, ("16k", "256k"), ("16k", "48k", "64k", "200k")])
@@ -116,7 +116,7 @@ def test_pairs_only_what_both_ends_have() -> None:
     assert (found.drop.clusters, found.slope.clusters) == (32, 31)
 
 
-# --- effective length -------------------------------------------------------------------------------------------------
+# --- effective length ---
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_the_intervals_of_drop_and_slope_cover_the_truth_in_93_to_97_percent() -
     assert all(93 <= share <= 97 for share in coverage.values()), coverage
 
 
-# --- small and bad input ----------------------------------------------------------------------------------------------
+# --- small and bad input ---
 
 
 def test_one_level_has_no_curve_and_the_note_says_so() -> None:

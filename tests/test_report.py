@@ -23,7 +23,7 @@ from lveval.results import level_means, subset_means
 __all__ = ["full", "small"]  # fixtures
 
 
-# --- the page's data ------------------------------------------------------------------------------------------------
+# --- the page's data ---
 
 
 def test_the_page_says_what_the_evaluation_says(small: Path) -> None:
@@ -123,7 +123,7 @@ def test_the_working_gives_the_golden_scores() -> None:
     assert checked > 1000
 
 
-# --- the leaderboard ------------------------------------------------------------------------------------------------
+# --- the leaderboard ---
 
 
 def test_a_complete_published_run_is_ranked(full: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_damaged_leaderboard_names_file_and_line(tmp_path: Path) -> None:
         read_published(tmp_path)
 
 
-# --- the command line -----------------------------------------------------------------------------------------------
+# --- the command line ---
 
 
 def test_a_dry_run_becomes_a_page(tmp_path: Path) -> None:
@@ -371,7 +371,7 @@ def test_a_run_without_answers_is_told(tmp_path: Path) -> None:
         cli.report_of_folder(run, leaderboard=False)
 
 
-# --- plots ----------------------------------------------------------------------------------------------------------
+# --- plots ---
 
 
 def test_plots_are_files_and_names_are_text(small: Path, tmp_path: Path) -> None:

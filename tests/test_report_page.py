@@ -19,7 +19,7 @@ from lveval.report import charts, html, tables
 __all__ = ["full", "small"]  # fixtures
 
 
-# --- one file, small, alone -----------------------------------------------------------------------------------------
+# --- one file, small, alone ---
 
 
 class Elements(HTMLParser):
@@ -137,7 +137,7 @@ def test_ids_are_unique_and_references_lead_somewhere(small: Path) -> None:
             assert attributes["aria-labelledby"] in ids
 
 
-# --- untrusted text -------------------------------------------------------------------------------------------------
+# --- untrusted text ---
 
 
 def test_there_are_enough_payloads() -> None:
@@ -234,7 +234,7 @@ def test_a_name_becomes_no_link_and_no_option() -> None:
     assert tables.latex_text("[x] a--b") == "{[}x{]} a-{}-b"
 
 
-# --- readable -------------------------------------------------------------------------------------------------------
+# --- readable ---
 
 
 def luminance(colour: str) -> float:

@@ -64,7 +64,7 @@ WHOLE_CHARACTERS = 4
 # Of the answer's informative words that the question lacks: most must come from one confusing fact.
 FACT_SHARE = 0.5
 
-# A truth of such a word alone is given only by an answer that begins with it: "there is no ..." is no "no".
+# A truth of such a word alone must begin the answer: "there is no ..." is no "no".
 YES_OR_NO = frozenset(
     {"yes", "no", "true", "false", "是", "否", "不是", "有", "没有", "对", "不对", "能", "不能"}
 )
@@ -232,7 +232,7 @@ def _finished_first_line(answer: str) -> bool:
     return not first.rstrip().endswith((":", "："))
 
 
-# --- points lost ----------------------------------------------------------------------------------
+# --- points lost ---
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class BootstrapDraws:
     influence: Floats  # [questions, columns] first-order change of the value for one more of each
 
 
-# --- from rows to tables --------------------------------------------------------------------------
+# --- from rows to tables ---
 
 
 def cluster_tables(rows: Sequence[ScoredRow], protocol: str) -> list[ClusterTable]:
@@ -111,7 +111,7 @@ def cluster_tables(rows: Sequence[ScoredRow], protocol: str) -> list[ClusterTabl
 
 
 def tabulate(subset: str, cells: Sequence[tuple[str, str, float]]) -> ClusterTable:
-    """Sum and count the values of each question at each level, given as (question, level, value)."""
+    """Sum and count the values of each question at each level, from (question, level, value)."""
     columns = tuple(sorted({level for _, level, _ in cells}, key=level_length))
     questions = tuple(sorted({question for question, _, _ in cells}))
     line = {question: at for at, question in enumerate(questions)}
@@ -152,7 +152,7 @@ def measure_parts(tables: Sequence[ClusterTable], measure: Callable[[Weights], T
     )
 
 
-# --- the bootstrap --------------------------------------------------------------------------------
+# --- the bootstrap ---
 
 
 def generator(subset: str, purpose: str, seed: int) -> np.random.Generator:

@@ -269,7 +269,7 @@ def _judge(difference: Difference, adjusted: float) -> Difference:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust step down, keeping the order: the smallest times m, the next times m - 1, and so on."""
+    """Adjust step down, in the order given: the smallest times m, the next times m - 1, …"""
     adjusted = [0.0] * len(p_values)
     highest = 0.0
     for rank, at in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -279,7 +279,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare_with(a: Evaluation, others: Mapping[str, Evaluation]) -> dict[str, Comparison]:
-    """Compare a run with each of the others, by name; SettingsMismatch where that is meaningless."""
+    """Compare a run with each of the others; SettingsMismatch where that is meaningless."""
     flags = {name: _accepted_mismatches(name, a, other) for name, other in others.items()}
     flips = max(FLIPS, FLIPS_PER_RUN * len(others))
     compared = {}
@@ -312,7 +312,7 @@ def _accepted_mismatches(name: str, a: Evaluation, b: Evaluation) -> list[str]:
     ]
 
 
-# --- whether the two runs can be compared at all --------------------------------------------------
+# --- whether the two runs can be compared at all ---
 
 
 def mismatches(

@@ -26,7 +26,7 @@ LABEL_GAP = 15.0  # between the baselines of two labels
 Point = tuple[float, float]
 
 
-# --- what the charts show -------------------------------------------------------------------------
+# --- what the charts show ---
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class CurveChart:
 
     @property
     def ends(self) -> list[CurveEnd]:
-        """The curves named at the margin: an own curve that ends before it would need a crossing."""
+        """The curves named at the margin: the own one only if it reaches it."""
         ends = [CurveEnd(*list(line.items())[-1], name) for name, line in self.published]
         return ends + [self.own_end] * self.own_reaches_margin
 
@@ -145,7 +145,7 @@ def evidence_bars(page: ReportData) -> list[Bar]:
     return bars
 
 
-# --- layout ---------------------------------------------------------------------------------------
+# --- layout ---
 
 
 def spread_labels(wanted: Sequence[float], low: float, high: float) -> list[float]:
@@ -174,11 +174,11 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-# --- SVG ------------------------------------------------------------------------------------------
+# --- SVG ---
 
 
 def tag(name: str, content: str = "", **attributes: str | float) -> str:
-    """Write an element; attributes are escaped, `content` is markup. `css` is the class, `_` a `-`."""
+    """Write an element; attributes are escaped, `content` is markup; `css` is the class."""
     written = "".join(
         f' {"class" if key == "css" else key.replace("_", "-")}="{_attribute(value)}"'
         for key, value in attributes.items()

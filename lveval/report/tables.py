@@ -107,7 +107,7 @@ def number(value: float | None, form: str = ".2f") -> str:
     return "" if value is None else format(value, form)
 
 
-# --- the tables -----------------------------------------------------------------------------------
+# --- the tables ---
 
 
 def evidence_table(parts: "Mapping[str, Evidence]") -> Table:
@@ -241,7 +241,7 @@ def _score(score: "Interval | None") -> str:
     return f"{score.value:.2f} ({score.low:.1f}–{score.high:.1f})"
 
 
-# --- files for papers -----------------------------------------------------------------------------
+# --- files for papers ---
 
 
 def markdown(page: "ReportData") -> str:

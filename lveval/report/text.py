@@ -110,7 +110,8 @@ def print_findings(found: "RunAnalysis") -> None:
 
     if any(part.known for part in found.evidence_by_level.values()):
         print(
-            "\nevidence kept by the truncation, and the scores of the rows where it was kept and cut"
+            "\nevidence kept by the truncation, "
+            "and the scores of the rows where it was kept and cut"
         )
         print(evidence_table(found.evidence_by_level).text())
     if len(found.evidence_by_level) > 1:
