@@ -1,4 +1,4 @@
-"""Every answer has one cause; the definitions hold on cases and on a set labelled by hand; points add up."""
+"""Every answer has one cause, as defined in cases and in a set labelled by hand; points add up."""
 
 import json
 import re
@@ -66,8 +66,14 @@ def chinese(pred: str, **changes: object) -> ScoredRow:
     return scored("multifieldqa_zh_mixup", record | changes)
 
 
-LONG = "It is said that Ondrel Mavisk, who wrote four operas and some sixty songs, came into the world in the valley of"
-LONG_ZH = "作者宓知澜自幼体弱，靠读账本识字，二十六岁时应邀到梧津师范学堂任教，讲授算术和习字，一教就是十四年"
+LONG = (
+    "It is said that Ondrel Mavisk, who wrote four operas and some sixty songs, "
+    "came into the world in the valley of"
+)
+LONG_ZH = (
+    "作者宓知澜自幼体弱，靠读账本识字，二十六岁时应邀到梧津师范学堂任教，"
+    "讲授算术和习字，一教就是十四年"
+)
 
 # cause -> rows that have it, and rows that nearly do.
 CASES: dict[results.Cause, tuple[list[ScoredRow], list[ScoredRow]]] = {
@@ -297,7 +303,8 @@ def test_the_causes_agree_with_the_labels() -> None:
     ]
     for label, found, row, why in differ:
         print(
-            f"labelled {label}, found {found} ({row.subset}, {row.released:.2f}): {row.record['pred']!r}: {why}"
+            f"labelled {label}, found {found} ({row.subset}, {row.released:.2f}): "
+            f"{row.record['pred']!r}: {why}"
         )
     print(f"{len(rows) - len(differ)} of {len(rows)} agree")
     assert len(rows) - len(differ) >= AGREEMENT * len(rows)

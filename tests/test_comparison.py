@@ -1,4 +1,4 @@
-"""Two runs compared: exact cases by hand, false alarms and power by simulation, and what makes runs unlike."""
+"""Two runs compared: exact cases by hand, false alarms and power by simulation, mismatches."""
 
 import itertools
 import math
@@ -51,7 +51,7 @@ def test_the_p_value_is_that_of_all_flips() -> None:
 
 
 def test_levels_of_a_question_flip_together() -> None:
-    # Each question's leads at the two levels cancel: the subset's mean is 0 under every flip, none nearer to 0.
+    # Each question's leads at the two levels cancel: the subset's mean is 0 under every flip.
     lead = np.array([0.1, 0.2, 0.3, 0.4, 0.2, 0.1])
     a, b = 0.5 + np.stack([lead, -lead], axis=1) / 2, 0.5 - np.stack([lead, -lead], axis=1) / 2
     found = comparison.compare_runs(
@@ -316,7 +316,7 @@ def test_bad_input_is_refused(a: list[ScoredRow], b: list[ScoredRow], message: s
 def pair_of_runs(
     chance: np.random.Generator, lead: float
 ) -> tuple[list[ScoredRow], list[ScoredRow]]:
-    """Two runs over the same questions, alike but for `lead`: what makes one row hard makes it hard for both."""
+    """Two runs over the same questions, equally hard for both, alike but for `lead`."""
     runs: tuple[list[ScoredRow], list[ScoredRow]] = [], []
     for subset, number, zeros in (
         ("lic_mixup", 30, (0.3, 0.45, 0.6)),
@@ -399,7 +399,8 @@ def test_like_runs_have_no_mismatch_whatever_model_and_selection() -> None:
         (
             {"data": {"lic_mixup_16k": "f1", "cmrc_mixup_16k": "other"}},
             Mismatch(
-                "the data of cmrc_mixup_16k differ: not the same questions, or not the same contexts",
+                "the data of cmrc_mixup_16k differ: "
+                "not the same questions, or not the same contexts",
                 True,
             ),
         ),

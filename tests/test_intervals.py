@@ -54,10 +54,10 @@ def run_of(subset: str, scores: Floats, levels: Sequence[str] = LEVELS) -> list[
 def clustered(
     chance: np.random.Generator, shape: tuple[int, ...], zeros: Sequence[float]
 ) -> Floats:
-    """Scores with many zeros and some ones, alike within a question: [questions, ..., levels]; `zeros` by level.
+    """[questions, ..., levels] scores with many zeros and some ones, alike within a question.
 
-    Each score comes from its question's luck with probability 0.6, else from its own; the mean of a level is
-    `true_mean(zeros)`.
+    `zeros`: their share at each level. Each score comes from its question's luck with probability
+    0.6, else from its own; the mean of a level is `true_mean(zeros)`.
     """
     own, shared = chance.random(shape), chance.random((shape[0],) + (1,) * (len(shape) - 1))
     luck = np.where(chance.random(shape) < 0.6, shared, own)
@@ -116,7 +116,8 @@ def test_the_standard_error_is_the_plug_in_formula() -> None:
     scores = clustered(np.random.default_rng(1), (80, 3), (0.2, 0.4, 0.6))
     (sample,) = cluster_tables(run_of("lic_mixup", scores), "released")
     found = resample(sample, draws=20_000)
-    # 100 sqrt(sum (x - mean)^2) / n; the standard deviation of 20,000 draws is known to 0.5 %, four of which are 2 %.
+    # 100 sqrt(sum (x - mean)^2) / n; the standard deviation of 20,000 draws is known to 0.5 %, four
+    # of which are 2 %.
     assert found.draws.std(axis=0) == pytest.approx(
         100 * scores.std(axis=0) / math.sqrt(80), rel=0.02
     )
@@ -409,7 +410,8 @@ def test_an_unknown_protocol_is_refused() -> None:
 
 # --- coverage ---
 
-# Sizes from a --limit 30 run to the largest published file, shares of zeros from a good model's to a lost one's.
+# Sizes from a --limit 30 run to the largest published file, shares of zeros from a good model's to
+# a lost one's.
 SIMULATED = {
     "lic_mixup": ((30, 3), (0.3, 0.45, 0.6)),
     "hotpotwikiqa_mixup": ((60, 2, 3), (0.4, 0.6, 0.75)),  # two rows a question

@@ -1,4 +1,4 @@
-"""Length curves: exact shapes, uncertainty against simulation, and runs that are too small for a curve."""
+"""Length curves: exact shapes, uncertainty against simulation, and runs too small for a curve."""
 
 import math
 import random
@@ -19,7 +19,7 @@ FIVE = ("16k", "32k", "64k", "128k", "256k")
 def linear(
     number: int, start: float, per_doubling: float, levels: tuple[str, ...] = FIVE
 ) -> Floats:
-    """[questions, levels] scores on a line over log2(length), each question at a height of its own."""
+    """[questions, levels] scores on a line over log2(length), each question at its own height."""
     heights = np.linspace(-0.1, 0.1, number)[:, None]
     found: Floats = (
         start + heights + per_doubling * np.log2([int(level[:-1]) / 16 for level in levels])
@@ -50,7 +50,7 @@ def test_a_line_has_its_own_drop_and_slope(levels: tuple[str, ...]) -> None:
     assert whole(curve) == pytest.approx((10 * doublings, -10))
     assert list(curve.scores) == list(levels)
     assert curve.scores["16k"] == pytest.approx(80)
-    # Every question falls alike, however much they differ in height: that says nothing of how others would.
+    # All questions fall alike, whatever their height: that says nothing of how others would.
     for measure in (curve.drop, curve.slope):
         assert (
             measure is not None
@@ -94,7 +94,7 @@ def test_overall_is_the_plain_mean_of_the_subsets() -> None:
 
 def test_pairs_only_what_both_ends_have() -> None:
     rows = run_of("lic_mixup", linear(30, 0.8, -0.1), FIVE)
-    # A question that only the longest level has, one that only the shortest has, one that lacks a level in between.
+    # A question of the longest level only, one of the shortest only, one that lacks a level.
     rows += [
         scored("lic_mixup", "256k", 90, 1.0, "late"),
         scored("lic_mixup", "16k", 91, 1.0, "early"),
@@ -170,7 +170,7 @@ def test_draws_without_a_score_to_keep_do_not_count() -> None:
 
 def test_the_effective_length_of_a_run_and_its_doubt() -> None:
     chance = np.random.default_rng(2)
-    # Level means of 47, 47, 44, 30 and 10: 64k keeps 0.94 of the first, so little that some draws lose it.
+    # Level means of 47, 47, 44, 30 and 10: 64k keeps 0.94 of the first; some draws lose it.
     scores = clustered(chance, (150, 5), (0.3, 0.3, 0.35, 0.55, 0.85))
     found = effective(
         length_effect.measure_length_effect(run_of("lic_mixup", scores, FIVE)).subsets["lic_mixup"]

@@ -247,8 +247,9 @@ def test_a_dry_run_becomes_a_page(tmp_path: Path) -> None:
     )
     assert made.returncode == 0, made.stderr
     answered = script(
-        "prediction.py", "--backend", "echo", "--model-name", "dry-run", "--data-path", data, "--output-dir",
-        tmp_path / "outputs", "--lengths", "1k", "2k", "--model-max-len", "1500", "--single-process",
+        "prediction.py", "--backend", "echo", "--model-name", "dry-run", "--data-path", data,
+        "--output-dir", tmp_path / "outputs", "--lengths", "1k", "2k", "--model-max-len", "1500",
+        "--single-process",
     )  # fmt: skip
     assert answered.returncode == 0, answered.stderr
     done = script(

@@ -1,4 +1,4 @@
-"""The page as a file: alone, small, safe from what a run's texts hold, readable; and its tables for papers."""
+"""The page as a file: alone, small, safe from a run's texts, readable; and tables for papers."""
 
 import base64
 import hashlib

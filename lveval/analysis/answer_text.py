@@ -99,8 +99,8 @@ _REFUSAL = re.compile(
     "|".join(
         (
             rf"\b(?:cannot|can['’]t|can not|could not|couldn['’]t|unable to"
-            rf"|(?:not|\w+n['’]t) (?:able|possible) to|impossible to|(?:hard|difficult) to|no way to)"
-            rf"(?: \w+){{0,3}}? {_ABLE}\b",
+            rf"|(?:not|\w+n['’]t) (?:able|possible) to|impossible to|(?:hard|difficult) to"
+            rf"|no way to)(?: \w+){{0,3}}? {_ABLE}\b",
             r"\b(?:cannot|can['’]t|can not|could not|couldn['’]t) be (?:\w+ly )?"
             r"(?:answered|determined|found|known|told|inferred|established|identified|said|seen|deduced|concluded)\b",
             r"\bremains? (?:unknown|unclear|unspecified)\b|\bas an ai\b",

@@ -183,7 +183,7 @@ class RowPacker:
         return tuple(number(self.texts, text) for text in texts)
 
     def tables(self, cap: int) -> dict[str, object]:
-        """What the numbers point to; `long` has the full length of texts cut to `cap` characters."""
+        """What the numbers point to, texts cut to `cap` characters; `long`: their full length."""
         return {
             "strings": [text[:cap] for text in self.texts],
             "files": list(self.files),
