@@ -267,5 +267,5 @@ def _means(named_scores: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 def table_order(subsets: Iterable[str]) -> list[str]:
     """Sort subsets as every table does: in the order of config.py, others last."""
-    order = list(config.DATASET_METRIC)
-    return sorted(subsets, key=lambda name: order.index(name) if name in order else len(order))
+    order = {subset: place for place, subset in enumerate(SUBSETS)}
+    return sorted(subsets, key=lambda subset: order.get(subset, len(order)))

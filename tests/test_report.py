@@ -137,7 +137,7 @@ def test_a_complete_published_run_is_ranked(full: Path) -> None:
         (line.mean or 0 for line in page.standing.ranked), reverse=True
     )
     text = html.render(page)
-    assert "stands apart" not in text
+    assert "This run is not ranked" not in text
     assert text.count("(this run)") == 1
 
 
@@ -193,7 +193,7 @@ DIFFERENT: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("identity", "reason"), DIFFERENT, ids=[reason for _, reason in DIFFERENT])
-def test_a_run_made_otherwise_is_shown_apart_and_says_why(
+def test_a_run_made_otherwise_is_unranked_and_says_why(
     small: Path, identity: dict[str, Any], reason: str
 ) -> None:
     evaluation = evaluate(small)
@@ -206,7 +206,7 @@ def test_a_run_made_otherwise_is_shown_apart_and_says_why(
     assert sum(reason in found for found in after) == 1
 
 
-def test_incomplete_limited_and_constructed_runs_stand_apart(small: Path, tmp_path: Path) -> None:
+def test_incomplete_limited_and_synthetic_runs_are_unranked(small: Path, tmp_path: Path) -> None:
     assert any(
         "not over just the 11 published subsets" in reason
         for reason in reasons_unranked(evaluate(small))

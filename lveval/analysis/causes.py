@@ -73,10 +73,9 @@ YES_OR_NO = frozenset(
 def classify_error(row: ScoredRow) -> Cause:
     """Find the one reason why the row scored as it did; a "correct" one lost by its wording."""
     case = _Case(row)
-    loops = is_repetitive(case.answer)
     if case.correct:
         return "correct"
-    if case.holds_truth and not case.gated and not loops:
+    if case.holds_truth and not case.gated and not case.loops:
         return "verbose"
     if row.evidence_kept is False and not case.holds_truth:
         return "evidence_cut"
@@ -84,7 +83,7 @@ def classify_error(row: ScoredRow) -> Cause:
         return "refused"
     if not words(case.answer) and not case.stopped:
         return "empty"
-    if loops:
+    if case.loops:
         return "loop"
     if not case.holds_truth and wrong_script(case.answer, case.language, case.known_text):
         return "wrong_language"
@@ -137,6 +136,11 @@ class _Case:
     def known_text(self) -> str:
         """Question, truth and confusing facts: names in them do not show an answer's language."""
         return "\n".join([self.question, self.truth, *self.row.confusing_facts])
+
+    @cached_property
+    def loops(self) -> bool:
+        """Whether the answer ends in repetitions."""
+        return is_repetitive(self.answer)
 
     @cached_property
     def gated(self) -> bool:
@@ -217,7 +221,7 @@ class _Case:
         return bool(set(matched) - set(true)) and len(matched) > enough
 
     def _is_part(self, text: str, facts: Sequence[str]) -> bool:
-        """Whether a Chinese `text` stands in a fact word by word."""
+        """Whether a Chinese `text` is literally in a fact."""
         whole = metrics.normalize(text, self.language)
         if not self.is_chinese or len(whole) < 2:
             return False

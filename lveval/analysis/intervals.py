@@ -20,7 +20,7 @@ corrected by the same factor. Imports numpy at once: import this module where it
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -83,7 +83,7 @@ def notes(parts: Mapping[str, Interval]) -> list[str]:
     about = []
     for name, part in parts.items():
         note, _, subsets = part.note.partition(" in ")
-        # A mean's note names the subsets that it is due to: it is told of those alone.
+        # A mean's note names the subsets that it is due to: it is repeated for those only.
         if note and (not subsets or name in subsets.split(", ")):
             about.append((note, name))
     return [f"{note}: {', '.join(names)}" for note, names in grouped(about).items()]
@@ -120,15 +120,13 @@ def interval(parts: WeightedDraws, *, paired: bool = False, bound: float = 100) 
         part.table.subset: int(rows.sum(axis=0).min())
         for (part, _), rows in zip(parts, present, strict=True)
     }
-    alone = [subset for subset, number in numbers.items() if number < 2]
-    if alone:
-        note = f"no interval: only one question in {', '.join(alone)}"
-        return Interval(value, None, None, clusters, over, note)
+    unknown = Interval(value, None, None, clusters, over)
+    if alone := [subset for subset, number in numbers.items() if number < 2]:
+        return replace(unknown, note=f"no interval: only one question in {', '.join(alone)}")
     influences = [part.influence @ weights for part, weights in parts]
     variances = [float(influence @ influence) for influence in influences]
     if math.sqrt(sum(variances)) < ROUNDING:
-        note = f"no interval: all {over} came out the same"
-        return Interval(value, None, None, clusters, over, note)
+        return replace(unknown, note=f"no interval: all {over} came out the same")
     draws = combine(parts)
     quantile = small_sample_quantile(variances, list(numbers.values()))
     if paired:

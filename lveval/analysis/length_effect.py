@@ -106,19 +106,18 @@ class SubsetDraws:
     def __init__(self, table: ClusterTable, draws: int, seed: int) -> None:
         self.subset = table.subset
         self.levels = table.columns
-        # A measure that no question has is left out: its mean would be 0 / 0.
-        self.measures = {
-            name: values
-            for name, values in (("drop", drops(table)), ("slope", slopes(table)))
-            if np.isfinite(values).any()
-        }
+        self.columns = [*table.columns]
         totals, counts = [table.totals], [table.counts]
-        for values in self.measures.values():
-            totals.append(np.nan_to_num(values)[:, None])
-            counts.append(np.isfinite(values).astype(np.float64)[:, None])
-        self.columns = (*self.levels, *self.measures)
+        several = len(table.columns) > 1
+        for name, measure in (("drop", drops), ("slope", slopes)) if several else ():
+            values = measure(table)
+            finite = np.isfinite(values)[:, None]
+            if finite.any():  # else the mean would be 0 / 0
+                self.columns.append(name)
+                totals.append(np.nan_to_num(values)[:, None])
+                counts.append(finite.astype(np.float64))
         both = np.hstack(totals), np.hstack(counts)
-        extended = ClusterTable(table.subset, self.columns, table.questions, *both)
+        extended = ClusterTable(table.subset, tuple(self.columns), table.questions, *both)
         self.drawn: BootstrapDraws = resample(extended, draws=draws, seed=seed)
 
     def weights(self, name: str, weight: float) -> tuple[BootstrapDraws, Floats]:
@@ -130,21 +129,15 @@ class SubsetDraws:
 
 def drops(table: ClusterTable) -> Floats:
     """[questions] the score at the shortest level less that at the longest; NaN: one is missing."""
-    means = table.means
-    if len(table.columns) < 2:
-        return np.full(len(means), np.nan)
-    difference: Floats = means[:, 0] - means[:, -1]
+    difference: Floats = table.means[:, 0] - table.means[:, -1]
     return difference
 
 
 def slopes(table: ClusterTable) -> Floats:
     """[questions] the least-squares slope of the score on log2(length); NaN: a level is missing."""
-    means = table.means
-    if len(table.columns) < 2:
-        return np.full(len(means), np.nan)
     doublings = np.log2([level_length(level) for level in table.columns])
     centred = doublings - doublings.mean()
-    slope: Floats = means @ (centred / (centred @ centred))
+    slope: Floats = table.means @ (centred / (centred @ centred))
     return slope
 
 
@@ -161,7 +154,7 @@ def curve(subsets: Sequence[SubsetDraws], fraction: float) -> LengthCurve:
     notes = []
     # Between levels closer than a doubling a slope may pass 100 points.
     for name, bound in (("drop", 100.0), ("slope", math.inf)):
-        lacking = [subset.subset for subset in subsets if name not in subset.measures]
+        lacking = [subset.subset for subset in subsets if name not in subset.columns]
         if lacking:
             notes.append(f"no {name}: no question of {', '.join(lacking)} has the levels for it")
             continue

@@ -1,4 +1,4 @@
-"""Published models, and where a run stands among them, if it may stand there.
+"""Published models, and the rank of a run among them, if it may have one.
 
     models = read_published()
     rank_run(evaluation, level_means(evaluation.scores("released")), models).ranked

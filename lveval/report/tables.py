@@ -224,7 +224,7 @@ def _score_table(page: "ReportData") -> Table:
 
 def _ranking_table(name: str, standing: "Ranking") -> Table:
     lines = [
-        [line.name, str(line.rank or "apart"), *map(number, (*line.levels, line.mean))]
+        [line.name, str(line.rank or "unranked"), *map(number, (*line.levels, line.mean))]
         for line in standing.lines
     ]
     reasons = standing.reasons
