@@ -227,18 +227,19 @@ class Evaluation:
 
     def signature(self, protocol: str) -> str:
         """All that decides the numbers, in one line."""
-        prompts = self.prompts
         recipe = {
             "protocol": protocol,
             "jieba": jieba_dictionary.JIEBA_VERSION,
             "rouge": metrics.ROUGE_VERSION,
-            "prompts": f"{prompts['name']}-{prompts['sha256'][:8]}" if prompts else "unrecorded",
+            "prompts": "unrecorded",
             **{
                 name: self.identity.get(name, "unrecorded")
                 for name in ("chat_template", "backend", "model_max_len")
             },
             "rows": self.row_counts,
         }
+        if prompts := self.prompts:
+            recipe["prompts"] = f"{prompts['name']}-{str(prompts['sha256'])[:8]}"
         return "|".join(f"{name}:{value}" for name, value in recipe.items())
 
 

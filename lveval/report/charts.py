@@ -65,7 +65,9 @@ class CurveChart:
     def ends(self) -> list[CurveEnd]:
         """The curves named at the margin: the own one only if it reaches it."""
         ends = [CurveEnd(*list(line.items())[-1], name) for name, line in self.published]
-        return ends + [self.own_end] * self.own_reaches_margin
+        if self.own_reaches_margin:
+            ends.append(self.own_end)
+        return ends
 
     @property
     def own_reaches_margin(self) -> bool:
