@@ -43,7 +43,8 @@ from lveval.results import (
     FileResult,
     ScoredRow,
     Scores,
-    means,
+    level_means,
+    subset_means,
 )
 from lveval.runs import folder as run_folders
 from lveval.runs.record import FINAL_STATUSES
@@ -185,7 +186,7 @@ def as_csv(scores: Scores, levels: list[str]) -> str:
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(["dataset_name", *levels])
-    for subset in means(scores, 0):
+    for subset in subset_means(scores):
         lines.writerow([subset, *(scores.get((subset, level), "") for level in levels)])
     return text.getvalue()
 
@@ -205,7 +206,7 @@ def metadata(evaluation: Evaluation, found: "RunAnalysis") -> dict[str, object]:
         "limited": [
             file.name for file in evaluation.files if file.selected < (file.available or 0)
         ],
-        "leaderboard_levels": evaluation.comparable_levels,
+        "leaderboard_levels": evaluation.leaderboard_levels,
         "files": {
             file.name: {
                 "rows": file.rows,
@@ -217,8 +218,8 @@ def metadata(evaluation: Evaluation, found: "RunAnalysis") -> dict[str, object]:
         },
         "means": {
             protocol: {
-                "levels": means(evaluation.scores(protocol), 1),
-                "subsets": means(evaluation.scores(protocol), 0),
+                "levels": level_means(evaluation.scores(protocol)),
+                "subsets": subset_means(evaluation.scores(protocol)),
             }
             for protocol in PROTOCOLS
         },
@@ -230,10 +231,9 @@ def write_comparisons(
     a: Evaluation, others: Sequence[Evaluation], compared: "Mapping[str, Comparison]"
 ) -> None:
     """Write comparison.json into the run's folder; .partial where rows of a run are missing."""
-    from lveval.analysis import comparison
 
     part = ".partial" if any(evaluation.unfinished for evaluation in (a, *others)) else ""
-    found = {printable(name): comparison.as_data(of) for name, of in compared.items()}
+    found = {printable(name): of.as_data() for name, of in compared.items()}
     write_atomic(
         a.folder / f"comparison{part}.json",
         as_json({"a": a.signature("released"), "compared": found}),

@@ -1,7 +1,7 @@
-"""What scores mean: intervals, comparisons, length curves, evidence, causes. Called by evaluation.py and report.py.
+"""What a run's answers scored: rows, files, the whole run, and the means that tables show.
 
-    rows = [analysis.ScoredRow(...), ...]          # one a scored answer, all files of a run
-    intervals.of(rows).files["lic_mixup", "16k"]
+    evaluation = lveval.evaluation.evaluate(Path("outputs/chatglm3"))
+    results.level_means(evaluation.scores("released"))["16k"]
 
 Nothing here reads or writes a file.
 """
@@ -11,48 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import fsum
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from lveval import config, metrics
 from lveval.common import jieba_dictionary
-from lveval.common.levels import level_length
-
-# Subsets whose rows all ask the same question: there the contexts are what is sampled, not the questions.
-ONE_QUESTION = ("factrecall_en", "factrecall_zh")
-
-
-@dataclass(frozen=True)
-class ScoredRow:
-    """One scored answer."""
-
-    subset: str
-    level: str  # like "16k"
-    index: int  # position in the data file
-    released: float  # 0 to 1, by the published scorer's protocol
-    described: float  # 0 to 1, by the paper's description
-    record: Mapping[str, object] = field(
-        default_factory=dict, compare=False
-    )  # the row as prediction.py recorded it
-
-    def score(self, protocol: str) -> float:
-        """0 to 1, by "released" or "described"."""
-        return self.described if protocol == "described" else self.released
-
-    @property
-    def question(self) -> str:
-        """What recurs at every level: the question, by its id where the data have one; in ONE_QUESTION the context."""
-        if self.subset in ONE_QUESTION:
-            return f"{self.record.get('input', '')} context {self.index}"
-        return str(self.record.get("question_id") or self.record.get("input", self.index))
-
-
-def table_order(subsets: Iterable[str]) -> list[str]:
-    """Subsets in the order of every table: that of config.py."""
-    order = list(config.DATASET_METRIC)
-    return sorted(
-        subsets, key=lambda subset: order.index(subset) if subset in order else len(order)
-    )
-
+from lveval.common.levels import FileKey, level_length
 
 Cause = Literal[
     "correct",
@@ -70,7 +33,6 @@ Cause = Literal[
 
 CAUSES: tuple[Cause, ...] = get_args(Cause)  # in the order in which they are tried
 
-
 PROTOCOLS = {"released": config.DATASET_METRIC, "described": config.DATASET_METRIC_DESCRIBED}
 
 SUBSETS = list(config.DATASET_METRIC)  # in the order of every table
@@ -79,13 +41,76 @@ PUBLISHED = [subset for subset in SUBSETS if subset in config.DATASET_ROWS]
 
 PUBLISHED_LEVELS = ("16k", "32k", "64k", "128k", "256k")
 
+# Subsets whose rows all ask the same question: there contexts are the sample, not questions.
+ONE_QUESTION = ("factrecall_en", "factrecall_zh")
 
-Scores = dict[tuple[str, str], float]  # (subset, level) -> the file's score, 0 to 100
+LARGEST_INTEGER = 2**53  # exclusive; a script's numbers are exact up to here
+
+Scores = dict[FileKey, float]  # the score of each file, 0 to 100
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """One scored answer. Fields of its record that are of a wrong type read as missing."""
+
+    subset: str
+    level: str  # like "16k"
+    index: int  # position in the data file
+    released: float  # 0 to 1, by the published scorer's protocol
+    described: float  # 0 to 1, by the paper's description
+    record: Mapping[str, Any] = field(default_factory=dict, compare=False)  # as prediction.py wrote
+
+    @property
+    def file(self) -> FileKey:
+        """The file that the row belongs to."""
+        return self.subset, self.level
+
+    @property
+    def question(self) -> str:
+        """What recurs at every level: the question's id or text; in ONE_QUESTION the context."""
+        if self.subset in ONE_QUESTION:
+            return f"{self.record.get('input', '')} context {self.index}"
+        return str(self.record.get("question_id") or self.record.get("input", self.index))
+
+    @property
+    def answer(self) -> str:
+        """What was scored: a refusal counts as the empty answer, whatever its wording."""
+        return "" if self.record.get("status") == "refused" else self.text("pred") or ""
+
+    @property
+    def evidence_kept(self) -> bool | None:
+        """Whether the prompt still held the evidence; None where that is unknown."""
+        kept = self.record.get("evidence_kept")
+        return kept if isinstance(kept, bool) else None
+
+    @property
+    def confusing_facts(self) -> list[str]:
+        """The recorded distractors, one or a list of them."""
+        facts = self.record.get("confusing_facts")
+        every = facts if isinstance(facts, list) else [facts]
+        return [fact for fact in every if isinstance(fact, str)]
+
+    def score(self, protocol: str) -> float:
+        """0 to 1, by "released" or "described"."""
+        return self.described if protocol == "described" else self.released
+
+    def text(self, name: str) -> str | None:
+        """A field of the record, if it is a string."""
+        value = self.record.get(name)
+        return value if isinstance(value, str) else None
+
+    def count(self, name: str) -> int | None:
+        """A field of the record, if it is a whole number of usable size."""
+        value = self.record.get(name)
+        return value if type(value) is int and 0 <= value < LARGEST_INTEGER else None
 
 
 @dataclass
 class FileResult:
-    """What one prediction file came to."""
+    """The scores of one prediction file."""
 
     subset: str
     level: str
@@ -110,22 +135,20 @@ class FileResult:
         return Counter(str(row.record.get("status", "unrecorded")) for row in self.scored)
 
     @property
-    def constructed(self) -> bool:
-        """Whether its rows have question ids, which construct.py gives and the published data lack."""
+    def is_synthetic(self) -> bool:
+        """Whether its rows have question ids, which construct gives and published data lack."""
         return any("question_id" in row.record for row in self.scored)
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether every row of the data file is scored, as far as is known."""
         return self.rows >= max(self.selected, self.available or 0)
 
     @property
-    def as_published(self) -> bool:
-        """Whether it may be the published file of its name: as many rows are scored, and none is construct.py's."""
-        complete = self.level in PUBLISHED_LEVELS and self.rows == config.DATASET_ROWS.get(
-            self.subset
-        )
-        return complete and not self.constructed
+    def is_published_file(self) -> bool:
+        """Whether it may be the published file of its name: all rows scored, none synthetic."""
+        rows = config.DATASET_ROWS.get(self.subset)
+        return self.level in PUBLISHED_LEVELS and self.rows == rows and not self.is_synthetic
 
 
 @dataclass
@@ -133,7 +156,7 @@ class Evaluation:
     """All files of one folder, in the order of the tables, and the run.json they came with."""
 
     folder: Path
-    manifest: Mapping[str, object]  # empty for a folder of the published harness
+    manifest: Mapping[str, Any]  # empty for a folder of the published harness
     files: list[FileResult]
 
     @property
@@ -162,18 +185,35 @@ class Evaluation:
         return sorted({*PUBLISHED_LEVELS, *(file.level for file in self.files)}, key=level_length)
 
     @property
-    def comparable_levels(self) -> list[str]:
-        """The levels whose mean is the leaderboard's overall score: all subsets are there, with all published rows."""
-        return [
-            level
-            for level in PUBLISHED_LEVELS
-            if {
-                (file.subset, file.as_published)
-                for file in self.files
-                if file.level == level and file.rows
-            }
-            == {(subset, True) for subset in PUBLISHED}
-        ]
+    def leaderboard_levels(self) -> list[str]:
+        """The levels that have just the published subsets, complete: their mean is comparable."""
+        expected = {(subset, True) for subset in PUBLISHED}
+        by_level = grouped(
+            (file.level, (file.subset, file.is_published_file)) for file in self.files if file.rows
+        )
+        return [level for level in PUBLISHED_LEVELS if set(by_level.get(level, ())) == expected]
+
+    @property
+    def row_counts(self) -> str:
+        """Such as "8645/8645": rows scored and rows selected."""
+        selected = sum(file.selected for file in self.files)
+        return f"{sum(file.rows for file in self.files)}/{selected}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decided the answers, as run.json has it."""
+        return cast(dict[str, Any], self.manifest.get("identity", {}))
+
+    @property
+    def prompts(self) -> dict[str, Any]:
+        """The run's templates: name, sha256, official; empty where run.json lacks them."""
+        return cast(dict[str, Any], self.identity.get("prompts", {}))
+
+    @property
+    def is_official(self) -> bool:
+        """Whether the templates were the benchmark's own and in its chat formats."""
+        published = self.identity.get("chat_template") == "published"
+        return bool(self.prompts.get("official")) and published
 
     def scores(self, protocol: str) -> Scores:
         """The score of every file that has rows."""
@@ -185,45 +225,48 @@ class Evaluation:
             if file.rows
         }
 
-    @property
-    def identity(self) -> dict[str, object]:
-        """What decided the answers, as run.json has it."""
-        return cast(dict[str, object], self.manifest.get("identity", {}))
-
-    @property
-    def prompts(self) -> dict[str, object]:
-        """The templates of the run: name, sha256, official; empty where run.json does not tell."""
-        return cast(dict[str, object], self.identity.get("prompts", {}))
-
-    @property
-    def official(self) -> bool:
-        """Whether the templates were the benchmark's own and in its chat formats."""
-        return (
-            bool(self.prompts.get("official")) and self.identity.get("chat_template") == "published"
-        )
-
     def signature(self, protocol: str) -> str:
         """All that decides the numbers, in one line."""
-        prompts = self.prompts
         recipe = {
             "protocol": protocol,
             "jieba": jieba_dictionary.JIEBA_VERSION,
             "rouge": metrics.ROUGE_VERSION,
-            "prompts": f"{prompts['name']}-{str(prompts['sha256'])[:8]}"
-            if prompts
-            else "unrecorded",
+            "prompts": "unrecorded",
             **{
                 name: self.identity.get(name, "unrecorded")
                 for name in ("chat_template", "backend", "model_max_len")
             },
-            "rows": f"{sum(file.rows for file in self.files)}/{sum(file.selected for file in self.files)}",
+            "rows": self.row_counts,
         }
+        if prompts := self.prompts:
+            recipe["prompts"] = f"{prompts['name']}-{str(prompts['sha256'])[:8]}"
         return "|".join(f"{name}:{value}" for name, value in recipe.items())
 
 
-def means(scores: Scores, part: int) -> dict[str, float]:
-    """Plain means of the files' scores, by subset (part 0) or by level (part 1), to two places."""
-    groups: defaultdict[str, list[float]] = defaultdict(list)
-    for pair, score in scores.items():
-        groups[pair[part]].append(score)
+def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
+    """Collect the values of each key, both in the order of their coming."""
+    groups: defaultdict[K, list[V]] = defaultdict(list)
+    for key, value in pairs:
+        groups[key].append(value)
+    return dict(groups)
+
+
+def subset_means(scores: Scores) -> dict[str, float]:
+    """Average the files of each subset, to two places."""
+    return _means((subset, score) for (subset, _), score in scores.items())
+
+
+def level_means(scores: Scores) -> dict[str, float]:
+    """Average the files of each level, to two places."""
+    return _means((level, score) for (_, level), score in scores.items())
+
+
+def _means(named_scores: Iterable[tuple[str, float]]) -> dict[str, float]:
+    groups = grouped(named_scores)
     return {name: round(fsum(group) / len(group), 2) for name, group in groups.items()}
+
+
+def table_order(subsets: Iterable[str]) -> list[str]:
+    """Sort subsets as every table does: in the order of config.py, others last."""
+    order = {subset: place for place, subset in enumerate(SUBSETS)}
+    return sorted(subsets, key=lambda subset: order.get(subset, len(order)))

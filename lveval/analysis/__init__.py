@@ -1,0 +1,1 @@
+"""What scores mean: intervals, comparisons, length curves, evidence and error causes."""

@@ -1,14 +1,15 @@
-"""What an answer's wording shows without knowing the truth: refusals, loops, its script, its numbers.
+"""What an answer's wording shows without the truth: refusals, loops, its script, its numbers.
 
-    wording.unrefused("The article does not say. It may be Brosk.")      # " It may be Brosk\n"
+    answer_text.without_refusals("The article does not say. It may be Brosk.")
 
-English and Chinese alike; models answer in either. Used by causes.py, whose definitions docs/causes.md states.
+English and Chinese alike; models answer in either. Used by causes.py, whose definitions
+docs/causes.md states.
 """
 
 import re
 
-# An answer that ends with at least this many words or characters in at least so many whole copies of one piece loops:
-# "New York, New York" does not, "Hanno Peverick Hanno Peverick Hanno Peverick" does.
+# An answer loops if its end has at least so many words or characters, in so many copies of a piece:
+# "New York, New York" does not loop, "Hanno Peverick Hanno Peverick Hanno Peverick" does.
 LOOP_COPIES = 3
 
 LOOP_UNITS = 6
@@ -19,8 +20,9 @@ LATIN_WORD = 2  # one word of an alphabet says about as much as two Chinese char
 # Words around an answer that are no part of it.
 FILLERS = frozenset(
     """
-    i think believe guess answer according article text passage probably likely perhaps maybe possibly so therefore
-    based say says said mentioned not 我 认为 觉得 答案 根据 文章 文中 可能 大概 应该 所以 因此 就是
+    i think believe guess answer according article text passage probably likely perhaps maybe
+    possibly so therefore based say says said mentioned not
+    我 认为 觉得 答案 根据 文章 文中 可能 大概 应该 所以 因此 就是
     """.split()  # noqa: SIM905 - a list of 34 quoted words is harder to check
 )
 
@@ -53,57 +55,72 @@ _CLAUSE_END = re.compile(r"[.!?;:,](?=\s|$)|[。！？；：，\n]")
 
 
 # --- how models say that they cannot answer, in English and in Chinese ---
-# A clause declines if it denies something of the source's telling (one word of each kind, in any order) ...
+# A clause declines if it denies that the source says something (one word of each kind) ...
 _DENIAL = re.compile(
-    r"\b(?:not|no|never|none|nothing|nowhere|neither|without|cannot|unable|impossible|insufficient|silent|\w+n['’]t"
-    r"|fail\w*|lack\w*|omit\w*|un(?:clear|known|specified|stated|mentioned))\b|没|未|不|无|缺",
+    r"\b(?:not|no|never|none|nothing|nowhere|neither|without|cannot|unable|impossible|insufficient"
+    r"|silent|\w+n['’]t|fail\w*|lack\w*|omit\w*|un(?:clear|known|specified|stated|mentioned))\b|没|未|不|无|缺",
     re.IGNORECASE,
 )
 
 _SOURCE = re.compile(
-    r"\b(?:articles?|texts?|passages?|contexts?|documents?|story|paragraphs?|materials?|excerpts?|sources?)\b"
-    r"|文中|文章|原文|材料|上文|全文|文里|资料|本文|段落|上下文|文本|文档|题目|所给|提供的",
+    r"\b(?:articles?|texts?|passages?|contexts?|documents?|story|paragraphs?|materials?"
+    r"|excerpts?|sources?)\b|文中|文章|原文|材料|上文|全文|文里|资料|本文|段落|上下文|文本|文档|题目|所给|提供的",
     re.IGNORECASE,
 )
 
 _TELLING = re.compile(
-    r"\b(?:mention|stat(?:e|ing)|specif|provid|contain|includ|giv|tell|told|sa[yi]|indicat|discuss|describ|reveal|disclos"
-    r"|identif|address|expla|answer|cover|clear|know|offer|name|refer|determin|find|found|infer|detail|information"
-    r"|omit|silent)\w*|提到|提及|说|给|写|包含|提供|涉及|记载|交代|明确|介绍|描述|找|查|信息|答|依据|线索|数据|判断|确定|推断",
+    r"\b(?:mention|stat(?:e|ing)|specif|provid|contain|includ|giv|tell|told|sa[yi]|indicat|discuss"
+    r"|describ|reveal|disclos|identif|address|expla|answer|cover|clear|know|offer|name|refer"
+    r"|determin|find|found|infer|detail|information|omit|silent)\w*"
+    r"|提到|提及|说|给|写|包含|提供|涉及|记载|交代|明确|介绍|描述|找|查|信息|答|依据|线索|数据|判断"
+    r"|确定|推断",
     re.IGNORECASE,
 )
 
 # ... or speaks one of these phrases.
-_TOLD = r"(?:mentioned|stated|specified|indicated|disclosed|given|provided|said|told|known|clear|explained|described)"
+_TOLD = (
+    r"(?:mentioned|stated|specified|indicated|disclosed|given|provided|said|told|known|clear"
+    r"|explained|described)"
+)
 
-_ABLE = r"(?:answer|find|determine|provide|locate|tell|say|help|assist|identify|infer|give|comply|know|conclude|deduce|see)"
+_ABLE = (
+    r"(?:answer|find|determine|provide|locate|tell|say|help|assist|identify|infer|give|comply|know"
+    r"|conclude|deduce|see)"
+)
 
-_ASKED = r"(?= (?:in|by|from|about|on|who|what|when|which|where|why|how|whether|if|anywhere|here)\b|\W*$)"
+_ASKED = (
+    r"(?= (?:in|by|from|about|on|who|what|when|which|where|why|how|whether|if|anywhere|here)\b"
+    r"|\W*$)"
+)
 
 _ZH_TELL = "(?:提到|提及|说明|给出|交代|明确|介绍|描述|记载)"
 
 _REFUSAL = re.compile(
     "|".join(
         (
-            rf"\b(?:cannot|can['’]t|can not|could not|couldn['’]t|unable to|(?:not|\w+n['’]t) (?:able|possible) to"
-            rf"|impossible to|(?:hard|difficult) to|no way to)(?: \w+){{0,3}}? {_ABLE}\b",
-            r"\b(?:cannot|can['’]t|can not|could not|couldn['’]t) be (?:\w+ly )?(?:answered|determined|found|known|told"
-            r"|inferred|established|identified|said|seen|deduced|concluded)\b",
+            rf"\b(?:cannot|can['’]t|can not|could not|couldn['’]t|unable to"
+            rf"|(?:not|\w+n['’]t) (?:able|possible) to|impossible to|(?:hard|difficult) to"
+            rf"|no way to)(?: \w+){{0,3}}? {_ABLE}\b",
+            r"\b(?:cannot|can['’]t|can not|could not|couldn['’]t) be (?:\w+ly )?"
+            r"(?:answered|determined|found|known|told|inferred|established|identified|said|seen|deduced|concluded)\b",
             r"\bremains? (?:unknown|unclear|unspecified)\b|\bas an ai\b",
             r"\bi (?:do not|don['’]t|did not|didn['’]t) (?:know|have|see|find)\b|\bi have no\b",
             r"\bi(?: a|['’])m (?:not sure|unsure)\b|我(?:也|并|还)?(?:不知道|不清楚|不确定)",
-            rf"(?:^\W*|\b(?:it|this|that|answer|name|is|are|was|were|been) )(?:not|never|nowhere|\w+n['’]t)"
-            rf"(?: \w+){{0,2}}? {_TOLD}{_ASKED}",
-            rf"\b(?:nothing|no \w+(?: \w+)?) (?:is|are|was|were) (?:\w+ )?(?:{_TOLD}|named|found){_ASKED}",
-            r"\b(?:no|not enough|n['’]t enough|n['’]t any|insufficient|lack of)(?: \w+){0,2}? (?:information|mention"
-            r"|evidence|answer|details?|data|reference)\b",
-            r"^\W*(?:the answer is )?(?:unknown|unanswerable|n/?a|unclear|unspecified|undisclosed|no idea|no answer"
-            r"|sorry|not (?:available|found|sure|applicable))\W*$",
+            rf"(?:^\W*|\b(?:it|this|that|answer|name|is|are|was|were|been) )"
+            rf"(?:not|never|nowhere|\w+n['’]t)(?: \w+){{0,2}}? {_TOLD}{_ASKED}",
+            rf"\b(?:nothing|no \w+(?: \w+)?) (?:is|are|was|were) (?:\w+ )?"
+            rf"(?:{_TOLD}|named|found){_ASKED}",
+            r"\b(?:no|not enough|n['’]t enough|n['’]t any|insufficient|lack of)(?: \w+){0,2}?"
+            r" (?:information|mention|evidence|answer|details?|data|reference)\b",
+            r"^\W*(?:the answer is )?(?:unknown|unanswerable|n/?a|unclear|unspecified|undisclosed"
+            r"|no idea|no answer|sorry|not (?:available|found|sure|applicable))\W*$",
             "(?:无法|不能|没法|没有办法|没办法|难以|无从|不足以)[^。]{0,12}?"
-            "(?:回答|确定|得知|判断|找到|提供|得出|知道|作答|推断|确认|获知|给出|看出|得到|了解|解答|告诉)",
+            "(?:回答|确定|得知|判断|找到|提供|得出|知道|作答|推断|确认|获知|给出|看出|得到|了解|解答"
+            "|告诉)",
             f"(?:没有|并未|未曾|尚未|没|未)(?:明确|具体|直接)?(?:{_ZH_TELL}|说)",
             "(?:找|看|查|搜)不到|(?:没有|没能?|未能?)[^。]{0,8}?(?:找到|查到|看到|搜到)",
-            "(?:没有|暂无|并无|未|缺乏|缺少)[^。]{0,4}?(?:相关|足够|有关|任何)[^。]{0,2}?(?:信息|内容|答案|依据|资料|描述)",
+            "(?:没有|暂无|并无|未|缺乏|缺少)[^。]{0,4}?(?:相关|足够|有关|任何)[^。]{0,2}?"
+            "(?:信息|内容|答案|依据|资料|描述)",
             "(?:信息|依据|资料|内容)不(?:足|够)|(?:答案|信息)[^。]{0,4}?不(?:明确|清楚|详|确定)",
             "^\\W*(?:答案)?我?(?:也|并)?(?:不知道|不清楚|不确定|不详|未知|没有答案|暂无|抱歉|对不起)\\W*$",
         )
@@ -112,30 +129,31 @@ _REFUSAL = re.compile(
 )
 
 _GUESS = re.compile(
-    r"\b(?:probably|likely|perhaps|maybe|possibly|guess|assume|suppose|might|may)\b|可能|也许|大概|或许|猜|应该是|推测",
+    r"\b(?:probably|likely|perhaps|maybe|possibly|guess|assume|suppose|might|may)\b"
+    r"|可能|也许|大概|或许|猜|应该是|推测",
     re.IGNORECASE,
 )
 
 _REASONING = re.compile(
-    r"\W*(?:ok(?:ay)?\b|let(?:['’]s| me| us)\b|to (?:find|answer|determine|solve|compare|work out)\b|first(?:ly)?\b|"
-    r"(?:we|i) (?:need|have|will|must|should)\b|step\b|alright\b|hmm\b|so,|"
+    r"\W*(?:ok(?:ay)?\b|let(?:['’]s| me| us)\b|to (?:find|answer|determine|solve|compare|work out)"
+    r"\b|first(?:ly)?\b|(?:we|i) (?:need|have|will|must|should)\b|step\b|alright\b|hmm\b|so,|"
     r"好的|首先|我们?(?:需要|来|先|要)|让我|要(?:比较|回答|找|知道)|先看|嗯|第一步)",
     re.IGNORECASE,
 )
 
 
 def words(text: str) -> list[str]:
-    """Letters and digits only, in lower case: words of an alphabet, numbers, single Chinese or Japanese characters."""
+    """Find words of an alphabet, numbers and single Chinese or Japanese characters, lowercased."""
     return _UNIT.findall(text.lower())
 
 
 def numbers(text: str) -> set[str]:
-    """The numbers written in digits, without thousands separators."""
+    """Find the numbers written in digits, without thousands separators."""
     return {number.replace(",", "") for number in _NUMBER.findall(text)}
 
 
 def without_refusals(text: str) -> str:
-    """`text` without its clauses that say that no answer can be given; `text` itself where there are none."""
+    """Drop the clauses that say that no answer can be given; without any, `text` as it is."""
     clauses = _CLAUSE_END.split(text)
     left = [clause for clause in clauses if not _declines(clause)]
     return text if len(left) == len(clauses) else "\n".join(left)
@@ -166,7 +184,7 @@ def is_repetitive(text: str) -> bool:
 
 
 def _repeats(units: list[str]) -> bool:
-    """Whether a suffix of at least LOOP_UNITS units is LOOP_COPIES or more copies of its own beginning."""
+    """Whether LOOP_UNITS units or more at the end are LOOP_COPIES or more copies of a piece."""
     for period in range(1, len(units) // LOOP_COPIES + 1):
         length = period
         while length < len(units) and units[-1 - length] == units[-1 - length + period]:
@@ -177,11 +195,11 @@ def _repeats(units: list[str]) -> bool:
 
 
 def wrong_script(text: str, language: str, known: str) -> bool:
-    """Whether more of `text` is in another script than in that of `language` ("zh": Chinese characters, else Latin).
+    """Whether most of `text` is not in the script of `language` ("zh": Chinese, else Latin).
 
-    Digits count for neither; nor do words that stand in `known` or in brackets (a name in its own spelling),
-    abbreviations in capitals and single letters; in a text that has Chinese characters, where they are asked for, nor
-    do capitalised words, which are names. Languages of the same script cannot be told apart.
+    Not counted: digits; words in `known` or in brackets (a name in its own spelling); abbreviations
+    in capitals and single letters; in an answer with Chinese characters, where these are asked for,
+    capitalised words, which are names. Languages of one script cannot be told from each other.
     """
     outside = _BRACKETS.sub(" ", text)
     text = outside if words(outside) else text

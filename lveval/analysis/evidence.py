@@ -1,115 +1,71 @@
-"""What truncation did: whether the prompts still had the evidence, and the scores where they had and had not.
+"""What truncation did: whether prompts still held the evidence, and the scores with and without it.
 
     evidence.by_level(rows)["64k"].kept_percent
 
-Tells "the model failed" from "the answer was not in the prompt". Each row says it itself (`evidence_kept`):
-prediction.py looks for the recorded evidence, the answer keywords or the answer in the prompt before it is asked.
+Tells "the model failed" from "the answer was not in the prompt". Each row's record says it
+(`evidence_kept`): prediction.py looks for the recorded evidence, the answer keywords or the answer
+in the prompt before it is sent.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import fsum
 from statistics import median
 
 from lveval.common.levels import FileKey, level_length
-from lveval.results import ScoredRow
-
-HEAD = (
-    "",
-    "evidence kept (%)",
-    "rows that tell",
-    "score, kept",
-    "score, cut",
-    "median tokens",
-    "before the cut",
-)
+from lveval.results import ScoredRow, grouped
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The truncation of some rows' prompts."""
+    """The truncation of some rows' prompts. Scores are mean released scores, 0 to 100."""
 
     kept: int = 0  # rows
     cut: int = 0
-    unknown: int = 0  # rows that do not tell
-    kept_score: float | None = (
-        None  # mean released score of the rows whose evidence was kept, 0 to 100; None: no row
-    )
-    cut_score: float | None = None
-    tokens: float | None = None  # median length of the prompts
-    tokens_full: float | None = None  # the same before the cut
+    unknown: int = 0  # rows without the fact
+    score_kept: float | None = None  # of the rows whose evidence was kept; None: no row
+    score_cut: float | None = None
+    median_prompt_tokens: float | None = None
+    median_prompt_tokens_full: float | None = None  # before the cut
 
     @property
-    def told(self) -> int:
-        """Rows that tell."""
+    def known(self) -> int:
+        """Rows of which it is known."""
         return self.kept + self.cut
 
     @property
     def kept_percent(self) -> float | None:
-        """Of the rows that tell; None if none does."""
-        return 100 * self.kept / self.told if self.told else None
+        """Of the known rows; None if there is none."""
+        return 100 * self.kept / self.known if self.known else None
 
 
 def summarize(rows: Sequence[ScoredRow]) -> Evidence:
-    """The evidence of these rows together."""
-    scores: dict[bool | None, list[float]] = {True: [], False: [], None: []}
-    for row in rows:
-        state = row.record.get("evidence_kept")
-        scores[state if isinstance(state, bool) else None].append(100 * row.released)
+    """Count the evidence of these rows together."""
+    scores = grouped((row.evidence_kept, 100 * row.released) for row in rows)
+    kept, cut = scores.get(True, []), scores.get(False, [])
     return Evidence(
-        kept=len(scores[True]),
-        cut=len(scores[False]),
-        unknown=len(scores[None]),
-        kept_score=_mean(scores[True]),
-        cut_score=_mean(scores[False]),
-        tokens=_median(rows, "prompt_tokens"),
-        tokens_full=_median(rows, "prompt_tokens_full"),
+        kept=len(kept),
+        cut=len(cut),
+        unknown=len(rows) - len(kept) - len(cut),
+        score_kept=fsum(kept) / len(kept) if kept else None,
+        score_cut=fsum(cut) / len(cut) if cut else None,
+        median_prompt_tokens=_median(rows, "prompt_tokens"),
+        median_prompt_tokens_full=_median(rows, "prompt_tokens_full"),
     )
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return fsum(values) / len(values) if values else None
-
-
 def _median(rows: Sequence[ScoredRow], name: str) -> float | None:
-    values = [
-        value for row in rows if type(value := row.record.get(name)) is int and 0 <= value < 2**53
-    ]
-    return median(values) if values else None
+    counts = [count for row in rows if (count := row.count(name)) is not None]
+    return median(counts) if counts else None
 
 
 def by_file(rows: Iterable[ScoredRow]) -> dict[FileKey, Evidence]:
-    """(subset, level) -> its evidence, in the order of the rows."""
-    groups: defaultdict[FileKey, list[ScoredRow]] = defaultdict(list)
-    for row in rows:
-        groups[row.subset, row.level].append(row)
-    return {pair: summarize(group) for pair, group in groups.items()}
+    """Summarize each file, in the order of the rows."""
+    groups = grouped((row.file, row) for row in rows)
+    return {file: summarize(group) for file, group in groups.items()}
 
 
 def by_level(rows: Iterable[ScoredRow]) -> dict[str, Evidence]:
-    """level -> the evidence of all its rows, by length."""
-    groups: defaultdict[str, list[ScoredRow]] = defaultdict(list)
-    for row in rows:
-        groups[row.level].append(row)
+    """Summarize each level, by length."""
+    groups = grouped((row.level, row) for row in rows)
     return {level: summarize(groups[level]) for level in sorted(groups, key=level_length)}
-
-
-def table(parts: Mapping[str, Evidence]) -> list[list[str]]:
-    """Cells of text under HEAD, a line a part."""
-
-    def number(value: float | None, form: str = ".2f") -> str:
-        return "" if value is None else format(value, form)
-
-    return [
-        [
-            name,
-            number(part.kept_percent, ".1f"),
-            f"{part.told}/{part.told + part.unknown}",
-            number(part.kept_score),
-            number(part.cut_score),
-            number(part.tokens, ",.0f"),
-            number(part.tokens_full, ",.0f"),
-        ]
-        for name, part in parts.items()
-    ]

@@ -1,200 +1,172 @@
-"""How sure a score is: 95 % intervals of every file, level mean and subset mean, by a bootstrap over questions.
+"""How sure a score is: 95 % intervals of files, level means and subset means, by a bootstrap.
 
-    found = intervals.of(rows, "released")         # rows: analysis.ScoredRow of one run
+    found = intervals.score_intervals(rows, "released")         # rows: results.ScoredRow of a run
     found.files["lic_mixup", "16k"].low, found.levels["16k"].high, found.overall.label
 
-A question recurs at every level, so rows are not independent: what is resampled is the question, with all its rows at
-all levels, each subset on its own. In the subsets that ask one question only (analysis.ONE_QUESTION) it is the context,
-and the label says so.
+A question recurs at every level, so rows are not independent: what is resampled is the question,
+with all its rows at all levels, each subset on its own. In the subsets that ask one question only
+(results.ONE_QUESTION) it is the context, and the label says so.
 
-The interval of a score is BCa, bias-corrected and accelerated (Efron & Tibshirani 1993, An Introduction to the
-Bootstrap, ch. 14; for several samples Davison & Hinkley 1997, Bootstrap Methods and their Application, section 5.3.2),
-because scores have many zeros and a long tail, where the plain percentile interval misses too often on one side. Its
-tail probabilities are widened for the small sample: a factor sqrt(n/(n-1)), and Student's quantile in place of the
-normal one (Hesterberg 2015, What Teachers Should Know About the Bootstrap, The American Statistician 69(4)).
-Differences within a question (comparison.py, lengths.py) have two tails, and what BCa takes for skewness there is
-chance: theirs is the value and Student's quantile times the bootstrap's standard error, corrected by the same factor.
-Imports numpy at once: import this module where it is used.
+The interval of a score is BCa, bias-corrected and accelerated (Efron & Tibshirani 1993, An
+Introduction to the Bootstrap, ch. 14; for several samples Davison & Hinkley 1997, Bootstrap Methods
+and their Application, section 5.3.2), because scores have many zeros and a long tail, where the
+plain percentile interval misses too often on one side. Its tail probabilities are widened for the
+small sample: a factor sqrt(n/(n-1)), and Student's quantile in place of the normal one (Hesterberg
+2015, What Teachers Should Know About the Bootstrap, The American Statistician 69(4)). Differences
+within a question (comparison.py, length_effect.py) have two tails, and what BCa takes for skewness
+there is chance: theirs is the value and Student's quantile times the bootstrap's standard error,
+corrected by the same factor. Imports numpy at once: import this module where it is used.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
 
 from lveval.analysis.clusters import (
     DRAWS,
+    ROUNDING,
     SEED,
     BootstrapDraws,
     Breakdown,
     Floats,
     cluster_tables,
-    each_part,
+    measure_parts,
     resample,
 )
-from lveval.results import ScoredRow
+from lveval.results import ScoredRow, grouped
 
 CONFIDENCE = 0.95
 
 FEW = 20  # questions, below which intervals turn out too narrow
 
-_ALIKE = 1e-9  # points; below this a difference is rounding of the sums
-
 _NORMAL = NormalDist()
+
+# Subsets that vary independently, each with the weights of its columns in a sum.
+WeightedDraws = Sequence[tuple[BootstrapDraws, Floats]]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value in points (a score: 0 to 100) and its 95 % interval; no interval (None) where `note` says why."""
+    """A value in points (a score: 0 to 100) and its 95 % interval; None where `note` says why."""
 
     value: float
     low: float | None
     high: float | None
-    clusters: int  # how many questions or contexts it stands on
+    clusters: int  # how many questions or contexts it is computed from
     over: str  # what was resampled: "questions", "contexts" or "questions and contexts"
     note: str = ""
 
     @property
     def label(self) -> str:
         """Such as "over 200 contexts"."""
-        return f"over {self.clusters} {self.over if self.clusters != 1 else self.over.removesuffix('s')}"
+        over = self.over.removesuffix("s") if self.clusters == 1 else self.over
+        return f"over {self.clusters} {over}"
 
     def between(self, sign: str = "") -> str:
-        """The bounds in words, such as "10.2 to 14.0", with `sign` "+" as "-1.0 to +2.5"; blank without interval."""
-        return (
-            ""
-            if self.low is None or self.high is None
-            else f"{self.low:{sign}.1f} to {self.high:{sign}.1f}"
-        )
+        """Such as "10.2 to 14.0", with `sign` "+" "-1.0 to +2.5"; blank without interval."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{self.low:{sign}.1f} to {self.high:{sign}.1f}"
 
     def as_data(self) -> dict[str, object]:
         """As JSON holds it, rounded to two places."""
-        bounds = {
-            "value": round(self.value, 2),
-            "low": rounded(self.low),
-            "high": rounded(self.high),
-        }
-        return {**bounds, "label": self.label, "note": self.note}
+        low, high = (bound if bound is None else round(bound, 2) for bound in (self.low, self.high))
+        value = round(self.value, 2)
+        return {"value": value, "low": low, "high": high, "label": self.label, "note": self.note}
 
 
 def notes(parts: Mapping[str, Interval]) -> list[str]:
-    """What is to be known of some parts' intervals, by name: each note once, with the parts that it is about."""
-    about: dict[str, list[str]] = {}
+    """Collect the notes of named intervals, each once with the names of its parts."""
+    about = []
     for name, part in parts.items():
         note, _, subsets = part.note.partition(" in ")
-        if note and (
-            not subsets or name in subsets.split(", ")
-        ):  # of a mean, the subsets that it is due to tell it
-            about.setdefault(note, []).append(name)
-    return [f"{note}: {', '.join(names)}" for note, names in about.items()]
-
-
-def rounded(value: float | None) -> float | None:
-    """To two places, None as it is."""
-    return None if value is None else round(value, 2)
+        # A mean's note names the subsets that it is due to: it is repeated for those only.
+        if note and (not subsets or name in subsets.split(", ")):
+            about.append((note, name))
+    return [f"{note}: {', '.join(names)}" for note, names in grouped(about).items()]
 
 
 def score_intervals(
     rows: Sequence[ScoredRow], protocol: str = "released", *, draws: int = DRAWS, seed: int = SEED
 ) -> Breakdown[Interval]:
-    """The 95 % intervals of one run's scores, in points; the order of `rows` does not matter.
+    """Compute the 95 % intervals of a run's scores, in points; the order of `rows` is of no matter.
 
-    `protocol`: "released" or "described". Values are not rounded, so a mean may differ by 0.01 from the tables, which
-    take means of rounded scores. HarnessError where there is no row, a row twice, or a score outside 0 to 1.
+    Values are not rounded, so a mean may differ by 0.01 from the tables, which take means of
+    rounded scores. Raises UsageError as cluster_tables does.
     """
-    by_subset = {
-        sample.subset: resample(sample, draws=draws, seed=seed)
-        for sample in cluster_tables(rows, protocol)
-    }
-    return each_part(
-        [resampled.sample for resampled in by_subset.values()],
-        lambda weights: interval(
-            [(by_subset[subset], weight) for subset, weight in weights.items()]
-        ),
+    tables = cluster_tables(rows, protocol)
+    drawn = {table.subset: resample(table, draws=draws, seed=seed) for table in tables}
+    return measure_parts(
+        tables,
+        lambda weights: interval([(drawn[subset], weight) for subset, weight in weights.items()]),
     )
 
 
-def interval(
-    parts: Sequence[tuple[BootstrapDraws, Floats]], *, paired: bool = False, bound: float = 100
-) -> Interval:
-    """The interval of a weighted sum of columns, over subsets that vary independently.
+def interval(parts: WeightedDraws, *, paired: bool = False, bound: float = 100) -> Interval:
+    """Compute the interval of a weighted sum of columns; none where a column has one question only.
 
-    `parts`: the subsets, each with the weights of its columns; no interval where a column has a single question.
-    `paired`: the columns are differences within questions, so the interval is Student's and not BCa; it ends at -bound
-    and bound.
+    `paired`: the columns are differences within questions, so the interval is Student's and not
+    BCa; it is clipped to -bound and bound.
     """
     value = sum(float(part.values @ weights) for part, weights in parts)
-    asked = [part.sample.counts[:, weights != 0] > 0 for part, weights in parts]
-    kinds = sorted({part.sample.over for part, _ in parts}, reverse=True)
-    clusters, over = sum(int(there.any(axis=1).sum()) for there in asked), " and ".join(kinds)
-    used = [
-        int(there.sum(axis=0).min()) for there in asked
-    ]  # where a column has fewer, it is the least sure
-    alone = [
-        part.sample.subset for (part, _), number in zip(parts, used, strict=True) if number < 2
-    ]
-    if alone:
-        return Interval(
-            value,
-            None,
-            None,
-            clusters,
-            over,
-            f"no interval: only one question in {', '.join(alone)}",
-        )
+    present = [part.table.counts[:, weights != 0] > 0 for part, weights in parts]
+    clusters = sum(int(rows.any(axis=1).sum()) for rows in present)
+    over = " and ".join(sorted({part.table.over for part, _ in parts}, reverse=True))
+    # A subset is as unsure as its column with the fewest questions.
+    numbers = {
+        part.table.subset: int(rows.sum(axis=0).min())
+        for (part, _), rows in zip(parts, present, strict=True)
+    }
+    unknown = Interval(value, None, None, clusters, over)
+    if alone := [subset for subset, number in numbers.items() if number < 2]:
+        return replace(unknown, note=f"no interval: only one question in {', '.join(alone)}")
     influences = [part.influence @ weights for part, weights in parts]
     variances = [float(influence @ influence) for influence in influences]
-    if math.sqrt(sum(variances)) < _ALIKE:
-        return Interval(
-            value, None, None, clusters, over, f"no interval: all {over} came out the same"
-        )
+    if math.sqrt(sum(variances)) < ROUNDING:
+        return replace(unknown, note=f"no interval: all {over} came out the same")
     draws = combine(parts)
-    quantile = small_sample_quantile(variances, used)
+    quantile = small_sample_quantile(variances, list(numbers.values()))
     if paired:
         half = quantile * float(draws.std())
         low, high = max(value - half, -bound), min(value + half, bound)
     else:
         low, high = bca_bounds(value, draws, influences, quantile)
-    few = [
-        part.sample.subset for (part, _), number in zip(parts, used, strict=True) if number < FEW
-    ]
+    few = [subset for subset, number in numbers.items() if number < FEW]
     note = f"perhaps too narrow: fewer than {FEW} {over} in {', '.join(few)}" if few else ""
     return Interval(value, min(low, value), max(high, value), clusters, over, note)
 
 
-def combine(parts: Sequence[tuple[BootstrapDraws, Floats]]) -> Floats:
-    """The draws of a weighted sum of columns, without those in which a column that counts had no question."""
-    draws = np.sum(
-        [part.draws[:, weights != 0] @ weights[weights != 0] for part, weights in parts], axis=0
-    )
-    kept: Floats = draws[np.isfinite(draws)]
-    return kept
+def combine(parts: WeightedDraws) -> Floats:
+    """Sum the draws, without those in which a column that counts had no question."""
+    summed = [part.draws[:, weights != 0] @ weights[weights != 0] for part, weights in parts]
+    draws = np.sum(summed, axis=0)
+    finite: Floats = draws[np.isfinite(draws)]
+    return finite
 
 
 def small_sample_quantile(variances: Sequence[float], numbers: Sequence[int]) -> float:
-    """The normal quantile that makes a percentile interval of these samples as wide as Student's.
+    """Find the normal quantile that makes a percentile interval as wide as Student's.
 
-    `variances`: the bootstrap variance of each sample's share; `numbers`: its questions. Degrees of freedom after
-    Welch and Satterthwaite.
+    `variances`: the bootstrap variance of each sample's share; `numbers`: its questions. Degrees of
+    freedom after Welch and Satterthwaite.
     """
-    unbiased = [
-        variance * number / (number - 1)
-        for variance, number in zip(variances, numbers, strict=True)
-    ]
+    samples = list(zip(variances, numbers, strict=True))
+    unbiased = [variance * number / (number - 1) for variance, number in samples]
     freedom = sum(unbiased) ** 2 / sum(
         variance**2 / (number - 1) for variance, number in zip(unbiased, numbers, strict=True)
     )
-    return student_quantile(0.5 + CONFIDENCE / 2, freedom) * math.sqrt(
-        sum(unbiased) / sum(variances)
-    )
+    widened = math.sqrt(sum(unbiased) / sum(variances))
+    return student_quantile(0.5 + CONFIDENCE / 2, freedom) * widened
 
 
 def student_quantile(probability: float, freedom: float) -> float:
     """Student's t quantile for a probability above 0.5 and 1 or more degrees of freedom, to 0.01.
 
-    Few degrees: the density integrated over the angle whose tangent t is; more: Abramowitz & Stegun 26.7.5.
+    Few degrees: the density integrated over the angle whose tangent is t / sqrt(freedom); more:
+    Abramowitz & Stegun 26.7.5.
     """
     if freedom < 10:
         angles = np.linspace(0, math.pi / 2, 100_001)
@@ -215,16 +187,16 @@ def student_quantile(probability: float, freedom: float) -> float:
 def bca_bounds(
     value: float, draws: Floats, influences: Sequence[Floats], quantile: float
 ) -> tuple[float, float]:
-    """The BCa bounds of `value` (Efron & Tibshirani 1993, equations 14.9 to 14.15; Davison & Hinkley 1997, 5.26)."""
+    """BCa bounds (Efron & Tibshirani 1993, eq. 14.9 to 14.15; Davison & Hinkley 1997, 5.26)."""
     cubes = sum(float(np.sum(influence**3)) for influence in influences)
     squares = sum(float(influence @ influence) for influence in influences)
     acceleration = cubes / 6 / squares**1.5
     # A draw equal to the value counts half on each side; scores are coarse and such ties common.
-    below = (np.sum(draws < value - _ALIKE) + np.sum(draws <= value + _ALIKE)) / 2 / len(draws)
+    below = (np.sum(draws < value - ROUNDING) + np.sum(draws <= value + ROUNDING)) / 2 / len(draws)
     bias = _NORMAL.inv_cdf(float(np.clip(below, 1 / len(draws), 1 - 1 / len(draws))))
     tails = []
     for z in (bias - quantile, bias + quantile):
-        # The transformation turns around where the denominator passes zero; beyond lies only the end of the draws.
+        # Where the denominator passes zero the transformation turns around: use the last draw.
         room = 1 - acceleration * z
         tails.append(_NORMAL.cdf(bias + z / room) if room > 0 else float(z > 0))
     low, high = np.quantile(draws, tails)

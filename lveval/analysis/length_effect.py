@@ -1,12 +1,12 @@
-"""What length costs: paired drops, slope per doubling and effective length, with their uncertainty.
+"""What length costs: paired drops, slope per doubling and effective length, with uncertainty.
 
-    found = lengths.of(rows, "released")           # rows: analysis.ScoredRow of one run
-    found.subsets["lic_mixup"].slope.value         # points per doubling of the length; below 0 it loses
-    found.overall.effective.level                  # such as "64k"
+    found = length_effect.measure_length_effect(rows, "released")   # rows: results.ScoredRow
+    found.subsets["lic_mixup"].slope.value      # points per doubling of the length; below 0: loses
+    found.overall.effective_length.level        # such as "64k"
 
-The same questions are asked at every level, so drop and slope are taken within each question and then averaged: how
-hard the questions are cancels out. Intervals are those of intervals.py, over questions. Levels are those that the run
-has, in order of length.
+The same questions are asked at every level, so drop and slope are taken within each question and
+then averaged: how hard the questions are cancels out. Intervals are those of intervals.py, over
+questions. Levels are those that the run has, in order of length.
 """
 
 import math
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from lveval.analysis.clusters import (
     DRAWS,
+    ROUNDING,
     SEED,
     BootstrapDraws,
     ClusterTable,
@@ -27,41 +28,41 @@ from lveval.analysis.clusters import (
 )
 from lveval.analysis.intervals import CONFIDENCE, Interval, interval
 from lveval.common.levels import level_length
-from lveval.results import ScoredRow, table_order
+from lveval.results import ScoredRow
 
-FRACTION = 0.9  # of the shortest level's score that a level must keep to count as within the effective length
-
-
-HEAD = ("subset", "drop, shortest to longest", "slope per doubling", "effective length")
-
-
-_SAME = 1e-9  # points
+FRACTION = 0.9  # of the shortest level's score, that each level of the effective length keeps
 
 
 @dataclass(frozen=True)
 class EffectiveLength:
-    """The longest level that keeps the stated fraction of the shortest level's score, as all levels up to it do."""
+    """The longest level up to which every level keeps a fraction of the shortest one's score."""
 
     level: str | None  # None where the shortest level's score is 0: nothing can be kept of it
     fraction: float
-    probabilities: Mapping[
-        str, float
-    ]  # level -> share of the bootstrap draws in which it is the effective length
+    probabilities: Mapping[str, float]  # level -> share of the draws in which it is the one
     likely: tuple[str, ...]  # the fewest levels that make up 95 % of the draws, by length
+
+    def __str__(self) -> str:
+        """Such as "32k (16k to 64k)": the level, and the range of the likely ones."""
+        if self.level is None:
+            return f"none: 0 at {next(iter(self.probabilities))}"
+        if not self.likely or self.likely == (self.level,):
+            return self.level
+        return f"{self.level} ({self.likely[0]} to {self.likely[-1]})"
 
 
 @dataclass(frozen=True)
 class LengthCurve:
-    """How one subset's score, or the plain mean of the subsets', changes with the length."""
+    """How one subset's score, or the plain mean of the subsets', changes with the length.
+
+    The drop is in points from the shortest to the longest level, over questions that have both; the
+    slope in points per doubling of the length, over questions that have every level.
+    """
 
     scores: Mapping[str, float]  # level -> points, by length
-    drop: (
-        Interval | None
-    )  # points lost from the shortest to the longest level, over questions that have both
-    slope: (
-        Interval | None
-    )  # points gained per doubling of the length, over questions that have every level
-    effective: EffectiveLength | None
+    drop: Interval | None = None
+    slope: Interval | None = None
+    effective_length: EffectiveLength | None = None
     note: str = ""  # why something is None, or what is left out
 
 
@@ -81,134 +82,113 @@ def measure_length_effect(
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> LengthEffect:
-    """The length curves of one run. A question with several rows at a level counts there with their mean.
+    """Measure a run's length curves; several rows of a question at a level count as their mean.
 
-    HarnessError as intervals.of. With a single level, or no question at all levels, parts are None and the note says
-    so. ValueError where `fraction` is not above 0 and at most 1.
+    Parts of a curve that cannot be computed are None and the note says why. Raises UsageError as
+    cluster_tables does, ValueError where `fraction` is not above 0 and at most 1.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction is {fraction}; expected above 0 and at most 1")
-    measured = [SubsetDraws(sample, draws, seed) for sample in cluster_tables(rows, protocol)]
+    measured = [SubsetDraws(table, draws, seed) for table in cluster_tables(rows, protocol)]
     levels = tuple(sorted({level for each in measured for level in each.levels}, key=level_length))
-    whole = [each for each in measured if each.levels == levels]
-    left_out = [each.subset for each in measured if each.levels != levels]
-    overall = (
-        curve(whole, fraction)
-        if whole
-        else LengthCurve({}, None, None, None, "no subset has every level")
-    )
-    if whole and left_out:
-        overall = replace(
-            overall,
-            note=f"{overall.note}; " * bool(overall.note) + f"without {', '.join(left_out)}",
-        )
+    full = [each for each in measured if each.levels == levels]
+    partial = [each.subset for each in measured if each.levels != levels]
+    overall = curve(full, fraction) if full else LengthCurve({}, note="no subset has every level")
+    if full and partial:
+        left_out = f"without {', '.join(partial)}"
+        overall = replace(overall, note="; ".join(filter(None, [overall.note, left_out])))
     return LengthEffect({each.subset: curve([each], fraction) for each in measured}, overall)
 
 
 class SubsetDraws:
     """A subset's levels, drop and slope, resampled together: one draw of questions serves all."""
 
-    def __init__(self, sample: ClusterTable, draws: int, seed: int) -> None:
-        self.subset = sample.subset
-        self.levels = sample.columns
-        # A measure that no question has stays out: its mean would be 0 / 0.
-        measures = {
-            name: per_question(values)
-            for name, values in (("drop", drops(sample)), ("slope", slopes(sample)))
-            if np.isfinite(values).any()
-        }
-        self.measures = tuple(measures)
-        totals, counts = map(
-            np.hstack, zip((sample.totals, sample.counts), *measures.values(), strict=True)
-        )
-        names = (*self.levels, *self.measures)
-        self.resampled: BootstrapDraws = resample(
-            ClusterTable(sample.subset, names, sample.questions, totals, counts),
-            draws=draws,
-            seed=seed,
-        )
+    def __init__(self, table: ClusterTable, draws: int, seed: int) -> None:
+        self.subset = table.subset
+        self.levels = table.columns
+        self.columns = [*table.columns]
+        totals, counts = [table.totals], [table.counts]
+        several = len(table.columns) > 1
+        for name, measure in (("drop", drops), ("slope", slopes)) if several else ():
+            values = measure(table)
+            finite = np.isfinite(values)[:, None]
+            if finite.any():  # else the mean would be 0 / 0
+                self.columns.append(name)
+                totals.append(np.nan_to_num(values)[:, None])
+                counts.append(finite.astype(np.float64))
+        both = np.hstack(totals), np.hstack(counts)
+        extended = ClusterTable(table.subset, tuple(self.columns), table.questions, *both)
+        self.drawn: BootstrapDraws = resample(extended, draws=draws, seed=seed)
 
-    def weights(self, name: str, each: float) -> tuple[BootstrapDraws, Floats]:
-        """What picks one measure, times `each`, for intervals.interval."""
-        picked = np.zeros(len(self.resampled.sample.columns))
-        picked[self.resampled.sample.columns.index(name)] = each
-        return self.resampled, picked
+    def weights(self, name: str, weight: float) -> tuple[BootstrapDraws, Floats]:
+        """Pick one measure, times `weight`, for intervals.interval."""
+        picked = np.zeros(len(self.columns))
+        picked[self.columns.index(name)] = weight
+        return self.drawn, picked
 
 
-def drops(sample: ClusterTable) -> Floats:
-    """[questions] the score at the shortest level less the one at the longest; not a number where one is missing."""
-    means = sample.means
-    found: Floats = (
-        means[:, 0] - means[:, -1] if len(sample.columns) > 1 else np.full(len(means), np.nan)
-    )
-    return found
+def drops(table: ClusterTable) -> Floats:
+    """[questions] the score at the shortest level less that at the longest; NaN: one is missing."""
+    difference: Floats = table.means[:, 0] - table.means[:, -1]
+    return difference
 
 
-def slopes(sample: ClusterTable) -> Floats:
-    """[questions] the least-squares slope of the score on log2(length); not a number where a level is missing."""
-    means = sample.means
-    if len(sample.columns) < 2:
-        return np.full(len(means), np.nan)
-    doublings = np.log2([level_length(level) for level in sample.columns])
+def slopes(table: ClusterTable) -> Floats:
+    """[questions] the least-squares slope of the score on log2(length); NaN: a level is missing."""
+    doublings = np.log2([level_length(level) for level in table.columns])
     centred = doublings - doublings.mean()
-    found: Floats = means @ (centred / (centred @ centred))
-    return found
-
-
-def per_question(values: Floats) -> tuple[Floats, Floats]:
-    """A measure of each question as a column of totals and one of counts."""
-    there = np.isfinite(values)
-    return np.where(there, values, 0.0)[:, None], there.astype(np.float64)[:, None]
+    slope: Floats = table.means @ (centred / (centred @ centred))
+    return slope
 
 
 def curve(subsets: Sequence[SubsetDraws], fraction: float) -> LengthCurve:
-    """The curve of the plain mean of subsets that have the same levels."""
-    levels, each = subsets[0].levels, 1 / len(subsets)
+    """Measure the plain mean of subsets that have the same levels."""
+    levels, share = subsets[0].levels, 1 / len(subsets)
     width = len(levels)
-    values = np.sum([subset.resampled.values[:width] for subset in subsets], axis=0) * each
+    values = np.sum([subset.drawn.values[:width] for subset in subsets], axis=0) * share
     scores = {level: float(value) for level, value in zip(levels, values, strict=True)}
     if width < 2:
-        return LengthCurve(
-            scores, None, None, None, f"one level only, {levels[0]}: nothing to compare it with"
-        )
-    found: dict[str, Interval | None] = {"drop": None, "slope": None}
+        note = f"one level only, {levels[0]}: nothing to compare it with"
+        return LengthCurve(scores, note=note)
+    measured: dict[str, Interval] = {}
     notes = []
     # Between levels closer than a doubling a slope may pass 100 points.
     for name, bound in (("drop", 100.0), ("slope", math.inf)):
-        lacking = [subset.subset for subset in subsets if name not in subset.measures]
+        lacking = [subset.subset for subset in subsets if name not in subset.columns]
         if lacking:
             notes.append(f"no {name}: no question of {', '.join(lacking)} has the levels for it")
-        else:
-            found[name] = interval(
-                [subset.weights(name, each) for subset in subsets], paired=True, bound=bound
-            )
-    draws = np.sum([subset.resampled.draws[:, :width] for subset in subsets], axis=0) * each
+            continue
+        weighted = [subset.weights(name, share) for subset in subsets]
+        measured[name] = interval(weighted, paired=True, bound=bound)
+    draws = np.sum([subset.drawn.draws[:, :width] for subset in subsets], axis=0) * share
     effective = effective_length(levels, values, draws, fraction)
     if effective.level is None:
         notes.append(f"no effective length: the score at {levels[0]} is 0")
-    return LengthCurve(scores, found["drop"], found["slope"], effective, "; ".join(notes))
+    return LengthCurve(
+        scores, measured.get("drop"), measured.get("slope"), effective, "; ".join(notes)
+    )
 
 
 def effective_length(
     levels: Sequence[str], values: Floats, draws: Floats, fraction: float
 ) -> EffectiveLength:
-    """The effective length of a curve, and of each draw of it.
+    """Find the effective length of a curve, and of each draw of it.
 
-    `levels` by length; `values`: [levels] points; `draws`: [draws, levels]. Draws whose score at the shortest level is
-    0, or that miss a level, have no effective length and do not count.
+    `levels` by length; `values`: [levels] points; `draws`: [draws, levels]. Draws whose score at
+    the shortest level is 0, or that miss a level, have no effective length and do not count.
     """
     likelihood = np.zeros(len(levels))
-    usable = draws[np.isfinite(draws).all(axis=1) & (draws[:, 0] > _SAME)]
+    usable = draws[np.isfinite(draws).all(axis=1) & (draws[:, 0] > ROUNDING)]
     if len(usable):
         likelihood = np.bincount(last_kept(usable, fraction), minlength=len(levels)) / len(usable)
     likely: list[int] = []
     # The likeliest first; of two as likely the shorter, which promises less.
     for at in np.argsort(-likelihood, kind="stable"):
-        if likelihood[likely].sum() >= CONFIDENCE - _SAME or not likelihood[at]:
+        if likelihood[likely].sum() >= CONFIDENCE - ROUNDING or not likelihood[at]:
             break
         likely.append(int(at))
     return EffectiveLength(
-        levels[int(last_kept(values[None], fraction)[0])] if values[0] > _SAME else None,
+        levels[int(last_kept(values[None], fraction)[0])] if values[0] > ROUNDING else None,
         fraction,
         {level: float(share) for level, share in zip(levels, likelihood, strict=True)},
         tuple(levels[at] for at in sorted(likely)),
@@ -216,38 +196,7 @@ def effective_length(
 
 
 def last_kept(curves: Floats, fraction: float) -> NDArray[np.int64]:
-    """[curves] the position of the last level before one falls below `fraction` of the first, of [curves, levels]."""
-    kept = curves >= fraction * curves[:, :1] - _SAME
-    found: NDArray[np.int64] = np.logical_and.accumulate(kept, axis=1).sum(axis=1) - 1
-    return found
-
-
-def table(found: LengthEffect) -> list[list[str]]:
-    """Cells of text under HEAD, a line a subset and one for their mean; blank where there is nothing to tell."""
-    mean = "mean", found.overall
-    return [
-        [name, _points(curve.drop), _points(curve.slope), effective_text(curve.effective)]
-        for name, curve in (
-            *((subset, found.subsets[subset]) for subset in table_order(found.subsets)),
-            mean,
-        )
-    ]
-
-
-def _points(interval: Interval | None) -> str:
-    if interval is None:
-        return ""
-    between = interval.between("+")
-    return f"{interval.value:+.2f}" + (f" ({between})" if between else "")
-
-
-def effective_text(effective: EffectiveLength | None) -> str:
-    """Such as "32k (16k to 64k)": the level, and the range of the likely ones; blank with a single level."""
-    if effective is None:
-        return ""
-    if effective.level is None:
-        return f"none: 0 at {next(iter(effective.probabilities))}"
-    likely = effective.likely or (effective.level,)
-    return effective.level + (
-        f" ({likely[0]} to {likely[-1]})" if likely != (effective.level,) else ""
-    )
+    """[curves] the last of the [curves, levels] before one below `fraction` of the first."""
+    kept = curves >= fraction * curves[:, :1] - ROUNDING
+    last: NDArray[np.int64] = np.logical_and.accumulate(kept, axis=1).sum(axis=1) - 1
+    return last

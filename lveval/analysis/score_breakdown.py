@@ -1,34 +1,31 @@
-"""TODO lveval.analysis.score_breakdown."""
+"""How a released F1 score came about, as a reader can check it by hand: keywords, then overlap.
+
+work = explain_score(metrics.qa_f1_score_with_gold_ans, "amber reef", "amber", "amber")
+work.passes, work.f1, work.score
+"""
 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lveval.metrics import (
-    CHINESE,
-    ENGLISH,
-    Language,
-    Tokens,
-    count_overlap,
-    keyword_tokens,
-    qa_f1_score,
-    qa_f1_score_with_gold_ans,
-    qa_f1_zh_score,
-    qa_f1_zh_score_with_gold_ans,
-    require_text,
-)
+from lveval import metrics
+from lveval.metrics import CHINESE, ENGLISH, Tokens
 
-# --- how a score came about -----------------------------------------------------------------------------------------
+# metric -> its language, whether it has a keyword gate (stage 1)
+_RELEASED_F1 = {
+    metrics.qa_f1_score: (ENGLISH, False),
+    metrics.qa_f1_zh_score: (CHINESE, False),
+    metrics.qa_f1_score_with_gold_ans: (ENGLISH, True),
+    metrics.qa_f1_zh_score_with_gold_ans: (CHINESE, True),
+}
 
 
 @dataclass(frozen=True)
 class ScoreBreakdown:
-    """What a `released` F1 metric counted: two stages, as a reader can check them by hand."""
+    """What a `released` F1 metric counted in its two stages."""
 
     keywords: Tokens  # what stage 1 looks for, in order; empty: there is no stage 1
-    ignored: tuple[
-        int, ...
-    ]  # places in `keywords` of blacklisted words: never found, yet part of the denominator
+    ignored: tuple[int, ...]  # places in `keywords` of blacklisted words: they count as not found
     found: tuple[int, ...]  # places in `keywords` of those that the prediction holds
     least_recall: float  # stage 1 passes from here on
     overlap: int  # tokens that prediction and truth share
@@ -57,36 +54,29 @@ class ScoreBreakdown:
 def explain_score(
     metric: Callable[..., float], prediction: str, ground_truth: str, gold_ans: str | None = None
 ) -> ScoreBreakdown | None:
-    """The counts behind `metric(prediction, ground_truth, gold_ans)`; None for a metric that is no released F1."""
+    """Count what the metric counts in these texts; None if it is no released F1."""
     if metric not in _RELEASED_F1:
         return None
     language, gated = _RELEASED_F1[metric]
-    answer, truth = language.tokens(require_text(prediction)), language.tokens(ground_truth)
-    keywords = keyword_tokens(language, gold_ans) if gated else ()
-    if gated and language is CHINESE:
+    answer = language.tokens(metrics.require_text(prediction))
+    truth = language.tokens(ground_truth)
+    keywords = metrics.keyword_tokens(language, gold_ans) if gated else ()
+    if gated and language is CHINESE:  # published: there the truth takes the place of no keywords
         keywords = keywords or truth
     left = Counter(answer)
-    found = []
+    ignored, found = [], []
     for place, word in enumerate(keywords):
-        if word not in language.blacklist and left[word]:
+        if word in language.blacklist:
+            ignored.append(place)
+        elif left[word]:
             left[word] -= 1
             found.append(place)
     return ScoreBreakdown(
         keywords=keywords,
-        ignored=tuple(place for place, word in enumerate(keywords) if word in language.blacklist),
+        ignored=tuple(ignored),
         found=tuple(found),
         least_recall=language.least_recall,
-        overlap=count_overlap(answer, truth),
+        overlap=metrics.count_overlap(answer, truth),
         prediction_tokens=len(answer),
         truth_tokens=len(truth),
     )
-
-
-_RELEASED_F1: dict[
-    Callable[..., float], tuple[Language, bool]
-] = {  # metric -> its language, whether it has a stage 1
-    qa_f1_score: (ENGLISH, False),
-    qa_f1_zh_score: (CHINESE, False),
-    qa_f1_score_with_gold_ans: (ENGLISH, True),
-    qa_f1_zh_score_with_gold_ans: (CHINESE, True),
-}

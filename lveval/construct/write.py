@@ -154,11 +154,11 @@ def main(arguments: list[str] | None = None) -> ExitCode:
     )
     add("--datasets", nargs="+", help="subsets (default: those of config.py that --sources has)")
     add("--lengths", nargs="+", help="levels, any <N>k (default: those of config.py)")
-    rows = (
+    rows_help = (
         "rows of each file (default: one a question); more than there are questions asks them "
         "again in other contexts; full: as many as the published file has"
     )
-    add("--rows", default="0", help=rows)
+    add("--rows", default="0", help=rows_help)
     add("--seed", type=int, default=42, help="default: 42")
     add(
         "--num-workers",

@@ -1,168 +1,98 @@
-"""A page's charts as inline SVG, made of strings: no plotting library, no script.
+"""A report's charts: what they show, for every painter, and their inline SVG for the page.
 
-    charts.curves(page, charts.WIDE)
+    charts.draw_curves(charts.curve_chart(page), charts.WIDE)
 
-Colours come from the page's style by class. Each chart is drawn for a wide and for a narrow screen, so that text keeps
-its size; the style shows one of the two. Numbers behind a chart stand in a table beside it.
+The SVG is made of strings: no plotting library, no script. Colours come from the page's style by
+class. Each chart is drawn for a wide and for a narrow screen, so that text keeps its size; the
+style shows one of the two. plots.py paints the same charts into files.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 from math import ceil, log2
 
+from lveval.analysis.intervals import Interval
 from lveval.common.levels import level_length
 from lveval.common.text import printable
 from lveval.report.data import ReportData
 from lveval.results import PUBLISHED, PUBLISHED_LEVELS
 
-WIDE, NARROW = 960, 328  # units of the viewBox, CSS pixels where the screen is as wide
+WIDE, NARROW = WIDTHS = (960, 328)  # units of the viewBox: CSS pixels on a screen of that width
 
 LABEL_GAP = 15.0  # between the baselines of two labels
 
 Point = tuple[float, float]
 
-Scale = Callable[[float], float]
+
+# --- what the charts show ---
 
 
 @dataclass(frozen=True)
-class Part:
-    """A segment of a bar."""
+class CurveEnd:
+    """Where a curve ends, to be named there."""
 
-    name: str
-    css: str  # its class
+    level: str
     value: float
+    name: str
+    is_own: bool = False
 
 
-def tag(name: str, content: str = "", **attributes: str | float) -> str:
-    """An SVG element; attributes are escaped, `content` is markup. `css` is the class, `_` in a name is `-`."""
-    written = "".join(
-        f' {"class" if key == "css" else key.replace("_", "-")}="{_plain(value)}"'
-        for key, value in attributes.items()
+@dataclass(frozen=True)
+class CurveChart:
+    """Level means of the run and, over the same subsets, of the published models."""
+
+    levels: list[str]  # the axis, by length
+    ticks: list[float]  # of the scores
+    published: list[tuple[str, dict[str, float]]]  # name, level -> mean
+    name: str  # the run's
+    own: dict[str, Interval]  # level -> its mean
+    leaderboard_levels: list[str]  # of the own curve; points at others are hollow
+
+    def across(self, level: str) -> float:
+        """Place a level on the logarithmic axis, 0 to 1."""
+        first, last = (log2(level_length(end)) for end in (self.levels[0], self.levels[-1]))
+        return (log2(level_length(level)) - first) / (last - first) if last > first else 0.5
+
+    @property
+    def own_end(self) -> CurveEnd:
+        """Where the run's own curve ends."""
+        level = list(self.own)[-1]
+        return CurveEnd(level, self.own[level].value, self.name, is_own=True)
+
+    @property
+    def ends(self) -> list[CurveEnd]:
+        """The curves named at the margin: the own one only if it reaches it."""
+        ends = [CurveEnd(*list(line.items())[-1], name) for name, line in self.published]
+        if self.own_reaches_margin:
+            ends.append(self.own_end)
+        return ends
+
+    @property
+    def own_reaches_margin(self) -> bool:
+        """Whether the run has the longest level of the axis."""
+        return self.own_end.level == self.levels[-1]
+
+
+def curve_chart(page: ReportData) -> CurveChart:
+    """Collect the curves of a page that has a level."""
+    published, own = published_curves(page), page.level_means
+    levels = {*own, *(level for _, line in published for level in line)}
+    values = [value for _, line in published for value in line.values()]
+    highest = max([*values, *(max(score.value, score.high or 0) for score in own.values())])
+    return CurveChart(
+        sorted(levels, key=level_length),
+        ticks_up_to(highest),
+        published,
+        page.name,
+        {level: own[level] for level in page.levels},
+        page.leaderboard_levels,
     )
-    return f"<{name}{written}>{content}</{name}>"
-
-
-def _plain(value: str | float) -> str:
-    return (
-        f"{value:.1f}".removesuffix(".0")
-        if isinstance(value, float)
-        else escape(printable(str(value)))
-    )
-
-
-def label(x: float, y: float, text: str, css: str = "", anchor: str = "start") -> str:
-    """A line of text; escaped."""
-    return tag("text", escape(printable(text)), x=x, y=y, css=css, text_anchor=anchor)
-
-
-def _figure(width: int, height: float, title: str, body: Sequence[str]) -> str:
-    size = "wide" if width == WIDE else "narrow"
-    head = tag("title", escape(printable(title)))
-    return tag(
-        "svg",
-        head + "".join(body),
-        viewBox=f"0 0 {width} {ceil(height)}",
-        css=f"chart {size}",
-        role="img",
-    )
-
-
-# --- curves ---------------------------------------------------------------------------------------------------------
-
-
-def curves(page: ReportData, width: int) -> str:
-    """Level means of the run and, over the same subsets, of the published models; empty without a level."""
-    if not page.level_means:
-        return ""
-    lines, levels = published_curves(page), page.levels
-    shown, ticks = axes_of(page, lines)
-    top, wide = ticks[-1], width == WIDE
-    height, left, right = (430.0, 44.0, 190.0) if wide else (400.0, 26.0, 132.0)
-    bottom, head = height - 30, 14.0
-
-    def x(level: str) -> float:
-        first, last = log2(level_length(shown[0])), log2(level_length(shown[-1]))
-        share = (log2(level_length(level)) - first) / (last - first) if last > first else 0.5
-        return left + 8 + share * (width - left - right - 16)
-
-    def y(value: float) -> float:
-        return bottom - value / top * (bottom - head)
-
-    body = []
-    for value in ticks:
-        body.append(
-            tag("line", css="grid", x1=left, x2=float(width - right), y1=y(value), y2=y(value))
-        )
-        body.append(label(left - 6, y(value) + 4, f"{value:g}", "axis", "end"))
-    room = -1.0  # up to where the axis is written: on a narrow screen not every level has its name
-    for level in reversed(shown):
-        if room < 0 or room - x(level) >= 36:
-            body.append(label(x(level), bottom + 20, level, "axis", "middle"))
-            room = x(level)
-    ends: list[tuple[float, float, str, str]] = []  # where a line ends, its name, its class
-    for number, (name, line) in enumerate(lines):
-        points = [(x(level), y(line[level])) for level in shown if level in line]
-        drawn = tag(
-            "polyline",
-            tag("title", escape(printable(name))),
-            points=_path(points),
-            css=f"published d{number % 4}",
-        )
-        body.append(drawn)
-        ends.append((*points[-1], name, "published"))
-    last = x(levels[-1]), y(page.level_means[levels[-1]].value)
-    if levels[-1] == shown[-1]:
-        ends.append((*last, page.name, "own"))
-    else:  # a line to the margin would cross the others
-        body.append(
-            label(
-                last[0] + 12,
-                last[1] + 4,
-                shortened(page.name, 20 if wide else 10),
-                "name own value",
-            )
-        )
-    for (from_x, from_y, name, css), at in zip(
-        ends, spread_labels([end[1] for end in ends], head, bottom), strict=True
-    ):
-        start = float(width - right + 6)
-        body.append(
-            tag(
-                "polyline",
-                points=_path([(from_x + 4, from_y), (start - 2, at), (start + 6, at)]),
-                css=f"lead {css}",
-            )
-        )
-        body.append(label(start + 9, at + 4, shortened(name, 26 if wide else 16), f"name {css}"))
-    body.append(
-        _own_curve(
-            page, [(x(level), y(page.level_means[level].value)) for level in levels], levels, y
-        )
-    )
-    return _figure(
-        width,
-        height,
-        "Mean score by length of the context, this run and the published models",
-        body,
-    )
-
-
-def axes_of(
-    page: ReportData, lines: Sequence[tuple[str, Mapping[str, float]]]
-) -> tuple[list[str], list[float]]:
-    """The levels of a chart that holds the run's curve and those of `lines`, by length, and the ticks of its scores."""
-    levels = sorted(
-        {*page.levels, *(level for _, line in lines for level in line)}, key=level_length
-    )
-    values = [value for _, line in lines for value in line.values()]
-    values += [max(score.value, score.high or 0) for score in page.level_means.values()]
-    return levels, ticks_up_to(max(values))
 
 
 def published_curves(page: ReportData) -> list[tuple[str, dict[str, float]]]:
-    """Each published model's mean at each published level, over the published subsets that the run has at that level.
+    """Average each published model at each level over the published subsets the run has there.
 
     At levels that the run lacks: over all subsets that it has anywhere.
     """
@@ -179,44 +109,49 @@ def published_curves(page: ReportData) -> list[tuple[str, dict[str, float]]]:
     return lines
 
 
-def _own_curve(page: ReportData, points: list[Point], levels: list[str], y: Scale) -> str:
-    parts, numbers = [], []
-    apart = min((later[0] - one[0] for one, later in pairwise(points)), default=99.0) > 28
-    for (at, height), level in zip(points, levels, strict=True):
-        score = page.level_means[level]
-        if apart:
-            numbers.append(
-                label(
-                    at,
-                    min(height, y(score.high or 0.0)) - 9,
-                    f"{score.value:.1f}",
-                    "value own",
-                    "middle",
-                )
-            )
-        if score.low is not None and score.high is not None:
-            parts.append(
-                tag("line", css="whisker", x1=at, x2=at, y1=y(score.low), y2=y(score.high))
-            )
-    parts.append(tag("polyline", points=_path(points), css="own"))
-    for (at, height), level in zip(points, levels, strict=True):
-        score, hollow = page.level_means[level], level not in page.comparable
-        said = f"{level}: {score.value:.2f}{' (not the leaderboard’s mean)' if hollow else ''}"
-        parts.append(
-            tag(
-                "circle",
-                tag("title", escape(said)),
-                cx=at,
-                cy=height,
-                r=4.5,
-                css=f"own{' hollow' if hollow else ''}",
-            )
+@dataclass(frozen=True)
+class Segment:
+    """A part of a bar."""
+
+    name: str
+    css: str  # its class
+    value: float
+
+
+Bar = tuple[str, list[Segment]]  # with its name
+
+
+def cause_bars(page: ReportData) -> list[Bar]:
+    """What became of the 100 points of each level: the score, then each cause."""
+    return [
+        (
+            level,
+            [
+                Segment("score", "scored", page.level_means[level].value),
+                *(Segment(cause, f"c-{cause}", points[cause]) for cause in page.lost.present),
+            ],
         )
-    return "".join(parts + numbers)
+        for level, points in page.lost.levels.items()
+    ]
+
+
+def evidence_bars(page: ReportData) -> list[Bar]:
+    """The share of rows in percent, at each level, whose evidence was kept, cut, or is unknown."""
+    bars = []
+    for level, part in page.evidence_by_level.items():
+        counts = {"kept": part.kept, "cut": part.cut, "unknown": part.unknown}
+        rows = sum(counts.values())
+        bars.append(
+            (level, [Segment(name, f"e-{name}", 100 * n / rows) for name, n in counts.items()])
+        )
+    return bars
+
+
+# --- layout ---
 
 
 def spread_labels(wanted: Sequence[float], low: float, high: float) -> list[float]:
-    """Places for labels: in the order of `wanted`, LABEL_GAP apart, as near to it as a sweep gets, within the frame."""
+    """Move labels LABEL_GAP apart within `low` to `high`, each as near to its place as can be."""
     order = sorted(range(len(wanted)), key=lambda at: wanted[at])
     places = [0.0] * len(wanted)
     at = low
@@ -231,81 +166,170 @@ def spread_labels(wanted: Sequence[float], low: float, high: float) -> list[floa
 
 
 def ticks_up_to(value: float) -> list[float]:
-    """The ticks of an axis from 0 that holds `value` (0 to 100): at most seven, the last is the axis' end."""
+    """Choose at most seven ticks from 0 for `value` (0 to 100); the last ends the axis."""
     step = next(step for step in (1, 2, 5, 10, 20) if value <= 6 * step or step == 20)
     return [float(step * number) for number in range(max(2, ceil(value / step) + 1))]
 
 
 def shortened(text: str, most: int) -> str:
-    """`text` with an ellipsis where it is longer than `most` characters."""
+    """Cut `text` with an ellipsis where it is longer than `most` characters."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _path(points: Sequence[Point]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+# --- SVG ---
 
 
-# --- bars -----------------------------------------------------------------------------------------------------------
+def tag(name: str, content: str = "", **attributes: str | float) -> str:
+    """Write an element; attributes are escaped, `content` is markup; `css` is the class."""
+    written = "".join(
+        f' {"class" if key == "css" else key.replace("_", "-")}="{_attribute(value)}"'
+        for key, value in attributes.items()
+    )
+    return f"<{name}{written}>{content}</{name}>"
 
 
-def bars(title: str, lines: Sequence[tuple[str, Sequence[Part]]], width: int) -> str:
-    """A stacked bar a line, each scaled to the whole of 100, with the number in every part that is wide enough."""
-    wide = width == WIDE
-    row, thick = (30.0, 20.0) if wide else (44.0, 20.0)
-    left, span = (190.0, width - 200.0) if wide else (0.0, float(width))
-    body = []
-    for number, (name, parts) in enumerate(lines):
-        top = number * row + (4 if wide else 20)
-        body.append(
-            label(
-                left - 10 if wide else 0.0,
-                top + 15 if wide else top - 5,
-                name,
-                "axis",
-                "end" if wide else "start",
-            )
+def _attribute(value: str | float) -> str:
+    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else _escape(str(value))
+
+
+def _escape(text: str) -> str:
+    return escape(printable(text))
+
+
+def label(x: float, y: float, text: str, css: str = "", anchor: str = "start") -> str:
+    """Write a line of text; escaped."""
+    return tag("text", _escape(text), x=x, y=y, css=css, text_anchor=anchor)
+
+
+def _title(text: str) -> str:
+    return tag("title", _escape(text))
+
+
+def _line(points: Sequence[Point], css: str, content: str = "") -> str:
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return tag("polyline", content, points=path, css=css)
+
+
+def _figure(width: int, height: float, title: str, body: Sequence[str]) -> str:
+    size = "wide" if width == WIDE else "narrow"
+    return tag(
+        "svg",
+        _title(title) + "".join(body),
+        viewBox=f"0 0 {width} {ceil(height)}",
+        css=f"chart {size}",
+        role="img",
+    )
+
+
+class Frame:
+    """The area of a curve chart between its axes, in the units of the viewBox."""
+
+    def __init__(self, chart: CurveChart, width: int) -> None:
+        self.chart = chart
+        self.is_wide = width == WIDE
+        self.height, self.left, margin = (
+            (430.0, 44.0, 190.0) if self.is_wide else (400.0, 26.0, 132.0)
         )
-        total, at = sum(part.value for part in parts) or 1.0, left
-        for part in parts:
-            length = span * part.value / max(total, 100.0)
+        self.right = width - margin  # names are beyond
+        self.top, self.bottom = 14.0, self.height - 30
+
+    def x(self, level: str) -> float:
+        """Where a level is."""
+        return self.left + 8 + self.chart.across(level) * (self.right - self.left - 16)
+
+    def y(self, value: float) -> float:
+        """Where a score is."""
+        return self.bottom - value / self.chart.ticks[-1] * (self.bottom - self.top)
+
+
+def draw_curves(chart: CurveChart, width: int) -> str:
+    """Draw the published models' curves and above them the run's."""
+    frame = Frame(chart, width)
+    body = _axes(frame)
+    for number, (name, line) in enumerate(chart.published):
+        points = [(frame.x(level), frame.y(value)) for level, value in line.items()]
+        body.append(_line(points, f"published d{number % 4}", _title(name)))
+    body += _curve_names(frame)
+    body += _own_curve(frame)
+    title = "Mean score by length of the context, this run and the published models"
+    return _figure(width, frame.height, title, body)
+
+
+def _axes(frame: Frame) -> list[str]:
+    body = []
+    for value in frame.chart.ticks:
+        y = frame.y(value)
+        body.append(tag("line", css="grid", x1=frame.left, x2=frame.right, y1=y, y2=y))
+        body.append(label(frame.left - 6, y + 4, f"{value:g}", "axis", "end"))
+    written = float("inf")  # on a narrow screen not every level has room for its name
+    for level in reversed(frame.chart.levels):
+        x = frame.x(level)
+        if written - x >= 36:
+            body.append(label(x, frame.bottom + 20, level, "axis", "middle"))
+            written = x
+    return body
+
+
+def _curve_names(frame: Frame) -> list[str]:
+    chart, body = frame.chart, []
+    if not chart.own_reaches_margin:
+        name = shortened(chart.name, 20 if frame.is_wide else 10)
+        x, y = frame.x(chart.own_end.level), frame.y(chart.own_end.value)
+        body.append(label(x + 12, y + 4, name, "name own value"))
+    wanted = [frame.y(end.value) for end in chart.ends]
+    places = spread_labels(wanted, frame.top, frame.bottom)
+    x = frame.right + 6
+    for end, y, place in zip(chart.ends, wanted, places, strict=True):
+        css = "own" if end.is_own else "published"
+        leader = [(frame.x(end.level) + 4, y), (x - 2, place), (x + 6, place)]
+        name = shortened(end.name, 26 if frame.is_wide else 16)
+        body += [_line(leader, f"lead {css}"), label(x + 9, place + 4, name, f"name {css}")]
+    return body
+
+
+def _own_curve(frame: Frame) -> list[str]:
+    """The run's curve with whiskers, points and, where there is room, numbers."""
+    points = {
+        level: (frame.x(level), frame.y(mean.value)) for level, mean in frame.chart.own.items()
+    }
+    whiskers, circles, numbers = [], [], []
+    gaps = [later[0] - one[0] for one, later in pairwise(points.values())]
+    has_room = min(gaps, default=99.0) > 28
+    for level, mean in frame.chart.own.items():
+        x, y = points[level]
+        if has_room:
+            above = min(y, frame.y(mean.high or 0.0)) - 9
+            numbers.append(label(x, above, f"{mean.value:.1f}", "value own", "middle"))
+        if mean.low is not None and mean.high is not None:
+            low, high = frame.y(mean.low), frame.y(mean.high)
+            whiskers.append(tag("line", css="whisker", x1=x, x2=x, y1=low, y2=high))
+        said, css = f"{level}: {mean.value:.2f}", "own"
+        if level not in frame.chart.leaderboard_levels:
+            said, css = f"{said} (not the leaderboard’s mean)", "own hollow"
+        circles.append(tag("circle", _title(said), cx=x, cy=y, r=4.5, css=css))
+    return [*whiskers, _line(list(points.values()), "own"), *circles, *numbers]
+
+
+def draw_bars(title: str, bars: Sequence[Bar], width: int) -> str:
+    """Draw stacked bars, each scaled to the whole of 100, with numbers where there is room."""
+    wide = width == WIDE
+    height, left, span = (30.0, 190.0, width - 200.0) if wide else (44.0, 0.0, float(width))
+    body = []
+    for number, (name, segments) in enumerate(bars):
+        top, x = number * height + (4 if wide else 20), left
+        if wide:
+            body.append(label(left - 10, top + 15, name, "axis", "end"))
+        else:
+            body.append(label(0.0, top - 5, name, "axis"))
+        whole = max(sum(segment.value for segment in segments), 100.0)
+        for segment in segments:
+            length, said = span * segment.value / whole, f"{segment.value:.1f}"
             if length <= 0:
                 continue
-            said = tag("title", escape(printable(f"{name}, {part.name}: {part.value:.1f}")))
-            body.append(
-                tag("rect", said, x=at, y=top, width=length, height=thick, css=f"part {part.css}")
-            )
+            title_of_part = _title(f"{name}, {segment.name}: {said}")
+            css = f"part {segment.css}"
+            body.append(tag("rect", title_of_part, x=x, y=top, width=length, height=20.0, css=css))
             if length > 27:
-                body.append(
-                    label(
-                        at + length / 2, top + 14.5, f"{part.value:.1f}", f"in {part.css}", "middle"
-                    )
-                )
-            at += length
-    return _figure(width, len(lines) * row + 8, title, body)
-
-
-def cause_lines(page: ReportData, part: int) -> list[tuple[str, list[Part]]]:
-    """What became of the 100 points of each subset (part 0) or level (part 1): the score, then each cause."""
-    means = page.level_means if part else page.subset_means
-    return [
-        (
-            name,
-            [
-                Part("score", "scored", means[name].value),
-                *(Part(cause, f"c-{cause}", points[cause]) for cause in page.lost.present),
-            ],
-        )
-        for name, points in (page.lost.levels if part else page.lost.subsets).items()
-    ]
-
-
-def evidence_lines(page: ReportData) -> list[tuple[str, list[Part]]]:
-    """For each level the share of rows, in percent, whose evidence truncation kept, cut, or that do not tell."""
-    lines = []
-    for level, evidence in page.evidence_by_level.items():
-        all_rows = evidence.kept + evidence.cut + evidence.unknown
-        parts = (("kept", evidence.kept), ("cut", evidence.cut), ("unknown", evidence.unknown))
-        lines.append(
-            (level, [Part(name, f"e-{name}", 100 * count / all_rows) for name, count in parts])
-        )
-    return lines
+                body.append(label(x + length / 2, top + 14.5, said, f"in {segment.css}", "middle"))
+            x += length
+    return _figure(width, len(bars) * height + 8, title, body)

@@ -1,41 +1,40 @@
-"""What a report says, whatever form it takes: one `Page`, built from an evaluation and what the analyses found.
+"""What a report shows, whatever form it takes: built from an evaluation and its analysis.
 
-    page = page_of(evaluation, findings.of(evaluation.rows, evaluation.causes), published=leaderboard.read_published())
+    found = run_analysis.analyze_run(evaluation.rows, evaluation.causes)
+    page = build_report(evaluation, found, published=leaderboard.read_published())
 
-Scores, intervals and points lost are on the scale of 0 to 100, of the released protocol but for the described means.
+Scores, intervals and points lost are on the scale of 0 to 100, of the released protocol but for the
+described means.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypedDict, cast
+from dataclasses import dataclass, replace
+from typing import TypedDict
 
 from lveval import config
-from lveval.analysis import score_breakdown
 from lveval.analysis.causes import PointsLost
 from lveval.analysis.comparison import Comparison
 from lveval.analysis.evidence import Evidence
 from lveval.analysis.intervals import Interval
-from lveval.analysis.length_effect import LengthCurve, LengthEffect, effective_text
+from lveval.analysis.length_effect import LengthCurve, LengthEffect
 from lveval.analysis.run_analysis import RunAnalysis
+from lveval.analysis.score_breakdown import ScoreBreakdown, explain_score
 from lveval.common.levels import FileKey
 from lveval.report.leaderboard import PublishedModel, Ranking, rank_run
-from lveval.results import PROTOCOLS, Cause, Evaluation, ScoredRow, means, table_order
-
-PROTOCOL = "released"
-
-INTERVAL_NOTE = (
-    "95 % intervals by a bootstrap over questions, each with its rows at all lengths; in factrecall, which has one "
-    "question, over contexts"
+from lveval.results import (
+    PROTOCOLS,
+    Cause,
+    Evaluation,
+    ScoredRow,
+    level_means,
+    subset_means,
+    table_order,
 )
 
-
-@dataclass(frozen=True)
-class Score:
-    """A score and, where there is one, its interval."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
+INTERVAL_NOTE = (
+    "95 % intervals by a bootstrap over questions, each with its rows at all lengths; in "
+    "factrecall, which has one question, over contexts"
+)
 
 
 class RowView(TypedDict):
@@ -55,7 +54,7 @@ class RowView(TypedDict):
     cause: str
     released: float  # 0 to 1, as `described` is
     described: float
-    working: score_breakdown.ScoreBreakdown | None
+    working: ScoreBreakdown | None
     evidence_kept: bool | None
     prompt_tokens: int | None
     prompt_tokens_full: int | None
@@ -65,18 +64,18 @@ class RowView(TypedDict):
 
 @dataclass
 class ReportData:
-    """All that a report says."""
+    """Everything that a report shows. Scores are table scores, so rounded, with their interval."""
 
     name: str
     levels: list[str]
     subsets: list[str]
     recipe: list[tuple[str, str]]
-    notes: list[str]  # what keeps the numbers from being the whole truth
-    scores: dict[FileKey, Score]
-    level_means: dict[str, Score]
-    subset_means: dict[str, Score]
+    notes: list[str]  # what to know before quoting a number
+    scores: dict[FileKey, Interval]
+    level_means: dict[str, Interval]
+    subset_means: dict[str, Interval]
     described_means: dict[str, float]  # by level
-    comparable: list[str]  # levels whose mean is the leaderboard's overall score
+    leaderboard_levels: list[str]  # whose mean is the leaderboard's overall score
     published: list[PublishedModel]
     standing: Ranking | None
     evidence_by_file: Mapping[FileKey, Evidence]
@@ -98,164 +97,129 @@ def build_report(
     rank: bool = False,
     compared: Mapping[str, Comparison] | None = None,
 ) -> ReportData:
-    """Everything that is known of a run as a Page.
+    """Collect everything that is known of a run.
 
-    `published` are drawn beside the run's curve; with `rank` the run is placed among them, or apart with the reasons.
+    `published` are drawn beside the run's curve; with `rank` the run is placed among them, or
+    listed unranked with the reasons.
     """
-    scores = evaluation.scores(PROTOCOL)
+    scores = evaluation.scores("released")
     limit = evaluation.identity.get("model_max_len")
-    by_level, by_subset, intervals = means(scores, 1), means(scores, 0), found.intervals[PROTOCOL]
+    by_level, by_subset = level_means(scores), subset_means(scores)
+    intervals = found.intervals["released"]
     return ReportData(
         name=evaluation.folder.resolve().name,
         levels=[level for level in evaluation.levels if level in by_level],
         subsets=table_order(by_subset),
         recipe=recipe(evaluation),
         notes=notes(evaluation),
-        scores={pair: score_of(value, intervals.files[pair]) for pair, value in scores.items()},
+        scores={
+            file: replace(intervals.files[file], value=score) for file, score in scores.items()
+        },
         level_means={
-            level: score_of(value, intervals.levels[level]) for level, value in by_level.items()
+            level: replace(intervals.levels[level], value=mean) for level, mean in by_level.items()
         },
         subset_means={
-            subset: score_of(value, intervals.subsets[subset])
-            for subset, value in by_subset.items()
+            subset: replace(intervals.subsets[subset], value=mean)
+            for subset, mean in by_subset.items()
         },
-        described_means=means(evaluation.scores("described"), 1),
-        comparable=evaluation.comparable_levels,
+        described_means=level_means(evaluation.scores("described")),
+        leaderboard_levels=evaluation.leaderboard_levels,
         published=list(published),
         standing=rank_run(evaluation, by_level, published) if rank else None,
         evidence_by_file=found.evidence_by_file,
         evidence_by_level=found.evidence_by_level,
         lost=found.lost,
         lengths=found.lengths,
-        facts=facts(found.lengths.overall),
+        facts=length_summary(found.lengths.overall),
         compared=compared or {},
         limit=limit if type(limit) is int else None,
         interval_note="; ".join((INTERVAL_NOTE, *found.interval_notes)),
-        rows=[
-            row_view(row, cause)
-            for row, cause in zip(evaluation.rows, evaluation.causes, strict=True)
-        ],
+        rows=list(map(row_view, evaluation.rows, evaluation.causes)),
     )
 
 
-def score_of(value: float, interval: Interval) -> Score:
-    """A score of the tables, which are rounded, with its interval."""
-    return Score(value, interval.low, interval.high)
-
-
-def facts(curve: LengthCurve) -> list[tuple[str, str]]:
-    """What length costs, in words."""
-    shortest, longest = [*curve.scores][:1], [*curve.scores][-1:]
+def length_summary(curve: LengthCurve) -> list[tuple[str, str]]:
+    """Say what length costs, as names and values."""
+    levels = list(curve.scores)
+    changes = []
+    if curve.drop is not None:
+        changes.append((f"drop, {levels[0]} to {levels[-1]}", curve.drop))
+    if curve.slope is not None:
+        changes.append(("slope per doubling of the length", curve.slope))
     found = [
-        (name, f"{measure.value:+.2f} points ({measure.between('+')})" if measure.between() else "")
-        for name, measure in (
-            (f"drop, {''.join(shortest)} to {''.join(longest)}", curve.drop),
-            ("slope per doubling of the length", curve.slope),
-        )
-        if measure is not None
+        (name, f"{change.value:+.2f} points ({between})")
+        for name, change in changes
+        if (between := change.between("+"))
     ]
-    if curve.effective is not None:
-        name = f"effective length ({100 * curve.effective.fraction:.0f} % of the score at {''.join(shortest)} kept)"
-        found.append((name, effective_text(curve.effective)))
-    return [(name, value) for name, value in found if value]
+    if curve.effective_length is not None:
+        kept = f"{100 * curve.effective_length.fraction:.0f} % of the score at {levels[0]} kept"
+        found.append((f"effective length ({kept})", str(curve.effective_length)))
+    return found
 
 
 def recipe(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """What decided the numbers, as names and values."""
-    identity = evaluation.identity
-    engine, prompts = cast(dict[str, object], identity.get("engine", {})), evaluation.prompts
-    lines: list[tuple[str, object]] = [
+    """List what decided the numbers, as names and values."""
+    identity, prompts = evaluation.identity, evaluation.prompts
+    engine = dict(identity.get("engine", {}))
+    model = engine.pop("model", None)
+    settings = (f"{key} {value}" for key, value in engine.items() if value is not None)
+    lines = [
         ("model", identity.get("model_name") or "not recorded (no run.json)"),
-        ("model's files or id", engine.get("model")),
+        ("model's files or id", model),
         ("backend", identity.get("backend")),
-        (
-            "engine",
-            ", ".join(
-                f"{key} {value}"
-                for key, value in engine.items()
-                if key != "model" and value is not None
-            ),
-        ),
+        ("engine", ", ".join(settings)),
         ("prompts", prompts and f"{prompts.get('name')}, sha256 {prompts.get('sha256')}"),
         ("official prompts", prompts and ("yes" if prompts.get("official") else "no")),
         ("chat template", identity.get("chat_template")),
         ("longest prompt (tokens)", identity.get("model_max_len")),
-        (
-            "rows",
-            f"{sum(file.rows for file in evaluation.files)}/{sum(file.selected for file in evaluation.files)}",
-        ),
+        ("rows", evaluation.row_counts),
         *(("signature, " + protocol, evaluation.signature(protocol)) for protocol in PROTOCOLS),
     ]
     return [(name, str(value)) for name, value in lines if value not in (None, "", {})]
 
 
 def notes(evaluation: Evaluation) -> list[str]:
-    """What a reader must know before quoting a number."""
+    """Say what a reader must know before quoting a number."""
     found = []
-    if unfinished := evaluation.unfinished:
+    files, unfinished = evaluation.files, evaluation.unfinished
+    if unfinished:
         missing = f"{evaluation.missing} rows of {len(unfinished)} files"
         found.append(f"Incomplete: {missing} have no answer; scores are of the others.")
-    limited = [
-        file for file in evaluation.files if file.rows and not file.whole and file not in unfinished
-    ]
+    limited = [file for file in files if 0 < file.rows >= file.selected and not file.is_complete]
     if limited:
-        found.append(
-            f"Limited: {len(limited)} files are scored on a part of their data file's rows."
-        )
-    if built := sum(file.constructed for file in evaluation.files):
-        found.append(f"{built} files hold constructed data, not the published questions.")
-    refused = sum(file.statuses["refused"] for file in evaluation.files)
-    if refused:
+        part = "are scored on a part of their data file's rows"
+        found.append(f"Limited: {len(limited)} files {part}.")
+    if synthetic := sum(file.is_synthetic for file in files):
+        found.append(f"{synthetic} files hold constructed data, not the published questions.")
+    if refused := sum(file.statuses["refused"] for file in files):
         found.append(f"{refused:,} answers are refusals; they are scored as the empty answer.")
     return found
 
 
 def row_view(row: ScoredRow, cause: Cause) -> RowView:
-    """A recorded row as the browser shows it; values of a wrong type, which other programs may write, are left out."""
-    record = row.record
-
-    def number(key: str) -> int | None:
-        value = record.get(key)
-        return (
-            value if type(value) is int and 0 <= value < 2**53 else None
-        )  # as far as a script counts
-
-    def text(key: str) -> str | None:
-        value = record.get(key)
-        return value if isinstance(value, str) else None
-
-    pred, keywords, facts, kept = (
-        str(record["pred"]),
-        text("gold_ans"),
-        record.get("confusing_facts"),
-        record.get("evidence_kept"),
-    )
-    truths = [str(truth) for truth in cast(list[object], record["answers"])]
-    status = text("status") or "unrecorded"
-    scored = "" if status == "refused" else pred
+    """Pick what the browser shows of a row."""
+    truths = [str(truth) for truth in row.record["answers"]]
+    keywords = row.text("gold_ans")
+    metric = config.DATASET_METRIC[row.subset]
     return RowView(
         subset=row.subset,
         level=row.level,
         index=row.index,
         language=config.DATASET_LANGUAGE[row.subset],
-        question=text("input") or "",
+        question=row.text("input") or "",
         truths=truths,
         keywords_text=keywords,
-        facts=[
-            str(fact) for fact in (facts if isinstance(facts, list) else [facts] if facts else [])
-        ],
-        pred=pred,
-        raw_pred=text("raw_pred"),
-        status=status,
+        facts=row.confusing_facts,
+        pred=row.record["pred"],
+        raw_pred=row.text("raw_pred"),
+        status=row.text("status") or "unrecorded",
         cause=cause,
         released=row.released,
         described=row.described,
-        working=score_breakdown.explain_score(
-            config.DATASET_METRIC[row.subset], scored, truths[0], keywords
-        ),
-        evidence_kept=kept if isinstance(kept, bool) else None,
-        prompt_tokens=number("prompt_tokens"),
-        prompt_tokens_full=number("prompt_tokens_full"),
-        finish_reason=text("finish_reason"),
-        length=number("length"),
+        working=explain_score(metric, row.answer, truths[0], keywords),
+        evidence_kept=row.evidence_kept,
+        prompt_tokens=row.count("prompt_tokens"),
+        prompt_tokens_full=row.count("prompt_tokens_full"),
+        finish_reason=row.text("finish_reason"),
+        length=row.count("length"),
     )

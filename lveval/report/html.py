@@ -1,24 +1,25 @@
-"""A Page as one HTML file that needs nothing else: opens from disk, asks no network, runs no script but its own.
+"""A report as one HTML file that opens from disk, asks no network and runs no script but its own.
 
     Path("report.html").write_text(html.render(page))
 
-Text of a run is untrusted: the template escapes all of it, and the row browser's data travel as JSON, in an element
-that is no script, from where the script sets them as text. The policy in the page's head admits its own style and
-script by their hashes and nothing else.
+Text of a run is untrusted: the template escapes all of it, and the row browser's data travel as
+JSON, in an element that is not run, from where the script sets them as text. The policy in the
+page's head admits its own style and script by their hashes and nothing else.
 """
 
 import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from lveval.analysis import causes, comparison, evidence, length_effect
-from lveval.analysis.score_breakdown import ScoreBreakdown
+from lveval.analysis import causes, length_effect
+from lveval.analysis.intervals import Interval
 from lveval.common.text import printable
-from lveval.report import charts
-from lveval.report.data import ReportData, RowView, Score
+from lveval.report import charts, tables
+from lveval.report.data import ReportData, RowView
 from lveval.results import PUBLISHED_LEVELS
 
 FOLDER = Path(__file__).resolve().parent
@@ -27,33 +28,26 @@ STEPS = 11  # colours of the heat map, h0 to h10 in page.css
 
 MOST_BYTES = 4_400_000  # of the rows' data: with all else the page stays under 5 MB
 
-CAPS = (
-    20_000,
-    4_000,
-    1_500,
-    600,
-    250,
-    100,
-    40,
-)  # characters of a text that a page holds, the first that fits
+# Characters of a text that a page holds: the first that fits.
+CAPS = (20_000, 4_000, 1_500, 600, 250, 100, 40)
 
-# What could end the data's element or, in old engines, a line of script. JSON reads the escapes as the characters.
+# What could end the data's element or, in old engines, a line of script. JSON reads the escapes as
+# the characters.
 ESCAPED = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
-UNSAFE = re.compile(
-    f"[{''.join(ESCAPED)}\ud800-\udfff]"
-)  # UTF-8 has no lone surrogate: it is escaped too
+# UTF-8 has no lone surrogate: it is escaped too.
+UNSAFE = re.compile(f"[{''.join(ESCAPED)}\ud800-\udfff]")
+
+Key = TypeVar("Key")
 
 
 def render(page: ReportData) -> str:
-    """The whole page as a string of HTML."""
+    """Write the whole page as a string of HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     style, script = read("page.css").replace("/* DARK */", read("dark.css")), read("page.js")
-    highest = charts.ticks_up_to(max((score.value for score in page.scores.values()), default=0.0))[
-        -1
-    ]
+    highest = charts.ticks_up_to(max(score.value for score in page.scores.values()))[-1]
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -63,7 +57,9 @@ def render(page: ReportData) -> str:
         # Controls and bidi overrides are shown, not obeyed.
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
+    curves = charts.curve_chart(page)
     data, cap = row_data(page.rows, page.limit)
+    by_file = {"_".join(file): part for file, part in page.evidence_by_file.items()}
     return environment.get_template("page.html").render(
         page=page,
         policy=policy(style, script),
@@ -78,29 +74,21 @@ def render(page: ReportData) -> str:
         lost=[("level", page.lost.levels), ("subset", page.lost.subsets)],
         fraction=length_effect.FRACTION,
         in_words=causes.IN_WORDS,
-        counts_text=comparison.counts_text,
-        comparison_notes=comparison.interval_notes,
-        evidence_by_level=[evidence.HEAD, *evidence.table(page.evidence_by_level)],
-        evidence_by_file=[
-            evidence.HEAD,
-            *evidence.table({"_".join(pair): part for pair, part in page.evidence_by_file.items()}),
-        ],
-        lengths=[length_effect.HEAD, *length_effect.table(page.lengths)],
-        compared={
-            other: (found, [comparison.HEAD, *comparison.table(found)])
-            for other, found in page.compared.items()
-        },
-        curves=[Markup(charts.curves(page, width)) for width in (charts.WIDE, charts.NARROW)],  # noqa: S704
-        evidence_bars=responsive("Evidence kept by level", charts.evidence_lines(page)),
-        cause_bars=responsive("Points by cause and level", charts.cause_lines(page, 1)),
+        evidence_by_file=by_file,
+        evidence_table=tables.evidence_table,
+        length_table=tables.length_table,
+        comparison_table=tables.comparison_table,
+        curves=[Markup(charts.draw_curves(curves, width)) for width in charts.WIDTHS],  # noqa: S704
+        evidence_bars=_bars("Evidence kept by level", charts.evidence_bars(page)),
+        cause_bars=_bars("Points by cause and level", charts.cause_bars(page)),
     )
 
 
-def responsive(title: str, lines: list[tuple[str, list[charts.Part]]]) -> list[str]:
+def _bars(title: str, bars: list[charts.Bar]) -> list[str]:
     """A bar chart for wide and narrow screens, as markup."""
     from markupsafe import Markup
 
-    return [Markup(charts.bars(title, lines, width)) for width in (charts.WIDE, charts.NARROW)]  # noqa: S704
+    return [Markup(charts.draw_bars(title, bars, width)) for width in charts.WIDTHS]  # noqa: S704
 
 
 def read(name: str) -> str:
@@ -109,133 +97,102 @@ def read(name: str) -> str:
 
 
 def policy(style: str, script: str) -> str:
-    """The content security policy: nothing but this style and this script, and text only as text."""
-
-    def source(text: str) -> str:
-        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
+    """The content security policy: just this style and this script, and text only as text."""
+    digests = (hashlib.sha256(text.encode()).digest() for text in (style, script))
+    style_hash, script_hash = (f"'sha256-{base64.b64encode(each).decode()}'" for each in digests)
     return (
-        f"default-src 'none'; style-src {source(style)}; script-src {source(script)}; base-uri 'none'; "
+        f"default-src 'none'; style-src {style_hash}; script-src {script_hash}; base-uri 'none'; "
         "form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
 
 
-def heat_class(score: Score | None, highest: float) -> str:
+def heat_class(score: Interval | None, highest: float) -> str:
     """The class of a heat map's cell."""
     return "none" if score is None else f"h{min(STEPS - 1, int(score.value / highest * STEPS))}"
 
 
-# --- the row browser's data -----------------------------------------------------------------------------------------
+# --- the row browser's data ---
 
 
 def row_data(rows: list[RowView], limit: int | None) -> tuple[str, int | None]:
-    """The rows as JSON that may stand in a page, and the number of characters to which texts had to be cut, if any.
+    """Write the rows as JSON for a page, with the length that texts had to be cut to, if any.
 
     `limit`: the longest prompt of the run, in tokens.
     """
+    packer = RowPacker()
+    packed = [packer.row(row) for row in rows]
     for cap in CAPS:
-        data = as_data({**pack(rows, cap), "limit": limit})
+        data = as_data({**packer.tables(cap), "rows": packed, "limit": limit})
         if len(data.encode()) <= MOST_BYTES:
             break
-    longest = max((len(text) for row in rows for text in texts(row)), default=0)
-    return data, cap if longest > cap else None
-
-
-def texts(row: RowView) -> list[str]:
-    """Everything in a row that can be long."""
-    return [
-        row["question"],
-        *row["truths"],
-        row["keywords_text"] or "",
-        *row["facts"],
-        row["pred"],
-        row["raw_pred"] or "",
-    ]
+    return data, cap if max(map(len, packer.texts), default=0) > cap else None
 
 
 def as_data(value: object) -> str:
-    """JSON for a `<script type="application/json">`: no character of it can end the element."""
+    """Write JSON for a `<script type="application/json">`: no character can end the element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return UNSAFE.sub(lambda found: ESCAPED.get(found[0]) or f"\\u{ord(found[0]):04x}", text)
 
 
-class Numbers:
-    """Values by number, each kept once."""
+class RowPacker:
+    """Rows as page.js reads them: lists of numbers that point to texts, files and questions."""
 
     def __init__(self) -> None:
-        self.values: list[object] = []
-        self._known: dict[str, int] = {}
+        # Each keeps a value once, with its number.
+        self.texts: dict[str, int] = {}
+        self.words: dict[str, int] = {}  # of statuses, causes and finish reasons: never cut
+        self.files: dict[tuple[str, str, str], int] = {}
+        self.questions: dict[tuple[str, tuple[object, ...]], int] = {}  # with their subset
 
-    def of(self, value: object, key: str | None = None) -> int:
-        """The number of `value`; the same for the same `key`, by default the value itself."""
-        known = str(value) if key is None else key
-        if known not in self._known:
-            self._known[known] = len(self.values)
-            self.values.append(value)
-        return self._known[known]
-
-
-def pack(rows: list[RowView], cap: int) -> Mapping[str, object]:
-    """Rows as page.js reads them: texts, files and questions once each, rows as lists of numbers.
-
-    `long` has the full length of each text that is cut to `cap` characters.
-    """
-    strings, files, questions, words = Numbers(), Numbers(), Numbers(), Numbers()
-    long: dict[int, int] = {}
-
-    def text(value: str | None) -> int:
-        if value is None:
-            return -1
-        number = strings.of(value[:cap], value)
-        if len(value) > cap:
-            long[number] = len(value)
-        return number
-
-    def question(row: RowView) -> int:
-        work = row["working"]
-        facts = [text(fact) for fact in row["facts"]]
-        asked = [
-            text(row["question"]),
-            [text(truth) for truth in row["truths"]],
-            text(row["keywords_text"]),
-            facts,
-        ]
-        if isinstance(work, ScoreBreakdown):
-            asked += [
-                [text(word) for word in work.keywords],
-                work.ignored,
-                work.least_recall,
-                work.truth_tokens,
-            ]
-        return questions.of(asked, f"{row['subset']} {asked}")
-
-    packed = [
-        [
-            files.of([row["subset"], row["level"], row["language"]]),
+    def row(self, row: RowView) -> list[object]:
+        """Pack one row."""
+        work, kept = row["working"], row["evidence_kept"]
+        return [
+            number(self.files, (row["subset"], row["level"], row["language"])),
             row["index"],
-            question(row),
-            text(row["pred"]),
-            text(row["raw_pred"]),
-            words.of(row["status"]),
-            words.of(row["cause"]),
+            self._question(row),
+            number(self.texts, row["pred"]),
+            number(self.texts, row["raw_pred"]),
+            number(self.words, row["status"]),
+            number(self.words, row["cause"]),
             round(row["released"], 4),
             round(row["described"], 4),
-            None
-            if (work := row["working"]) is None
-            else [work.found, work.overlap, work.prediction_tokens],
+            work and [work.found, work.overlap, work.prediction_tokens],
             row["prompt_tokens"],
             row["prompt_tokens_full"],
-            None if row["evidence_kept"] is None else int(row["evidence_kept"]),
-            -1 if row["finish_reason"] is None else words.of(row["finish_reason"]),
+            kept if kept is None else int(kept),
+            number(self.words, row["finish_reason"]),
             row["length"],
         ]
-        for row in rows
-    ]
-    return {
-        "strings": strings.values,
-        "files": files.values,
-        "questions": questions.values,
-        "words": words.values,
-        "rows": packed,
-        "long": long,
-    }
+
+    def _question(self, row: RowView) -> int:
+        """What the rows of one question share at all levels."""
+        facts = self._numbers(row["facts"])
+        asked: tuple[object, ...] = (
+            number(self.texts, row["question"]),
+            self._numbers(row["truths"]),
+            number(self.texts, row["keywords_text"]),
+            facts,
+        )
+        if work := row["working"]:
+            keywords = self._numbers(work.keywords)
+            asked += (keywords, work.ignored, work.least_recall, work.truth_tokens)
+        return number(self.questions, (row["subset"], asked))
+
+    def _numbers(self, texts: Sequence[str]) -> tuple[int, ...]:
+        return tuple(number(self.texts, text) for text in texts)
+
+    def tables(self, cap: int) -> dict[str, object]:
+        """What the numbers point to, texts cut to `cap` characters; `long`: their full length."""
+        return {
+            "strings": [text[:cap] for text in self.texts],
+            "files": list(self.files),
+            "questions": [asked for _, asked in self.questions],
+            "words": list(self.words),
+            "long": {place: len(text) for text, place in self.texts.items() if len(text) > cap},
+        }
+
+
+def number(known: dict[Key, int], value: Key | None) -> int:
+    """Number a value, the same each time; -1 for None."""
+    return -1 if value is None else known.setdefault(value, len(known))

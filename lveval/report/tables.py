@@ -1,23 +1,32 @@
-"""A Page's tables as Markdown and as LaTeX, for papers.
+"""The tables of a run, and their forms: aligned text for a terminal, Markdown and LaTeX for papers.
 
+    print(tables.evidence_table(found.evidence_by_level).text())
     Path("report.md").write_text(tables.markdown(page))
 
-Text of a run is escaped: it can end no cell and give no command. A cell that a spreadsheet would take for a formula
-starts with an escape that prints nothing.
+Text of a run is escaped: it can end no cell and give no command. A cell that a spreadsheet would
+take for a formula starts with an escape that prints nothing.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import fsum
+from typing import TYPE_CHECKING
 
-from lveval.analysis import comparison, evidence, length_effect
 from lveval.common.text import one_line
-from lveval.report.data import ReportData, Score
-from lveval.results import PUBLISHED_LEVELS
+from lveval.results import PUBLISHED_LEVELS, Cause, table_order
 
-_MARKDOWN = re.compile(
-    r"[\\`*_{}\[\]()<>#|~&!$@]|:(?=//)|(?<=www)\."
-)  # marks, and what GitHub makes links of
+if TYPE_CHECKING:  # numpy is behind these
+    from lveval.analysis.causes import PointsLost
+    from lveval.analysis.comparison import Comparison
+    from lveval.analysis.evidence import Evidence
+    from lveval.analysis.intervals import Interval
+    from lveval.analysis.length_effect import LengthEffect
+    from lveval.report.data import ReportData
+    from lveval.report.leaderboard import Ranking
+
+# Marks, and what GitHub makes links of.
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]()<>#|~&!$@]|:(?=//)|(?<=www)\.")
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -39,49 +48,165 @@ FORMULA = ("=", "+", "-", "@")  # how a spreadsheet's formula starts
 
 @dataclass(frozen=True)
 class Table:
-    """A title, a line of heads, lines of cells; the first column is text, the others are numbers or text."""
+    """A title, a head, lines of cells as plain text; only the first column is aligned left."""
 
     title: str
     head: Sequence[str]
     lines: Sequence[Sequence[str]]
-    label: str
+    label: str = ""  # LaTeX's
     note: str = ""
 
+    def text(self) -> str:
+        """Align the cells for a terminal, without title and note."""
+        cells = (self.head, *self.lines)
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = []
+        for name, *others in cells:
+            aligned = map(str.rjust, others, widths[1:])
+            lines.append("  ".join([name.ljust(widths[0]), *aligned]).rstrip())
+        return "\n".join(lines)
 
-def tables(page: ReportData) -> list[Table]:
-    """Every table of the page, as plain text."""
-    found = [_scores(page)]
-    if page.standing:
-        found.append(_leaderboard(page))
-    found.append(
-        Table(
-            "Evidence kept by the truncation",
-            evidence.HEAD,
-            evidence.table(page.evidence_by_level),
-            "evidence",
+    def markdown(self) -> str:
+        """Write GitHub's Markdown."""
+        head, *lines = (
+            f"| {' | '.join(map(markdown_text, line))} |" for line in (self.head, *self.lines)
         )
+        rule = "|".join(["---", *["---:"] * (len(self.head) - 1)])
+        note = f"\n{markdown_text(self.note)}\n" if self.note else ""
+        title = markdown_text(self.title)
+        return "\n".join([f"### {title}", "", head, f"|{rule}|", *lines, note])
+
+    def latex(self) -> str:
+        """Write LaTeX with booktabs rules."""
+        head, *lines = (
+            " & ".join(map(latex_text, line)) + r" \\" for line in (self.head, *self.lines)
+        )
+        note = ["", r"\smallskip", latex_text(self.note)] if self.note else []
+        return "\n".join(
+            [
+                r"\begin{table}",
+                r"\centering",
+                rf"\caption{{{latex_text(self.title)}}}",
+                rf"\label{{tab:{self.label}}}",
+                rf"\begin{{tabular}}{{l{'r' * (len(self.head) - 1)}}}",
+                r"\toprule",
+                head,
+                r"\midrule",
+                *lines,
+                r"\bottomrule",
+                r"\end{tabular}",
+                *note,
+                r"\end{table}",
+                "",
+            ]
+        )
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    """Format a number; blank where there is none."""
+    return "" if value is None else format(value, form)
+
+
+# --- the tables ---
+
+
+def evidence_table(parts: "Mapping[str, Evidence]") -> Table:
+    """What truncation did, a line for each part."""
+    head = (
+        "",
+        "evidence kept (%)",
+        "rows that tell",
+        "score, kept",
+        "score, cut",
+        "median tokens",
+        "before the cut",
     )
-    found.append(
-        Table("What length costs", length_effect.HEAD, length_effect.table(page.lengths), "lengths")
-    )
-    for part, name in ((page.lost.levels, "length"), (page.lost.subsets, "subset")):
-        head = [name, *page.lost.present, "lost"]
-        found.append(
-            Table(f"Points lost by cause and {name}", head, page.lost.table(part), f"causes-{name}")
-        )
-    for number, (other, compared) in enumerate(page.compared.items(), 1):
-        said = (
-            comparison.counts_text(compared),
-            *compared.flags,
-            *comparison.interval_notes(compared),
-        )
-        lines, note = comparison.table(compared), " ".join(f"{text}." for text in said)
-        title = f"A: {page.name}, B: {other}"
-        found.append(Table(title, comparison.HEAD, lines, f"comparison-{number}", note))
-    return found
+    lines = [
+        [
+            name,
+            number(part.kept_percent, ".1f"),
+            f"{part.known}/{part.known + part.unknown}",
+            number(part.score_kept),
+            number(part.score_cut),
+            number(part.median_prompt_tokens, ",.0f"),
+            number(part.median_prompt_tokens_full, ",.0f"),
+        ]
+        for name, part in parts.items()
+    ]
+    return Table("Evidence kept by the truncation", head, lines, "evidence")
 
 
-def _scores(page: ReportData) -> Table:
+def length_table(found: "LengthEffect") -> Table:
+    """What length costs each subset and their mean; blank where it could not be measured."""
+    curves = {subset: found.subsets[subset] for subset in table_order(found.subsets)}
+    lines = [
+        [name, _change(curve.drop), _change(curve.slope), str(curve.effective_length or "")]
+        for name, curve in (*curves.items(), ("mean", found.overall))
+    ]
+    head = ("subset", "drop, shortest to longest", "slope per doubling", "effective length")
+    return Table("What length costs", head, lines, "lengths")
+
+
+def _change(interval: "Interval | None") -> str:
+    if interval is None:
+        return ""
+    between = interval.between("+")
+    return f"{interval.value:+.2f}" + (f" ({between})" if between else "")
+
+
+def causes_table(
+    lost: "PointsLost", points: Mapping[str, Mapping[Cause, float]], name: str
+) -> Table:
+    """Points lost by cause in `points`, the levels or subsets of `lost`; `name` is the column's."""
+    lines = [
+        [
+            part,
+            *(f"{of_part[cause]:.1f}" for cause in lost.present),
+            f"{fsum(of_part.values()):.1f}",
+        ]
+        for part, of_part in points.items()
+    ]
+    head = [name, *lost.present, "lost"]
+    return Table(f"Points lost by cause and {name}", head, lines, f"causes-{name}")
+
+
+def comparison_table(found: "Comparison", a: str, b: str, label: int = 1) -> Table:
+    """Two runs side by side, with what limits the comparison in the note."""
+    lines = [
+        [
+            name,
+            f"{part.a:.2f}",
+            f"{part.b:.2f}",
+            f"{part.interval.value:+.2f}",
+            part.interval.between("+"),
+            f"{part.adjusted:.4f}",
+            part.verdict,
+        ]
+        for name, part in found.table_parts.items()
+    ]
+    said = (found.counts_text, *found.flags, *found.interval_notes)
+    head = ("compared", "A", "B", "A - B", "95 % interval", "p (Holm)", "shown")
+    note = " ".join(f"{text}." for text in said)
+    return Table(f"A: {a}, B: {b}", head, lines, f"comparison-{label}", note)
+
+
+def page_tables(page: "ReportData") -> list[Table]:
+    """Every table of the page."""
+    return [
+        _score_table(page),
+        *([_ranking_table(page.name, page.standing)] if page.standing else []),
+        evidence_table(page.evidence_by_level),
+        length_table(page.lengths),
+        causes_table(page.lost, page.lost.levels, "length"),
+        causes_table(page.lost, page.lost.subsets, "subset"),
+        *(
+            comparison_table(found, page.name, other, number)
+            for number, (other, found) in enumerate(page.compared.items(), 1)
+        ),
+    ]
+
+
+def _score_table(page: "ReportData") -> Table:
     lines = [
         [
             subset,
@@ -90,41 +215,25 @@ def _scores(page: ReportData) -> Table:
         ]
         for subset in page.subsets
     ]
-    lines.append(
-        ["mean, released", *(_score(page.level_means[level]) for level in page.levels), ""]
-    )
-    lines.append(
-        [
-            "mean, described",
-            *(_number(page.described_means.get(level)) for level in page.levels),
-            "",
-        ]
-    )
+    released = (_score(page.level_means[level]) for level in page.levels)
+    described = (number(page.described_means.get(level)) for level in page.levels)
+    lines += [["mean, released", *released, ""], ["mean, described", *described, ""]]
     note = " ".join((*page.notes, f"Protocol released, in brackets {page.interval_note}."))
     return Table(f"Scores of {page.name}", ["subset", *page.levels, "mean"], lines, "scores", note)
 
 
-def _leaderboard(page: ReportData) -> Table:
-    assert page.standing is not None
+def _ranking_table(name: str, standing: "Ranking") -> Table:
     lines = [
-        [
-            line.name,
-            str(line.rank or "apart"),
-            *(_number(value) for value in (*line.levels, line.mean)),
-        ]
-        for line in (*page.standing.table, *([page.standing.apart] if page.standing.apart else []))
+        [line.name, str(line.rank or "unranked"), *map(number, (*line.levels, line.mean))]
+        for line in standing.lines
     ]
-    note = (
-        f"{page.name} is not ranked: {'; '.join(page.standing.reasons)}."
-        if page.standing.reasons
-        else ""
-    )
-    return Table(
-        "Leaderboard", ["model", "rank", *PUBLISHED_LEVELS, "mean"], lines, "leaderboard", note
-    )
+    reasons = standing.reasons
+    note = f"{name} is not ranked: {'; '.join(reasons)}." if reasons else ""
+    head = ["model", "rank", *PUBLISHED_LEVELS, "mean"]
+    return Table("Leaderboard", head, lines, "leaderboard", note)
 
 
-def _score(score: Score | None) -> str:
+def _score(score: "Interval | None") -> str:
     if score is None:
         return ""
     if score.low is None or score.high is None:
@@ -132,61 +241,35 @@ def _score(score: Score | None) -> str:
     return f"{score.value:.2f} ({score.low:.1f}–{score.high:.1f})"
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+# --- files for papers ---
 
 
-def markdown(page: ReportData) -> str:
-    """All tables as GitHub's Markdown."""
-    parts = []
-    for table in tables(page):
-        rule = "|".join(["---", *["---:"] * (len(table.head) - 1)])
-        lines = [
-            "| " + " | ".join(map(markdown_text, line)) + " |"
-            for line in (table.head, *table.lines)
-        ]
-        parts.append(
-            "\n".join(
-                [f"### {markdown_text(table.title)}", "", lines[0], f"|{rule}|", *lines[1:], ""]
-            )
-        )
-        if table.note:
-            parts.append(f"{markdown_text(table.note)}\n")
-    return "\n".join(
-        [*parts, *(f"{markdown_text(f'{name}: {value}')}  " for name, value in page.recipe), ""]
-    )
+def markdown(page: "ReportData") -> str:
+    """All tables as GitHub's Markdown, and the recipe."""
+    recipe = (f"{markdown_text(f'{name}: {value}')}  " for name, value in page.recipe)
+    return "\n".join([*(table.markdown() for table in page_tables(page)), *recipe, ""])
+
+
+def latex(page: "ReportData") -> str:
+    """All tables as LaTeX; names in Chinese need XeLaTeX or LuaLaTeX with a CJK font."""
+    packages = r"\usepackage{booktabs} and \usepackage[T1]{fontenc} with \usepackage{textcomp}"
+    recipe = (f"% {one_line(name)}: {one_line(value)}" for name, value in page.recipe)
+    every = (table.latex() for table in page_tables(page))
+    return "\n".join([f"% needs {packages}", *every, *recipe, ""])
 
 
 def markdown_text(text: str) -> str:
-    """`text` as Markdown that shows it: on one line, no markup, no HTML, no formula."""
+    """Escape `text` for Markdown: on one line, no markup, no HTML, no formula."""
     return _guard(_MARKDOWN.sub(r"\\\g<0>", one_line(text)), "\\")
 
 
-def latex(page: ReportData) -> str:
-    """All tables as LaTeX with booktabs rules; names in Chinese need XeLaTeX or LuaLaTeX with a CJK font."""
-    parts = [
-        r"% needs \usepackage{booktabs} and \usepackage[T1]{fontenc} with \usepackage{textcomp}"
-    ]
-    for table in tables(page):
-        columns = "l" + "r" * (len(table.head) - 1)
-        lines = [" & ".join(map(latex_text, line)) + r" \\" for line in (table.head, *table.lines)]
-        note = f"\n\\smallskip\n{latex_text(table.note)}\n" if table.note else ""
-        body = "\n".join([r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"])
-        parts.append(
-            f"\\begin{{table}}\n\\centering\n\\caption{{{latex_text(table.title)}}}\n\\label{{tab:{table.label}}}\n"
-            f"\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}\n{note}\\end{{table}}\n"
-        )
-    parts += [f"% {one_line(name)}: {one_line(value)}" for name, value in page.recipe]
-    return "\n".join([*parts, ""])
-
-
 def latex_text(text: str) -> str:
-    """`text` as LaTeX that prints it: no command, no cell's end, no comment."""
+    """Escape `text` for LaTeX: no command, no cell's end, no comment."""
     escaped = "".join(_LATEX.get(character, character) for character in one_line(text))
     return _guard(escaped.replace("--", "-{}-"), "{}")
 
 
 def _guard(text: str, escape: str) -> str:
-    """With an escape before what a spreadsheet would compute; plain numbers stay."""
+    """Put an escape before what a spreadsheet would compute; plain numbers stay."""
     is_number = re.fullmatch(r"[+-]?[\d.]+", text) is not None
     return escape + text if text.startswith(FORMULA) and not is_number else text

@@ -1,6 +1,7 @@
-"""The page in a real browser, without network: search, filters, a row opened, keys, themes, and text that stays text.
+"""The page in a real browser, without network: search, filters, keys, themes, untrusted text.
 
-Skipped where there is no Chromium or no Playwright; `apt install chromium` and `pip install playwright` bring both.
+Skipped where there is no Chromium or no Playwright: `apt install chromium`, `pip install
+playwright`.
 """
 
 import shutil
@@ -277,11 +278,13 @@ def test_nothing_sticks_out_at_any_width(opened: Open, width: int) -> None:
         shown = page.tab.locator(".chart.narrow" if width == 360 else ".chart.wide")
         assert shown.first.is_visible()
         labels = page.tab.evaluate(
-            """(width) => [...document.querySelectorAll("#curves svg")].filter((svg) => svg.clientWidth).map((svg) => {
+            """(width) => [...document.querySelectorAll("#curves svg")]
+            .filter((svg) => svg.clientWidth).map((svg) => {
                 const frame = svg.getBoundingClientRect();
                 return [...svg.querySelectorAll("text")].filter((text) => {
                     const box = text.getBoundingClientRect();
-                    return box.left < frame.left - 1 || box.right > frame.right + 1 || box.bottom > frame.bottom + 1;
+                    return box.left < frame.left - 1 || box.right > frame.right + 1
+                        || box.bottom > frame.bottom + 1;
                 }).map((text) => text.textContent);
             }).flat()""",
             width,
@@ -293,7 +296,8 @@ def test_nothing_sticks_out_at_any_width(opened: Open, width: int) -> None:
 def test_payloads_stay_text_in_the_browser(opened: Open) -> None:
     page = opened("hostile")
     plain = opened("small")
-    kinds = "[...new Set([...document.querySelectorAll('*')].map((element) => element.localName))].sort()"
+    names = "[...document.querySelectorAll('*')].map((element) => element.localName)"
+    kinds = f"[...new Set({names})].sort()"
     plain.tab.locator(".row").first.click()
     seen: set[str] = set()
     total = 84

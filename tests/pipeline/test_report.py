@@ -18,7 +18,7 @@ from lveval.common.errors import LVEvalError
 from lveval.evaluation import evaluate
 from lveval.report import charts, html, tables
 from lveval.report.leaderboard import rank_run, read_published, reasons_unranked
-from lveval.results import means
+from lveval.results import level_means, subset_means
 
 __all__ = ["full", "small"]  # fixtures
 
@@ -29,9 +29,11 @@ def test_the_page_says_what_the_evaluation_says(small: Path) -> None:
     evaluation, page = evaluate(small), rich_page(small)
     scores = evaluation.scores("released")
     assert {pair: score.value for pair, score in page.scores.items()} == scores
-    assert {level: score.value for level, score in page.level_means.items()} == means(scores, 1)
-    assert {subset: score.value for subset, score in page.subset_means.items()} == means(scores, 0)
-    assert page.described_means == means(evaluation.scores("described"), 1)
+    assert {level: score.value for level, score in page.level_means.items()} == level_means(scores)
+    assert {subset: score.value for subset, score in page.subset_means.items()} == subset_means(
+        scores
+    )
+    assert page.described_means == level_means(evaluation.scores("described"))
     assert page.levels == ["16k", "64k"]
     assert page.subsets == ["hotpotwikiqa_mixup", "lic_mixup", "dureader_mixup"]
     assert len(page.rows) == 72
@@ -59,8 +61,8 @@ def test_evidence_is_counted_and_splits_the_score(tmp_path: Path) -> None:
     page = bare_page(write_run(tmp_path / "run", {"lic_mixup_64k": rows}))
     found = page.evidence_by_file["lic_mixup", "64k"]
     assert (found.kept, found.cut, found.unknown) == (2, 2, 1)
-    assert (found.kept_score, found.cut_score) == (50, 50)
-    assert (found.tokens, found.tokens_full) == (31500, 89600)
+    assert (found.score_kept, found.score_cut) == (50, 50)
+    assert (found.median_prompt_tokens, found.median_prompt_tokens_full) == (31500, 89600)
     assert page.evidence_by_level == {"64k": found}
 
 
@@ -126,15 +128,15 @@ def test_the_working_gives_the_golden_scores() -> None:
 def test_a_complete_published_run_is_ranked(full: Path) -> None:
     page = cli.report_of_folder(full, leaderboard=True)
     assert page.standing is not None
-    assert (page.standing.reasons, page.standing.apart) == ([], None)
-    assert [line.rank for line in page.standing.table] == list(range(1, 12))
-    own = next(line for line in page.standing.table if line.this_run)
+    assert (page.standing.reasons, page.standing.unranked) == ([], None)
+    assert [line.rank for line in page.standing.ranked] == list(range(1, 12))
+    own = next(line for line in page.standing.ranked if line.this_run)
     assert own.mean == pytest.approx(sum(score.value for score in page.level_means.values()) / 5)
-    assert [line.mean for line in page.standing.table] == sorted(
-        (line.mean or 0 for line in page.standing.table), reverse=True
+    assert [line.mean for line in page.standing.ranked] == sorted(
+        (line.mean or 0 for line in page.standing.ranked), reverse=True
     )
     text = html.render(page)
-    assert "stands apart" not in text
+    assert "This run is not ranked" not in text
     assert text.count("(this run)") == 1
 
 
@@ -142,7 +144,7 @@ def test_a_run_with_a_published_models_scores_shares_its_rank(full: Path) -> Non
     published, evaluation = read_published(), evaluate(full)
     for model in published:
         means_of = {level: round(model.level_mean(level) or 0, 2) for level in run_folders.LEVELS}
-        lines = rank_run(evaluation, means_of, published).table
+        lines = rank_run(evaluation, means_of, published).ranked
         assert len({line.rank for line in lines if line.this_run or line.name == model.name}) == 1
 
 

@@ -1,23 +1,22 @@
 """What tests of comparison share."""
 
-from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from lveval.analysis.clusters import Floats
-from lveval.results import ScoredRow
+from lveval.results import Evaluation, FileResult, ScoredRow
 from support.scores import clustered, run_of
 
 # --- pairing ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Answered:
-    """What comparison.against asks of a run."""
-
-    rows: list[ScoredRow]
-    identity: dict[str, object] = field(default_factory=dict)
-    missing: int = 0
+def answered(
+    rows: list[ScoredRow], identity: dict[str, object] | None = None, missing: int = 0
+) -> Evaluation:
+    """A run of one file that has these rows, and lacks some."""
+    file = FileResult("lic_mixup", "16k", len(rows) + missing, None, rows)
+    return Evaluation(Path("run"), {"identity": identity or {}}, [file])
 
 
 # --- false alarms and power -------------------------------------------------------------------------------------------

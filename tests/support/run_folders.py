@@ -66,7 +66,10 @@ ENGLISH = [
     "former",
     "district",
 ]
-CHINESE = "灯塔港口潮汐守夜人钟声北方信号账簿冬天船员石头花岗岩帆船引水员测量航道岛屿档案创办修缮记载之间狭窄从前地区"
+CHINESE = (
+    "灯塔港口潮汐守夜人钟声北方信号账簿冬天船员石头花岗岩帆船引水员"
+    "测量航道岛屿档案创办修缮记载之间狭窄从前地区"
+)
 STATUSES = ("ok", "ok", "ok", "ok", "ok", "length", "empty", "refused")
 
 
@@ -295,11 +298,11 @@ def hostile_page(folder: Path) -> ReportData:
     page.interval_note = next(payload)
     page.lengths = replace(page.lengths, overall=replace(page.lengths.overall, note=next(payload)))
     page.published = [replace(model, name=next(payload)) for model in page.published]
-    assert page.standing is not None and page.standing.apart is not None
+    assert page.standing is not None and page.standing.unranked is not None
     page.standing = replace(
         page.standing,
-        table=[replace(line, name=next(payload)) for line in page.standing.table],
-        apart=replace(page.standing.apart, name=next(payload)),
+        ranked=[replace(line, name=next(payload)) for line in page.standing.ranked],
+        unranked=replace(page.standing.unranked, name=next(payload)),
         reasons=list(PAYLOADS),
     )
     (compared,) = page.compared.values()

@@ -1,4 +1,4 @@
-"""Every answer has one cause; the definitions hold on cases and on a set labelled by hand; points add up."""
+"""Every answer has one cause, as defined in cases and in a set labelled by hand; points add up."""
 
 import json
 import re
@@ -66,8 +66,14 @@ def chinese(pred: str, **changes: object) -> ScoredRow:
     return scored("multifieldqa_zh_mixup", record | changes)
 
 
-LONG = "It is said that Ondrel Mavisk, who wrote four operas and some sixty songs, came into the world in the valley of"
-LONG_ZH = "作者宓知澜自幼体弱，靠读账本识字，二十六岁时应邀到梧津师范学堂任教，讲授算术和习字，一教就是十四年"
+LONG = (
+    "It is said that Ondrel Mavisk, who wrote four operas and some sixty songs, "
+    "came into the world in the valley of"
+)
+LONG_ZH = (
+    "作者宓知澜自幼体弱，靠读账本识字，二十六岁时应邀到梧津师范学堂任教，"
+    "讲授算术和习字，一教就是十四年"
+)
 
 # cause -> rows that have it, and rows that nearly do.
 CASES: dict[results.Cause, tuple[list[ScoredRow], list[ScoredRow]]] = {
@@ -273,7 +279,7 @@ def test_each_definition_has_cases_that_hold_and_cases_that_do_not(name: results
     assert {row.subset in CHINESE_SUBSETS for row in positive} == {True, False}
 
 
-# --- the set labelled by hand ---------------------------------------------------------------------------------------
+# --- the set labelled by hand ---
 
 
 def labelled() -> list[tuple[ScoredRow, str, str]]:
@@ -297,7 +303,8 @@ def test_the_causes_agree_with_the_labels() -> None:
     ]
     for label, found, row, why in differ:
         print(
-            f"labelled {label}, found {found} ({row.subset}, {row.released:.2f}): {row.record['pred']!r}: {why}"
+            f"labelled {label}, found {found} ({row.subset}, {row.released:.2f}): "
+            f"{row.record['pred']!r}: {why}"
         )
     print(f"{len(rows) - len(differ)} of {len(rows)} agree")
     assert len(rows) - len(differ) >= AGREEMENT * len(rows)
@@ -313,7 +320,7 @@ def test_the_labelled_set_has_all_causes_both_languages_and_all_subsets() -> Non
     assert all(why for _, _, why in rows)
 
 
-# --- gated is the scorer's gate -------------------------------------------------------------------------------------
+# --- gated is the scorer's gate ---
 
 
 def test_the_working_tells_which_keywords_were_found() -> None:
@@ -345,11 +352,11 @@ def test_gated_rows_lost_all_their_points_to_the_gate() -> None:
         answers = row.record["answers"]
         assert isinstance(answers, list)
         arguments = (str(row.record["pred"]), answers[0], row.record["gold_ans"])
-        work = score_breakdown.explain_score(config.DATASET_METRIC[row.subset], *arguments)  # type: ignore[arg-type]
+        work = score_breakdown.explain_score(config.DATASET_METRIC[row.subset], *arguments)
         assert work is not None and not work.passes and work.f1 > 0 and row.released == 0
 
 
-# --- the order, and any text at all ---------------------------------------------------------------------------------
+# --- the order, and any text at all ---
 
 
 def test_the_order_decides_between_causes() -> None:
@@ -437,7 +444,7 @@ def test_wrongly_typed_fields_count_as_absent() -> None:
     )
 
 
-# --- points ---------------------------------------------------------------------------------------------------------
+# --- points ---
 
 
 def test_the_causes_add_up_to_what_is_lost() -> None:
@@ -490,7 +497,7 @@ def test_points_lost_by_hand() -> None:
         causes.points_lost(rows, ["correct"])
 
 
-# --- wording --------------------------------------------------------------------------------------------------------
+# --- wording ---
 
 
 @pytest.mark.parametrize(
@@ -521,7 +528,7 @@ def test_a_loop_needs_three_copies_and_six_words() -> None:
     )
 
 
-# --- the documentation ----------------------------------------------------------------------------------------------
+# --- the documentation ---
 
 
 def test_the_docs_list_the_causes_in_the_codes_order() -> None:

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from support.comparison_parts import Answered, pair_of_runs
+from support.comparison_parts import answered, pair_of_runs
 from support.scores import clustered, run_of, scored
 
 from lveval.analysis import comparison
@@ -106,8 +106,8 @@ def test_each_family_is_adjusted_by_its_size_and_the_verdict_goes_by_that() -> N
 
 def test_a_family_spans_all_runs_that_are_compared_at_once() -> None:
     scores = clustered(np.random.default_rng(5), (60, 3), (0.4,))
-    ours = Answered(run_of("lic_mixup", np.clip(scores + 0.05, 0, 1)))
-    others = {name: Answered(run_of("lic_mixup", scores)) for name in ("one", "two", "three")}
+    ours = answered(run_of("lic_mixup", np.clip(scores + 0.05, 0, 1)))
+    others = {name: answered(run_of("lic_mixup", scores)) for name in ("one", "two", "three")}
     alone = comparison.compare_runs(ours.rows, others["one"].rows)
     found = comparison.compare_with(ours, others)
     for run in found.values():
@@ -133,7 +133,7 @@ def test_of_a_question_with_several_rows_only_the_answered_ones_count() -> None:
     found = comparison.compare_runs(rows[:7], rows)
     assert found.parts.overall.a == found.parts.overall.b  # the same answers
     assert (found.rows, found.paired, found.only_a, found.only_b) == (7, 2, 0, 3)
-    assert comparison.counts_text(found) == (
+    assert found.counts_text == (
         "7 rows of both, 2 questions at a length; a question with several rows there counts once; "
         "left out: 0 rows of A alone, 3 of B alone"
     )
@@ -150,21 +150,21 @@ def test_contexts_of_different_questions_are_no_pairs() -> None:
 
 
 def test_unfinished_and_empty_runs_are_named() -> None:
-    ours = Answered(run_of("lic_mixup", np.full((5, 3), 0.5)))
-    found = comparison.compare_with(ours, {"other": Answered(ours.rows, missing=7)})
+    ours = answered(run_of("lic_mixup", np.full((5, 3), 0.5)))
+    found = comparison.compare_with(ours, {"other": answered(ours.rows, missing=7)})
     assert found["other"].flags[-1] == "7 rows of B have no answer"
     for rows, message in (
         ([], "other: no row has an answer"),
         (run_of("cmrc_mixup", np.zeros((5, 3))), "other: the two"),
     ):
         with pytest.raises(LVEvalError, match=message) as raised:
-            comparison.compare_with(ours, {"other": Answered(rows)})
+            comparison.compare_with(ours, {"other": answered(rows)})
         assert raised.value.code == ExitCode.IDENTITY
 
 
 def test_runs_over_other_data_are_refused_by_name() -> None:
     ours, other = (
-        Answered(run_of("lic_mixup", np.full((5, 3), 0.5)), {"data": {"lic_mixup_16k": mark}})
+        answered(run_of("lic_mixup", np.full((5, 3), 0.5)), {"data": {"lic_mixup_16k": mark}})
         for mark in "ab"
     )
     with pytest.raises(

@@ -2,6 +2,7 @@
 
 from lveval.analysis import evidence
 from lveval.analysis.evidence import Evidence
+from lveval.report.tables import evidence_table
 from lveval.results import ScoredRow
 
 
@@ -38,12 +39,12 @@ def test_tokens_are_medians_of_the_rows_that_tell_them() -> None:
     found = evidence.summarize(
         [row("16k", 0, prompt_tokens=one, prompt_tokens_full=full) for one, full in counts]
     )
-    assert (found.tokens, found.tokens_full) == (900, 1000)
+    assert (found.median_prompt_tokens, found.median_prompt_tokens_full) == (900, 1000)
 
 
 def test_a_table_leaves_blank_what_is_not_known() -> None:
     parts = {"16k": Evidence(3, 1, 2, 50.0, 25.0, 31500, 89600.5), "32k": Evidence(unknown=4)}
-    assert evidence.table(parts) == [
+    assert evidence_table(parts).lines == [
         ["16k", "75.0", "4/6", "50.00", "25.00", "31,500", "89,600"],
         ["32k", "", "0/4", "", "", "", ""],
     ]

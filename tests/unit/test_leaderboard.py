@@ -1,4 +1,4 @@
-"""The published scores that the project carries agree with the means that were published with them."""
+"""The published scores in the project agree with the means that were published with them."""
 
 import csv
 from collections import defaultdict

@@ -32,8 +32,8 @@ def whole(curve: LengthCurve) -> tuple[float, float]:
 
 
 def effective(curve: LengthCurve) -> EffectiveLength:
-    assert curve.effective is not None
-    return curve.effective
+    assert curve.effective_length is not None
+    return curve.effective_length
 
 
 # --- drop and slope ---------------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_one_level_has_no_curve_and_the_note_says_so() -> None:
         run_of("lic_mixup", linear(30, 0.5, 0, ("16k",)), ("16k",)), draws=50
     )
     for curve in (found.subsets["lic_mixup"], found.overall):
-        assert (curve.drop, curve.slope, curve.effective) == (None, None, None)
+        assert (curve.drop, curve.slope, curve.effective_length) == (None, None, None)
         assert curve.scores == {"16k": pytest.approx(50)}
         assert curve.note == "one level only, 16k: nothing to compare it with"
 
