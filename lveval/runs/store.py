@@ -155,7 +155,7 @@ class RunStore:
         self._causes[subset, level, index] = cause
 
     def export_predictions(self, subset: str, level: str) -> Path | None:
-        """Write `<run>/<subset>_<level>.jsonl`, in index order, once all selected rows are there."""
+        """Write `<run>/<subset>_<level>.jsonl` in index order, once all selected rows are there."""
         name = file_name(subset, level)
         known = self._lines.get(name, {})
         if not set(range(self._manifest["selection"][name])) <= known.keys():

@@ -23,9 +23,8 @@ def test_twenty_kills_submit_nothing_twice(tmp_path: Path) -> None:
         for number in range(kills):
             before = int(str(served.stats["batch_calls"]))
             with starting(served, tmp_path, *small) as process:
-                until(
-                    lambda: process.poll() is not None or calls(served) > before + number * 7 % 11
-                )  # noqa: B023
+                enough = before + number * 7 % 11
+                until(lambda: process.poll() is not None or calls(served) > enough)  # noqa: B023
                 hit += process.poll() is None
                 process.send_signal(signal.SIGKILL)
         found = predict(served, tmp_path, *small)
