@@ -138,7 +138,7 @@ class Run:
             path = str(Path(path).absolute())
         budget = max(config.DATASET_MAXGEN[subset] for subset, _ in keys)
         engine = replace(
-            engine, model_path=path, gpus=len(gpus), gpus_per_worker=each, budget=budget
+            engine, model_path=path, gpus=len(gpus), gpus_per_worker=each, max_new_tokens=budget
         )
         return cls(options, engine, scheduler, groups)
 

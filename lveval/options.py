@@ -410,11 +410,12 @@ class RunOptions(
             chat=self.chat_template in ("auto", "published"),
             batch_folder=str(self.folder / "batches"),
         )
-        same = "model_max_len dtype attn seed pure_greedy trust_remote_code allow_pickle batch_size"
+        same = "model_max_len dtype seed pure_greedy trust_remote_code allow_pickle batch_size"
         options = EngineOptions(
             model_path=self.model_path or (self.model_name if remote else None),
-            spread=self.single_process,
-            service=api if remote else None,
+            shard_across_gpus=self.single_process,
+            attn_implementation=self.attn,
+            api=api if remote else None,
             args=parse_engine_args(self.backend, self.backend_args),
             **{name: getattr(self, name) for name in same.split()},
         )

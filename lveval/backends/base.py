@@ -2,7 +2,7 @@
 
     python prediction.py --backend echo --data-path DATA --model-name dry-run
 
-One module per engine. It says what is its own; `BackendModule` and `Backend` give the rest.
+One module per engine. It says what is its own; `BackendModule` and `Engine` give the rest.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -98,18 +98,18 @@ class Generation:
     usage: Mapping[str, int] = field(default_factory=dict)  # tokens, as a service counted them
 
 
-class BackendBroken(Exception):
+class EngineBroken(Exception):
     """The engine cannot go on (a CUDA fault, for example): its process must be replaced."""
 
 
-class Backend:
+class Engine:
     """Base of loaded engines."""
 
     tokenizer: Tokenizer
     native_chat = False  # whether the loaded model has a `.chat()`
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation]]:
-        """Decode greedily and yield (position, generation), in any order; raises BackendBroken."""
+        """Decode greedily and yield (position, generation), in any order; raises EngineBroken."""
         raise NotImplementedError
 
     def resolved_settings(self) -> dict[str, Json]:
@@ -121,7 +121,7 @@ class Backend:
         return None
 
 
-class RemoteBackend(Backend):
+class RemoteEngine(Engine):
     """Base of engines that run elsewhere."""
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Generation]]:
@@ -161,17 +161,17 @@ class EngineOptions:
     model_path: str | None
     model_max_len: int
     dtype: str = "auto"
-    attn: str = "auto"
+    attn_implementation: str = "auto"
     seed: int = 42
     pure_greedy: bool = False
     trust_remote_code: bool = False
     allow_pickle: bool = False
     batch_size: int = 1  # --batch-size
     gpus_per_worker: int = 1
-    spread: bool = False  # one process, the model over all visible GPUs (--single-process)
+    shard_across_gpus: bool = False  # --single-process: the model over all visible GPUs
     gpus: int = 0  # that the run counts on; a worker that sees none must not go on with the CPU
-    budget: int = 0  # the largest answer budget, in new tokens, of the selected subsets
-    service: ApiOptions | None = None
+    max_new_tokens: int = 0  # the largest answer budget, in new tokens, of the selected subsets
+    api: ApiOptions | None = None
     args: Mapping[str, Json] = field(default_factory=dict)
 
 
@@ -197,7 +197,7 @@ class BackendModule:
     settings_fingerprint: Callable[[EngineOptions], dict[str, Json]]
     # The tokenizer of the engine that `load` gives, without the engine.
     tokenizer: Callable[[EngineOptions], Tokenizer]
-    load: Callable[[EngineOptions], Backend]
+    load: Callable[[EngineOptions], Engine]
 
     def __init__(self, module: ModuleType) -> None:
         vars(self).update(vars(module))  # the module's own functions hide the methods below

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from lveval.backends.base import (
-    Backend,
+    Engine,
     EngineOptions,
     Generation,
     Json,
@@ -81,7 +81,7 @@ def best_passage(prompt: str) -> str:
     return best.strip()
 
 
-class EchoBackend(Backend):
+class EchoEngine(Engine):
     """Answers after `delay` seconds each, one after another, as a model would."""
 
     def __init__(self, delay: float) -> None:
@@ -117,6 +117,6 @@ def tokenizer(options: EngineOptions) -> EchoTokenizer:
     return EchoTokenizer()
 
 
-def load(options: EngineOptions) -> EchoBackend:
+def load(options: EngineOptions) -> EchoEngine:
     """Return the backend with its delay."""
-    return EchoBackend(float(str(options.args.get("delay", 0.0))))
+    return EchoEngine(float(str(options.args.get("delay", 0.0))))

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lveval.backends import hf_models
-from lveval.backends.base import Backend, BackendBroken, EngineOptions, Generation, Json, Prompt
+from lveval.backends.base import Engine, EngineBroken, EngineOptions, Generation, Json, Prompt
 from lveval.common.errors import LVEvalError, UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _attention(options: EngineOptions) -> str | None:
     import torch
     from transformers.utils import is_flash_attn_2_available
 
-    asked, installed = options.attn, is_flash_attn_2_available()
+    asked, installed = options.attn_implementation, is_flash_attn_2_available()
     if asked == "auto":
         half = torch.cuda.is_available() and hf_models.resolve_dtype(options) != "float32"
         return "flash_attention_2" if installed and half else None
@@ -85,7 +85,7 @@ def _refuse_nan(ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
     return scores
 
 
-class HFBackend(Backend):
+class HFEngine(Engine):
     """A loaded model that answers prompts one by one."""
 
     tokenizer: hf_models.HFTokenizer
@@ -172,9 +172,9 @@ class HFBackend(Backend):
 
 
 def _failed(error: Exception, prompt: Prompt) -> Generation:
-    """Return the failed row; raises BackendBroken for a fault that the process keeps."""
+    """Return the failed row; raises EngineBroken for a fault that the process keeps."""
     if "CUDA error" in str(error) or "device-side assert" in str(error):
-        raise BackendBroken(str(error).splitlines()[0]) from error
+        raise EngineBroken(str(error).splitlines()[0]) from error
     message = f"{type(error).__name__}: {error}"
     if prompt.native_chat:
         message += " (in the model's .chat(); --chat-template tokenizer or none goes round it)"
@@ -203,8 +203,9 @@ def native_chat(options: EngineOptions) -> bool:
         ) from error
 
 
-def load(options: EngineOptions) -> HFBackend:
-    """Load the model on this process's GPU, on the CPU, or (options.spread) over all visible GPUs.
+def load(options: EngineOptions) -> HFEngine:
+    """Load the model on this process's GPU, on the CPU, or (options.shard_across_gpus) over all
+    visible GPUs.
 
     Raises UsageError where a model would spill to the CPU or the disk.
     """
@@ -227,7 +228,7 @@ def load(options: EngineOptions) -> HFBackend:
             file=sys.stderr,
         )
     _apply_generation_settings(model, options)
-    return HFBackend(model, words, hf_models.context_window(model.config, options))
+    return HFEngine(model, words, hf_models.context_window(model.config, options))
 
 
 def _load_arguments(source: hf_models.ModelSource, options: EngineOptions) -> dict[str, Any]:
@@ -238,7 +239,7 @@ def _load_arguments(source: hf_models.ModelSource, options: EngineOptions) -> di
         arguments["use_safetensors"] = None if options.allow_pickle else True
     if attention := _attention(options):
         arguments["attn_implementation"] = attention
-    if options.spread or torch.cuda.device_count() > 1:
+    if options.shard_across_gpus or torch.cuda.device_count() > 1:
         arguments["device_map"] = "auto"
     elif torch.cuda.is_available():
         arguments["device_map"] = "cuda:0"
@@ -252,7 +253,7 @@ def _load_weights(source: hf_models.ModelSource, options: EngineOptions) -> Any:
     try:
         model = hf_models.from_pretrained(AutoModelForCausalLM, source, options, **arguments)
     except LVEvalError as error:
-        chosen_here = options.attn == "auto" and "attn_implementation" in arguments
+        chosen_here = options.attn_implementation == "auto" and "attn_implementation" in arguments
         if not (chosen_here and _refuses_flash_attention(error.__cause__)):
             raise
         del arguments["attn_implementation"]

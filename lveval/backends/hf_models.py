@@ -42,11 +42,11 @@ def model_fingerprint(options: EngineOptions) -> dict[str, Json]:
     reject_pickled_weights(source, options)
     settings = load_config(source, options)
     limit, window = options.model_max_len, context_window(settings, options)
-    if window is not None and limit + options.budget > window:
+    if window is not None and limit + options.max_new_tokens > window:
         raise UsageError(
             f"--model-max-len {limit}: the model's window is {window} tokens, an answer takes "
-            f"{options.budget}; pass about {max(2, window - 500)} (500 below it leave room for the "
-            "chat format and the answer), or --backend-args window=N where N is true"
+            f"{options.max_new_tokens}; pass about {max(2, window - 500)} (500 below it leave room "
+            "for the chat format and the answer), or --backend-args window=N where N is true"
         )
     if options.gpus > torch.cuda.device_count():
         raise UsageError(
@@ -288,7 +288,7 @@ def check_model(options: EngineOptions) -> Iterator[CheckResult]:
     if window is None:
         yield warning(f"window: the model does not tell it; is {limit:,} tokens within it?")
     else:
-        used = f"prompts use {limit:,} and answers {options.budget}"
+        used = f"prompts use {limit:,} and answers {options.max_new_tokens}"
         yield ok(f"window: {window:,} tokens, of which {used}")
     text = settings.get_text_config() if hasattr(settings, "get_text_config") else settings
     yield from _check_scaling(text, limit)

@@ -19,7 +19,7 @@ from concurrent.futures import Future, as_completed
 from typing import Any
 
 from lveval.backends import hf_models
-from lveval.backends.base import Backend, BackendBroken, EngineOptions, Generation, Json, Prompt
+from lveval.backends.base import Engine, EngineBroken, EngineOptions, Generation, Json, Prompt
 from lveval.common.errors import UsageError
 
 INSTALL = (
@@ -111,7 +111,7 @@ def settings_fingerprint(options: EngineOptions) -> dict[str, Json]:
         "version": importlib.metadata.version(names[0]),
         "transformers": importlib.metadata.version("transformers"),
         **hf_models.model_fingerprint(options),
-        "attn": options.attn,
+        "attn": options.attn_implementation,
     }
     source = _source(options)
     max_model_len(
@@ -144,7 +144,7 @@ def max_model_len(options: EngineOptions, window: int | None) -> int:
     fingerprint: it grows with the selected subsets' budgets and changes no answer (but of a model
     whose RoPE depends on it, such as Phi-3). Raises UsageError.
     """
-    needed = options.model_max_len + options.budget
+    needed = options.model_max_len + options.max_new_tokens
     asked = options.args.get("max_model_len")
     if asked is None:
         return (
@@ -176,12 +176,12 @@ def engine_arguments(options: EngineOptions, window: int | None) -> dict[str, An
         "enable_prefix_caching": False,
         "use_tqdm_on_load": False,
     }
-    if options.attn != "auto":
-        chosen["attention_backend"] = options.attn
+    if options.attn_implementation != "auto":
+        chosen["attention_backend"] = options.attn_implementation
     return chosen | {key: value for key, value in options.args.items() if key != "window"}
 
 
-class VLLMBackend(Backend):
+class VLLMEngine(Engine):
     """A running engine: many threads may call `generate`, one thread of its own drives it."""
 
     tokenizer: hf_models.HFTokenizer
@@ -206,7 +206,7 @@ class VLLMBackend(Backend):
         self._model = loaded.result()
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation]]:
-        """Submit all prompts and yield each answer when it is finished; raises BackendBroken."""
+        """Submit all prompts and yield each answer when it is finished; raises EngineBroken."""
         futures = {self._submit(prompt): position for position, prompt in enumerate(prompts)}
         for future in as_completed(futures):
             yield futures[future], future.result()
@@ -223,7 +223,7 @@ class VLLMBackend(Backend):
             return future
         with self._lock:
             if self._broken:
-                raise BackendBroken(self._broken)
+                raise EngineBroken(self._broken)
             self._inbox.put((prompt, future))
         return future
 
@@ -244,7 +244,7 @@ class VLLMBackend(Backend):
                 while not self._inbox.empty():
                     waiting[f"late {len(waiting)}"] = self._inbox.get()[1]
             for future in waiting.values():
-                future.set_exception(BackendBroken(self._broken))
+                future.set_exception(EngineBroken(self._broken))
 
     def _serve(self, model: Any, waiting: dict[str, Future[Generation]]) -> None:  # noqa: ANN401
         """Take new prompts, compute a step for all rows, return finished ones; for ever."""
@@ -323,7 +323,7 @@ def _first(error: BaseException) -> str:
     return " ".join(str(error).partition(" [type=")[0].split())[:400]
 
 
-def load(options: EngineOptions) -> VLLMBackend:
+def load(options: EngineOptions) -> VLLMEngine:
     """Load the engine on this process's GPUs or the CPU; raises UsageError."""
     source = _source(options)
     hf_models.reject_pickled_weights(source, options)
@@ -343,7 +343,7 @@ def load(options: EngineOptions) -> VLLMBackend:
     if "window" in options.args:  # the user says that it is true
         os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
     ends = generation.eos_token_id
-    return VLLMBackend(
+    return VLLMEngine(
         tokenizer(options),
         lambda: _engine(source.name, engine_arguments(options, window)),
         ends if isinstance(ends, list) else [] if ends is None else [ends],

@@ -20,13 +20,13 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from lveval.backends.base import BackendBroken, Prompt, RemoteBackend
+from lveval.backends.base import EngineBroken, Prompt, RemoteEngine
 from lveval.common.errors import IncompleteRun
 from lveval.execution import remote_cluster
 from lveval.execution.pool import PREPARING
 from lveval.execution.remote_cluster import POLL_SECONDS, RESUME
 from lveval.execution.tasks import Attempt, Job, PreparedRow, Task, TaskResult, prepare_row
-from lveval.execution.worker import answer_in_worker, answer_rows, load_backend
+from lveval.execution.worker import answer_in_worker, answer_rows, load_engine
 
 # Handed out beyond what a worker's threads are at; few, because all that a dead worker held are
 # suspects.
@@ -100,12 +100,12 @@ class _Dispatcher:
                 continue
             if worker_died(future):
                 self._isolated.append(task)
-            elif isinstance(error := future.exception(), BackendBroken):
+            elif isinstance(error := future.exception(), EngineBroken):
                 yield self._stop_on_broken_engine(task, error)
             else:
                 yield future.result()
 
-    def _stop_on_broken_engine(self, task: Task, error: BackendBroken) -> TaskResult:
+    def _stop_on_broken_engine(self, task: Task, error: EngineBroken) -> TaskResult:
         where = f"{task.subset}_{task.level} row {task.indices[0]}"
         self._broken = self._broken or f"the engine broke at {where} ({error})"
         for future in self._pending:
@@ -167,7 +167,7 @@ def run_remote(
     and those after it stay open. The first result has no row: it holds what the engine decided. A
     repeated try is a result with an attempt. Raises LVEvalError where the service ends the run.
     """
-    backend = cast(RemoteBackend, load_backend(job))
+    backend = cast(RemoteEngine, load_engine(job))
     yield TaskResult(Task("", "", ()), effective=backend.resolved_settings())
     in_flight: dict[int, PreparedRow] = {}
 

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NoReturn
 
 from lveval.backends import backend_module
-from lveval.backends.base import Backend, BackendBroken, EngineOptions
+from lveval.backends.base import Engine, EngineBroken, EngineOptions
 from lveval.execution import remote_cluster
 from lveval.execution.tasks import Job, Task, TaskResult, prepare_row
 
@@ -25,11 +25,11 @@ _loading = threading.Lock()
 _generating = threading.Lock()
 _watching = threading.Lock()
 
-_loaded: tuple[tuple[str, EngineOptions], Backend] | None = None
+_loaded: tuple[tuple[str, EngineOptions], Engine] | None = None
 _active_tasks = 0
 
 
-def load_backend(job: Job) -> Backend:
+def load_engine(job: Job) -> Engine:
     """Return this process's engine; the first task that needs it loads it."""
     global _loaded
     with _loading:
@@ -42,9 +42,9 @@ def load_backend(job: Job) -> Backend:
 def answer_rows(job: Job, task: Task) -> TaskResult:
     """Answer the rows of `task` in this process.
 
-    Raises BackendBroken or LVEvalError where no row can be answered.
+    Raises EngineBroken or LVEvalError where no row can be answered.
     """
-    backend = load_backend(job)
+    backend = load_engine(job)
     rows = [prepare_row(job, backend.tokenizer, backend.native_chat, key) for key in task.row_keys]
     result = TaskResult(task)
     with _generating if job.max_concurrent_rows == 1 else nullcontext():
@@ -67,7 +67,7 @@ def answer_in_worker(job: Job, task: Task) -> TaskResult:
     try:
         with _hang_watchdog(job.row_hours * len(task.indices)), verified:
             return answer_rows(job, task)
-    except BackendBroken as error:
+    except EngineBroken as error:
         _replace_worker(str(error))
 
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, cast
 from lveval import config, utils
 from lveval.backends import ON_GPUS, REMOTE, backend_module
 from lveval.backends.base import (
-    Backend,
-    BackendBroken,
     CheckResult,
+    Engine,
+    EngineBroken,
     Generation,
     Prompt,
     Tokenizer,
@@ -103,7 +103,7 @@ def ask_model(job: Job) -> list[CheckResult]:
         backend = backend_module(job.backend).load(job.options)
         results += check_service(job, backend)
         results += check_long_prompt(job, backend)
-    except (LVEvalError, BackendBroken) as problem:
+    except (LVEvalError, EngineBroken) as problem:
         results.append(error(str(problem)))
     return results
 
@@ -165,13 +165,16 @@ def _check_bos(tokenizer: Tokenizer, tokens: Tokens) -> CheckResult:
     return ok(f"BOS: {number} at the beginning of the prompt, as the tokenizer has it")
 
 
-def check_service(job: Job, backend: Backend) -> Iterator[CheckResult]:
+def check_service(job: Job, backend: Engine) -> Iterator[CheckResult]:
     """Report what a remote backend says of itself, and whether its window is large enough."""
     if job.backend not in REMOTE:
         return
     settings = ", ".join(f"{name} {value}" for name, value in backend.resolved_settings().items())
     yield ok(f"service: it answers, {settings}")
-    window, needed = backend.context_window(), job.options.model_max_len + job.options.budget
+    window, needed = (
+        backend.context_window(),
+        job.options.model_max_len + job.options.max_new_tokens,
+    )
     if window is not None:
         yield CheckResult(
             "ok" if needed <= window else "error",
@@ -179,7 +182,7 @@ def check_service(job: Job, backend: Backend) -> Iterator[CheckResult]:
         )
 
 
-def check_long_prompt(job: Job, backend: Backend) -> Iterator[CheckResult]:
+def check_long_prompt(job: Job, backend: Engine) -> Iterator[CheckResult]:
     """Ask one prompt of the full length: how much of it arrives, and what of it comes back."""
     text, codes = passkey_prompt(backend.tokenizer, job.options.model_max_len)
     prompt = _long_prompt(job, backend, text)
@@ -200,12 +203,12 @@ def check_long_prompt(job: Job, backend: Backend) -> Iterator[CheckResult]:
         yield ok("read back: the codes at the head, in the middle and at the tail")
 
 
-def _long_prompt(job: Job, backend: Backend, text: str) -> Prompt:
+def _long_prompt(job: Job, backend: Engine, text: str) -> Prompt:
     row = {"context": text, "input": "", "answer_keywords": None, "answers": [""], "offsets": None}
     return utils.build_prompt(
         cast(Row, row),
         "{context}",
-        max(ANSWER, job.options.budget),
+        max(ANSWER, job.options.max_new_tokens),
         backend.tokenizer,
         job.options.model_max_len,
         job.model_name,
@@ -215,7 +218,7 @@ def _long_prompt(job: Job, backend: Backend, text: str) -> Prompt:
     ).prompt
 
 
-def _ask(backend: Backend, prompt: Prompt) -> Generation:
+def _ask(backend: Engine, prompt: Prompt) -> Generation:
     """The last of at most TRIES answers."""
     answer = Generation("", "error")
     answers = cast(Generator[tuple[int, Generation]], backend.generate([prompt]))

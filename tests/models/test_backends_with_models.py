@@ -13,7 +13,7 @@ __all__ = ["smollm2"]  # fixtures
 
 
 def test_a_shipped_repetition_penalty_acts_unless_pure_greedy(
-    smollm2: hf.HFBackend, model_path: Path
+    smollm2: hf.HFEngine, model_path: Path
 ) -> None:
     folder = shipped(
         model_path,

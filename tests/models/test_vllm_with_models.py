@@ -15,7 +15,7 @@ from support.processes import running, wait_for_rows
 from support.vllm_parts import ECHO, INSTALLED, SHORT, engine, options
 
 from lveval.backends import hf, vllm
-from lveval.backends.base import Backend, Prompt
+from lveval.backends.base import Engine, Prompt
 from lveval.common.errors import LVEvalError
 
 __all__ = ["engine"]  # fixtures
@@ -37,7 +37,7 @@ QUESTIONS = (
 )
 
 
-def asked(engine: Backend, text: str, budget: int = 16) -> Prompt:
+def asked(engine: Engine, text: str, budget: int = 16) -> Prompt:
     formatted = engine.tokenizer.apply_chat_template(text)
     return Prompt(
         text, formatted, engine.tokenizer.encode(formatted, add_special_tokens=False), budget
@@ -47,7 +47,7 @@ def asked(engine: Backend, text: str, budget: int = 16) -> Prompt:
 @needs_vllm
 @pytest.mark.filterwarnings("ignore")
 def test_it_answers_as_transformers_does_from_many_threads(
-    engine: vllm.VLLMBackend, model_path: Path
+    engine: vllm.VLLMEngine, model_path: Path
 ) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -63,7 +63,7 @@ def test_it_answers_as_transformers_does_from_many_threads(
 
 @needs_vllm
 @pytest.mark.filterwarnings("ignore")
-def test_a_prompt_that_the_engine_cannot_hold_is_no_answer(engine: vllm.VLLMBackend) -> None:
+def test_a_prompt_that_the_engine_cannot_hold_is_no_answer(engine: vllm.VLLMEngine) -> None:
     longest = 500 + 16 + vllm.CHAT_FORMAT_MARGIN
     fits, too_long = (Prompt("", "", [5] * (longest - 2 + more), 2) for more in (0, 1))
     answers = dict(engine.generate([too_long, fits]))
@@ -73,9 +73,7 @@ def test_a_prompt_that_the_engine_cannot_hold_is_no_answer(engine: vllm.VLLMBack
 
 @needs_vllm
 @pytest.mark.filterwarnings("ignore")
-def test_a_prompt_that_vllm_will_not_take_is_that_rows_fault_alone(
-    engine: vllm.VLLMBackend,
-) -> None:
+def test_a_prompt_that_vllm_will_not_take_is_that_rows_fault_alone(engine: vllm.VLLMEngine) -> None:
     answers = dict(engine.generate([Prompt("", "", [10**9], 2), asked(engine, QUESTIONS[0])]))
     assert answers[0].status == "error" and "vLLM: " in answers[0].error
     assert "Paris" in answers[1].text
@@ -90,11 +88,11 @@ def test_a_prompt_that_vllm_will_not_take_is_that_rows_fault_alone(
             {"gpus_per_worker": 2},
             r"attention heads \(9\) must be divisible by tensor parallel size \(2\)\.\)$",
         ),
-        ({"attn": "NO_SUCH"}, "NO_SUCH"),
+        ({"attn_implementation": "NO_SUCH"}, "NO_SUCH"),
     ],
 )
 def test_an_engine_that_cannot_be_loaded_is_one_sentence(
-    engine: vllm.VLLMBackend, model_path: Path, changes: dict[str, object], complaint: str
+    engine: vllm.VLLMEngine, model_path: Path, changes: dict[str, object], complaint: str
 ) -> None:
     with pytest.raises(LVEvalError, match=f"vLLM cannot load it .*{complaint}"):
         vllm.load(options(model_path, **SHORT, **changes))
@@ -102,7 +100,7 @@ def test_an_engine_that_cannot_be_loaded_is_one_sentence(
 
 @needs_vllm
 @pytest.mark.filterwarnings("ignore")
-def test_what_is_in_force_is_recorded(engine: vllm.VLLMBackend) -> None:
+def test_what_is_in_force_is_recorded(engine: vllm.VLLMEngine) -> None:
     facts = engine.resolved_settings()
     assert json.loads(json.dumps(facts)) == facts
     assert facts["dtype"] == "float32"
@@ -120,7 +118,7 @@ from lveval.backends.base import EngineOptions, Prompt
 
 module, path, pure, texts = sys.argv[1], sys.argv[2], sys.argv[3] == "pure", sys.argv[4:]
 args = {"enforce_eager": True} if module == "vllm" else {}
-given = EngineOptions(path, 500, dtype="float32", budget=16, batch_size=4, pure_greedy=pure, args=args)
+given = EngineOptions(path, 500, dtype="float32", max_new_tokens=16, batch_size=4, pure_greedy=pure, args=args)
 engine = (vllm if module == "vllm" else hf).load(given)
 prompts = [Prompt(text, text, engine.tokenizer.encode(text), 16) for text in texts]
 found = dict(engine.generate(prompts))
@@ -173,7 +171,7 @@ def test_a_fault_in_a_step_breaks_the_engine_for_all_its_rows(tiny_model: Path) 
         pytest.skip("a GPU may well have it")
     found = script("-c", OTHERS, "vllm", tiny_model, "pure", "one two", "three")
     assert found.returncode == 1
-    assert "BackendBroken: vLLM: RuntimeError: Unsupported CPU attention" in found.stderr
+    assert "EngineBroken: vLLM: RuntimeError: Unsupported CPU attention" in found.stderr
 
 
 @needs_vllm

@@ -587,7 +587,7 @@ def test_the_identity_names_the_service_but_not_its_node(monkeypatch: pytest.Mon
 
     def identity(**service: object) -> dict[str, object]:
         api = ApiOptions(**service)  # type: ignore[arg-type]
-        return dict(openai.settings_fingerprint(EngineOptions("gpt-4o", 1000, service=api)))
+        return dict(openai.settings_fingerprint(EngineOptions("gpt-4o", 1000, api=api)))
 
     assert identity()["service"] == "api.openai.com"
     places = (

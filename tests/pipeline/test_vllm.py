@@ -63,17 +63,17 @@ def test_a_wrong_backend_arg_is_told(text: str, complaint: str) -> None:
 def test_the_engine_holds_limit_answer_and_format_within_the_window(
     changes: dict[str, object], window: int | None, expected: int
 ) -> None:
-    assert vllm.max_model_len(options("m", budget=64, **changes), window) == expected
+    assert vllm.max_model_len(options("m", max_new_tokens=64, **changes), window) == expected
 
 
 def test_an_engine_too_short_for_the_run_is_refused() -> None:
     with pytest.raises(LVEvalError, match="max_model_len=563: expected at least 564"):
-        vllm.max_model_len(options("m", budget=64, args={"max_model_len": 563}), 800)
+        vllm.max_model_len(options("m", max_new_tokens=64, args={"max_model_len": 563}), 800)
 
 
 def test_options_become_the_engines_arguments(tiny_model: Path) -> None:
     plain = vllm.engine_arguments(
-        options(tiny_model, budget=64, batch_size=16, dtype="float32"), 2048
+        options(tiny_model, max_new_tokens=64, batch_size=16, dtype="float32"), 2048
     )
     assert plain == {
         "model": str(tiny_model),
@@ -92,7 +92,7 @@ def test_options_become_the_engines_arguments(tiny_model: Path) -> None:
         tiny_model,
         dtype="float32",
         seed=7,
-        attn="FLASHINFER",
+        attn_implementation="FLASHINFER",
         pure_greedy=True,
         trust_remote_code=True,
         allow_pickle=True,
@@ -214,7 +214,7 @@ def test_gpus_that_are_not_there_are_told(
 # --- An engine that computes rows together ----------------------------------------------------------------------------
 
 
-class CountingEcho(echo.EchoBackend):
+class CountingEcho(echo.EchoEngine):
     """Echo that counts how many rows it has at a time, and holds the first row back until it is told."""
 
     def __init__(self, hold: str = "") -> None:

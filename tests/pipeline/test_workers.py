@@ -94,7 +94,7 @@ def test_the_next_row_is_prepared_while_the_model_works(
             overlaps.append(worker._generating.locked())
             return super().encode(text, add_special_tokens)
 
-    engine = echo.EchoBackend(0.2)
+    engine = echo.EchoEngine(0.2)
     engine.tokenizer = WatchingTokenizer()
     work = job(data_path, ["hotpotwikiqa_mixup_1k"])
     monkeypatch.setattr(worker, "_loaded", ((work.backend, work.options), engine))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lveval.backends import hf
-from lveval.backends.base import Backend, EngineOptions, Generation, Prompt
+from lveval.backends.base import Engine, EngineOptions, Generation, Prompt
 
 
 def options(path: Path | str | None, **changes: object) -> EngineOptions:
@@ -20,18 +20,18 @@ def options(path: Path | str | None, **changes: object) -> EngineOptions:
     return EngineOptions(**given)
 
 
-def prompt(engine: Backend, text: str, budget: int = 8, native_chat: bool = False) -> Prompt:
+def prompt(engine: Engine, text: str, budget: int = 8, native_chat: bool = False) -> Prompt:
     return Prompt(text, text, engine.tokenizer.encode(text), budget, native_chat)
 
 
-def ask(engine: Backend, text: str, budget: int = 8, native_chat: bool = False) -> Generation:
+def ask(engine: Engine, text: str, budget: int = 8, native_chat: bool = False) -> Generation:
     ((position, answer),) = engine.generate([prompt(engine, text, budget, native_chat)])
     assert position == 0
     return answer
 
 
 @pytest.fixture(scope="module")
-def smollm2(model_path: Path) -> hf.HFBackend:
+def smollm2(model_path: Path) -> hf.HFEngine:
     return hf.load(options(model_path))
 
 

@@ -31,10 +31,10 @@ def options(path: Path | str | None, **changes: object) -> EngineOptions:
     return EngineOptions(**given)
 
 
-SHORT = {"budget": 16, "batch_size": 4, "dtype": "float32", "args": {"enforce_eager": True}}
+SHORT = {"max_new_tokens": 16, "batch_size": 4, "dtype": "float32", "args": {"enforce_eager": True}}
 
 
 @pytest.fixture(scope="module")
-def engine(model_path: Path) -> vllm.VLLMBackend:
+def engine(model_path: Path) -> vllm.VLLMEngine:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     return vllm.load(options(model_path, **SHORT))

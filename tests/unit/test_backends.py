@@ -9,7 +9,7 @@ import pytest
 from support.backends_parts import ask, options, prompt, shipped, smollm2
 
 from lveval.backends import backend_module, echo, hf, hf_models, parse_engine_args
-from lveval.backends.base import BackendBroken, Generation, Prompt
+from lveval.backends.base import EngineBroken, Generation, Prompt
 from lveval.common.errors import LVEvalError, ServiceError, UsageError
 
 __all__ = ["smollm2"]  # fixtures
@@ -73,11 +73,11 @@ def test_echo_keeps_positions_over_a_batch() -> None:
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_model: Path) -> hf.HFBackend:
+def tiny(tiny_model: Path) -> hf.HFEngine:
     return hf.load(options(tiny_model))
 
 
-def test_the_answer_is_transformers_greedy_text(smollm2: hf.HFBackend) -> None:
+def test_the_answer_is_transformers_greedy_text(smollm2: hf.HFEngine) -> None:
     text = smollm2.tokenizer.apply_chat_template(
         "What is the capital of France? Answer with one word."
     )
@@ -88,12 +88,12 @@ def test_the_answer_is_transformers_greedy_text(smollm2: hf.HFBackend) -> None:
     assert answer.output_tokens is not None and answer.output_tokens < 12
 
 
-def test_an_answer_cut_by_its_budget_says_so(tiny: hf.HFBackend) -> None:
+def test_an_answer_cut_by_its_budget_says_so(tiny: hf.HFEngine) -> None:
     answer = ask(tiny, "one two three", 5)
     assert (answer.status, answer.finish_reason, answer.output_tokens) == ("length", "length", 5)
 
 
-def test_a_prompt_beyond_the_window_is_no_answer(tiny: hf.HFBackend) -> None:
+def test_a_prompt_beyond_the_window_is_no_answer(tiny: hf.HFEngine) -> None:
     answer = ask(tiny, "word " * 2045, 8)
     assert answer.status == "context_overflow" and "window is 2048" in answer.error
 
@@ -108,21 +108,24 @@ def test_nan_logits_are_no_answer(tiny_model: Path, tmp_path: Path) -> None:
     assert ask(hf.load(options(folder)), "one two").status == "invalid"
 
 
-def test_several_end_tokens_all_stop(tiny_model: Path, tiny: hf.HFBackend, tmp_path: Path) -> None:
+def test_several_end_tokens_all_stop(tiny_model: Path, tiny: hf.HFEngine, tmp_path: Path) -> None:
     ids = tiny.tokenizer.raw(ask(tiny, "one two three", 3).text)["input_ids"]
     engine = hf.load(options(shipped(tiny_model, tmp_path / "ends", eos_token_id=[2, ids[0]])))
     assert ask(engine, "one two three", 9).status in ("ok", "length")
     assert engine.resolved_settings()["generation"]["eos_token_id"] == [2, ids[0]]  # type: ignore[index, call-overload]
 
 
-def test_effective_settings_are_recorded(tiny: hf.HFBackend) -> None:
+def test_effective_settings_are_recorded(tiny: hf.HFEngine) -> None:
     facts = tiny.resolved_settings()
     assert (facts["attn"], facts["dtype"], facts["own_chat"]) == ("sdpa", "float32", False)
     assert json.loads(json.dumps(facts)) == facts
 
 
 def test_attention_can_be_chosen_and_is_the_one_used(tiny_model: Path) -> None:
-    assert hf.load(options(tiny_model, attn="eager")).resolved_settings()["attn"] == "eager"
+    assert (
+        hf.load(options(tiny_model, attn_implementation="eager")).resolved_settings()["attn"]
+        == "eager"
+    )
 
 
 # --- transformers: models with code of their own ----------------------------------------------------------------------
@@ -175,7 +178,7 @@ def test_a_template_that_asks_for_the_date_gets_the_same_one_every_day(
 
 def test_a_cuda_fault_breaks_the_engine_not_the_row(chat_model: Path) -> None:
     engine = hf.load(options(chat_model, trust_remote_code=True))
-    with pytest.raises(BackendBroken, match="illegal memory access"):
+    with pytest.raises(EngineBroken, match="illegal memory access"):
         ask(engine, "FAULT", 5, native_chat=True)
 
 
@@ -203,12 +206,12 @@ def test_pickled_weights_need_a_flag(tiny_model: Path, tmp_path: Path) -> None:
         ({"model_path": "nowhere.gguf"}, "no such file"),
         ({"model_max_len": 2049}, "window is 2048 tokens, an answer takes 0; pass about 1548"),
         (
-            {"model_max_len": 1985, "budget": 64},
+            {"model_max_len": 1985, "max_new_tokens": 64},
             "window is 2048 tokens, an answer takes 64; pass about 1548",
         ),
         ({"gpus": 99}, "CUDA_VISIBLE_DEVICES names 99 GPUs"),
-        ({"attn": "flash_attention_2"}, "pip install flash-attn"),
-        ({"attn": "kernels-community/flash-attn2"}, "foreign code"),
+        ({"attn_implementation": "flash_attention_2"}, "pip install flash-attn"),
+        ({"attn_implementation": "kernels-community/flash-attn2"}, "foreign code"),
     ],
 )
 def test_what_cannot_work_is_refused(

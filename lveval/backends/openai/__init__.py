@@ -8,9 +8,9 @@ from pathlib import Path
 
 from lveval.backends.base import ApiOptions, EngineOptions, Json, Tokenizer
 from lveval.backends.openai import tokenizers
-from lveval.backends.openai.batch import BatchBackend, claim_rows_in_flight, rows_in_flight
+from lveval.backends.openai.batch import BatchEngine, claim_rows_in_flight, rows_in_flight
 from lveval.backends.openai.client import api_key, base_url, blocking, endpoint_host
-from lveval.backends.openai.online import OpenAIBackend
+from lveval.backends.openai.online import OpenAIEngine
 from lveval.backends.openai.retry import shutting_down
 from lveval.backends.openai.settings import (
     BUDGETS,
@@ -39,7 +39,7 @@ __all__ = [
 
 def settings_fingerprint(options: EngineOptions) -> dict[str, Json]:
     """Return what decides the answers, without a request; raises UsageError."""
-    service = options.service or ApiOptions()
+    service = options.api or ApiOptions()
     for name in service.request_args:
         if name in OWN_FIELDS:
             raise UsageError(
@@ -61,19 +61,19 @@ def settings_fingerprint(options: EngineOptions) -> dict[str, Json]:
 
 def native_chat(options: EngineOptions) -> bool:
     """Whether the service formats the prompt: its chat endpoint does."""
-    return (options.service or ApiOptions()).chat
+    return (options.api or ApiOptions()).chat
 
 
 def answer_tokens(options: EngineOptions) -> int | None:
     """Return the limit of --request-args; 0: the subset's budget; None: it drops the limit."""
-    request_args = (options.service or ApiOptions()).request_args
+    request_args = (options.api or ApiOptions()).request_args
     asked = requested_max_tokens(request_args)
     return None if not asked and not BUDGETS.isdisjoint(request_args) else asked
 
 
 def tokenizer(options: EngineOptions) -> Tokenizer:
     """The tokenizer that prompts are cut and counted with."""
-    service, model = options.service or ApiOptions(), model_id(options)
+    service, model = options.api or ApiOptions(), model_id(options)
     spec = tokenizers.tokenizer_spec(service, model)
     if spec == "server":
         root = base_url(service).removesuffix("/v1")
@@ -82,16 +82,16 @@ def tokenizer(options: EngineOptions) -> Tokenizer:
     return tokenizers.load(spec, trust_remote_code=options.trust_remote_code)
 
 
-def load(options: EngineOptions) -> OpenAIBackend | BatchBackend:
+def load(options: EngineOptions) -> OpenAIEngine | BatchEngine:
     """Connect and ask once: a wrong key, model or field shows before many rows are sent."""
     shutting_down.clear()  # of an earlier run in this process
-    service = options.service or ApiOptions()
+    service = options.api or ApiOptions()
     api_key(base_url(service))  # before anything is loaded
-    backend = OpenAIBackend(options, tokenizer(options))
+    backend = OpenAIEngine(options, tokenizer(options))
     asyncio.run(backend.probe())
     if not service.batch:
         return backend
     args = engine_settings(options)
-    return BatchBackend(
+    return BatchEngine(
         backend, Path(service.batch_folder), args["poll"], int(args["batch_mb"] * 1_000_000)
     )

@@ -24,11 +24,11 @@ from lveval.backends.base import (
     Generation,
     Json,
     Prompt,
-    RemoteBackend,
+    RemoteEngine,
     RowKey,
 )
 from lveval.backends.openai.faults import PERMANENT, ApiError, classify_status, redacted
-from lveval.backends.openai.online import OpenAIBackend
+from lveval.backends.openai.online import OpenAIEngine
 from lveval.backends.openai.responses import failed_generation
 from lveval.backends.openai.retry import RESUME_HINT, call_with_retry
 from lveval.common.errors import IncompleteRun, LVEvalError, ServiceError, StorageError, UsageError
@@ -69,10 +69,10 @@ class BatchFile:
     collected: bool = False
 
 
-class BatchBackend(RemoteBackend):
+class BatchEngine(RemoteEngine):
     """The service's Batch API; all prompts are taken before the first answer comes."""
 
-    def __init__(self, online: OpenAIBackend, folder: Path, poll: float, most_bytes: int) -> None:
+    def __init__(self, online: OpenAIEngine, folder: Path, poll: float, most_bytes: int) -> None:
         self.tokenizer = online.tokenizer
         self.native_chat = online.native_chat
         self._online = online
@@ -368,7 +368,7 @@ def remove_orphans(folder: Path) -> None:
 
 def rows_in_flight(options: EngineOptions) -> set[RowKey]:
     """Return the rows in uploaded parts that are not collected; only reads."""
-    folder = Path((options.service or ApiOptions()).batch_folder)
+    folder = Path((options.api or ApiOptions()).batch_folder)
     return {row_of(key) for part in open_parts(folder) if part.file_id for key in part.keys}
 
 
@@ -386,7 +386,7 @@ def claim_rows_in_flight(
     `selection`: `<subset>_<level>` -> number of its first rows that are selected. Raises UsageError
     for a row that is not selected, or without --batch: a paid answer would be lost.
     """
-    service = options.service or ApiOptions()
+    service = options.api or ApiOptions()
     folder = Path(service.batch_folder)
     remove_orphans(folder)
     out = set()

@@ -21,7 +21,7 @@ from lveval.backends.base import (
     Generation,
     Json,
     Prompt,
-    RemoteBackend,
+    RemoteEngine,
     Status,
     Tokenizer,
 )
@@ -69,12 +69,12 @@ class _Row:
     answers_seen: int = 0
 
 
-class OpenAIBackend(RemoteBackend):
+class OpenAIEngine(RemoteEngine):
     """A service behind OpenAI's protocol; `generate` may be called once at a time."""
 
     def __init__(self, options: EngineOptions, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self._service = options.service or ApiOptions()
+        self._service = options.api or ApiOptions()
         self.native_chat = self._service.chat
         self._url = base_url(self._service)
         self._model = model_id(options)
@@ -242,7 +242,7 @@ class OpenAIBackend(RemoteBackend):
         return False
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Generation]]:
-        """Answer as many prompts at once as the service takes; see RemoteBackend."""
+        """Answer as many prompts at once as the service takes; see RemoteEngine."""
         results: queue.SimpleQueue[
             tuple[int, Generation, Callable[[], None]] | BaseException | None
         ] = queue.SimpleQueue()

@@ -74,5 +74,5 @@ def retry_policy(options: EngineOptions) -> RetryPolicy:
     """How long the service is waited for."""
     args = engine_settings(options)
     return RetryPolicy(
-        args["first_wait"], args["longest_wait"], (options.service or ApiOptions()).max_outage
+        args["first_wait"], args["longest_wait"], (options.api or ApiOptions()).max_outage
     )
