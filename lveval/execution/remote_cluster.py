@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lveval import user_tables
 from lveval.backends import backend_module
 from lveval.backends.base import EngineOptions, Json
 from lveval.common.errors import IncompleteRun, LVEvalError, UsageError
@@ -55,10 +56,11 @@ def _code() -> dict[str, Json]:
     families = ("backends", "common", "data", "execution", "runs")
     files = [package / "config.py", package / "metrics.py", package / "utils.py"]
     files += sorted(path for name in families for path in (package / name).rglob("*.py"))
-    return {
+    hashes: dict[str, Json] = {
         str(path.relative_to(package)): hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         for path in files
     }
+    return {**hashes, **user_tables.fingerprints()}
 
 
 # Taken as the code is imported: the files may change under a worker that lives for days.

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from lveval import utils
+from lveval import user_tables, utils
 from lveval.backends import backend_module
 from lveval.backends.base import EngineOptions, Json, RowKey, Tokenizer
 from lveval.common.errors import IncompleteRun
@@ -150,6 +150,7 @@ class TokenCounter:
             self.job.fingerprints[f"{subset}_{level}"],
             self.job.templates[subset],
             Path(utils.__file__).read_text(encoding="utf-8"),
+            user_tables.fingerprints(),
         )
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         return TokenCountCache(cache_dir() / "plan" / f"{subset}_{level}-{key[:32]}.jsonl")
