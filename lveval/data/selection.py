@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from lveval.common.logs import log
 from lveval.data import dataset
 
 
@@ -40,9 +41,7 @@ def load_selection(
     limit: int | None,
     executor: Executor | None = None,
 ) -> list[SelectedFile]:
-    """Every selected file, read and checked whole before a model is loaded; side by side where
-    there is an executor.
-    """
+    """Read and check every selected file; side by side where there is an executor."""
     from tqdm import tqdm
 
     files = []
@@ -53,4 +52,5 @@ def load_selection(
         loaded, total=len(names), desc="checking the data", unit="file", delay=2, leave=False
     ):
         files.append(SelectedFile(file, len(file) if limit is None else min(limit, len(file))))
+        log.debug("%s: %d of %d rows, %s", file.origin, files[-1].rows, len(file), file.fingerprint)
     return files

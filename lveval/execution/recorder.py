@@ -54,6 +54,7 @@ class Recorder:
     def _record_answers(self, result: TaskResult) -> None:
         if result.effective:
             self._store.record_resolved(dict(result.effective))
+            log.debug("settings of the loaded engine: %s", dict(result.effective))
         self._tokens += result.generated_tokens
         task, name = result.task, result.task.file_name
         for record in result.records:
