@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lveval.backends import hf_models
 from lveval.backends.base import Engine, EngineBroken, EngineOptions, Generation, Json, Prompt
 from lveval.common.errors import LVEvalError, UsageError
+from lveval.common.text import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -174,7 +175,7 @@ class HFEngine(Engine):
 def _failed(error: Exception, prompt: Prompt) -> Generation:
     """Return the failed row; raises EngineBroken for a fault that the process keeps."""
     if "CUDA error" in str(error) or "device-side assert" in str(error):
-        raise EngineBroken(str(error).splitlines()[0]) from error
+        raise EngineBroken(first_line(error)) from error
     message = f"{type(error).__name__}: {error}"
     if prompt.native_chat:
         message += " (in the model's .chat(); --chat-template tokenizer or none goes round it)"

@@ -22,6 +22,7 @@ from lveval.backends.base import (
     warning,
 )
 from lveval.common.errors import UsageError
+from lveval.common.text import first_line
 
 # A chat template that prints today's date would give another prompt after midnight: a macro hides
 # the clock's function.
@@ -197,8 +198,7 @@ def from_pretrained(
 
 def cannot_load(error: Exception) -> str:
     """Say in a sentence that transformers failed with `error`."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"transformers cannot load it ({type(error).__name__}: {lines[0]})"
+    return f"transformers cannot load it ({type(error).__name__}: {first_line(error)})"
 
 
 def load_config(source: ModelSource, options: EngineOptions) -> Any:  # noqa: ANN401

@@ -91,11 +91,8 @@ def run_cli(main: Callable[[], ExitCode | int]) -> None:
         print(f"error: {printable(error.message)}", file=sys.stderr)
         code = int(error.code)
     except ModuleNotFoundError as error:
-        print(
-            f"error: the package {error.name} is not installed; run: pip install -r "
-            "requirements.txt",
-            file=sys.stderr,
-        )
+        how = "run: pip install -r requirements.txt (or the extra of lveval that has it)"
+        print(f"error: the package {error.name} is not installed; {how}", file=sys.stderr)
         code = int(ExitCode.USAGE)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -24,8 +24,9 @@ from lveval import user_tables
 from lveval.backends import backend_module
 from lveval.backends.base import EngineOptions, Json
 from lveval.common.errors import IncompleteRun, LVEvalError, UsageError
+from lveval.common.text import first_line
 from lveval.options import Scheduler
-from lveval.runs.spec import flatten
+from lveval.runs.spec import differences
 
 T = TypeVar("T")
 
@@ -106,22 +107,19 @@ def verified_worker(backend: str, options: EngineOptions, expected: Environment)
 
 
 def _require_same_environment(where: str, expected: Environment, found: Environment) -> None:
-    old, new = dict(flatten(expected)), dict(flatten(found))
-    fields = sorted(field for field in old.keys() | new.keys() if old.get(field) != new.get(field))
-    files = [field.removeprefix("code.") for field in fields if field.startswith("code.")]
+    unlike = list(differences(expected, found))
+    files = [field.removeprefix("code.") for field, *_ in unlike if field.startswith("code.")]
     if files:
         raise UsageError(
             f"{where} runs other code than this command "
             f"({', '.join(files[:5])}{' …' if files[5:] else ''}); give it the same checkout, "
             "restart it, and run the same command again"
         )
-    if fields:
-        differences = "; ".join(
-            f"{field}: found {new.get(field)}, expected {old.get(field)}" for field in fields
-        )
+    if unlike:
+        fields = "; ".join(f"{field}: found {new}, expected {old}" for field, old, new in unlike)
         raise UsageError(
-            f"{where} differs from what this run expects ({differences}); make it the same or "
-            "stop it, and run the same command again"
+            f"{where} differs from what this run expects ({fields}); make it the same or stop it, "
+            "and run the same command again"
         )
 
 
@@ -220,7 +218,7 @@ class Cluster(Executor):
             return call(*args, **kwargs)
         except OSError as error:
             raise IncompleteRun(
-                f"{self._name} was lost ({_first_line(error)}); start it and its workers again; "
+                f"{self._name} was lost ({first_line(error)}); start it and its workers again; "
                 f"{RESUME}"
             ) from error
         except Exception as error:  # a process of other versions may make anything of a message
@@ -240,14 +238,10 @@ def _log(line: str) -> None:
 
 def _foreign_code(where: str, error: BaseException) -> LVEvalError:
     return UsageError(
-        f"{where} cannot run the harness's code ({_first_line(error)}); install this "
+        f"{where} cannot run the harness's code ({first_line(error)}); install this "
         "version there (pip install, or the checkout on PYTHONPATH) with its packages, as "
         "docs/cluster.md shows"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
@@ -267,7 +261,7 @@ def connect(scheduler: Scheduler) -> Iterator[Cluster]:
     except Exception as error:  # sockets, TLS and whatever program listens there
         raise UsageError(
             f"--scheduler {scheduler.address}: no Dask scheduler answers there "
-            f"({_first_line(error)}); expected a running `dask scheduler` with that address and "
+            f"({first_line(error)}); expected a running `dask scheduler` with that address and "
             "protocol, and with certificates of the same authority"
         ) from error
     with client:
@@ -295,7 +289,7 @@ def _security(scheduler: Scheduler) -> Any:  # noqa: ANN401
             return security
         problem = "found no certificates"
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        problem = f"the certificates cannot be used ({_first_line(error)})"
+        problem = f"the certificates cannot be used ({first_line(error)})"
     raise UsageError(
         f"--scheduler {scheduler.address}: {problem}; expected --tls-ca-file, --tls-cert and "
         "--tls-key (PEM files), or the same in Dask's configuration (distributed.comm.tls)"

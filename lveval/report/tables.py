@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import fsum
 from typing import TYPE_CHECKING
 
+from lveval.common.table import text_table
 from lveval.common.text import one_line
 from lveval.results import PUBLISHED_LEVELS, Cause, table_order
 
@@ -58,13 +59,7 @@ class Table:
 
     def text(self) -> str:
         """Align the cells for a terminal, without title and note."""
-        cells = (self.head, *self.lines)
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = []
-        for name, *others in cells:
-            aligned = map(str.rjust, others, widths[1:])
-            lines.append("  ".join([name.ljust(widths[0]), *aligned]).rstrip())
-        return "\n".join(lines)
+        return text_table((self.head, *self.lines))
 
     def markdown(self) -> str:
         """Write GitHub's Markdown."""

@@ -83,7 +83,7 @@ def test_a_worker_vouches_for_its_code_and_its_engine(monkeypatch: pytest.Monkey
     expected = remote_cluster.environment("echo", options)
     remote_cluster.verify_environment("echo", options, expected)
     other = expected | {"engine": {"version": 1, "device": "cuda"}}
-    with pytest.raises(LVEvalError, match=r"engine\.device: found None, expected \"cuda\""):
+    with pytest.raises(LVEvalError, match=r"engine\.device: found nothing, expected \"cuda\""):
         remote_cluster.verify_environment("echo", options, other)
     monkeypatch.setattr(remote_cluster, "CODE", {"utils.py": "0", "backends/hf.py": "0"})
     monkeypatch.setattr(remote_cluster, "_verified", None)
