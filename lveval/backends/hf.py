@@ -10,13 +10,13 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lveval.backends import hf_models
 from lveval.backends.base import Engine, EngineBroken, EngineOptions, Generation, Json, Prompt
 from lveval.common.errors import LVEvalError, UsageError
+from lveval.common.logs import log
 from lveval.common.text import first_line
 
 if TYPE_CHECKING:
@@ -223,10 +223,10 @@ def load(options: EngineOptions) -> HFEngine:
     model = _load_weights(source, options)
     _require_on_gpu(model, source)
     if not model._supports_logits_to_keep():
-        print(
-            f"warning: {source.name}: this model computes the logits of every prompt token; long "
-            "prompts need memory for tokens x vocabulary numbers more",
-            file=sys.stderr,
+        log.warning(
+            "warning: %s: this model computes the logits of every prompt token; long prompts need "
+            "memory for tokens x vocabulary numbers more",
+            source.name,
         )
     _apply_generation_settings(model, options)
     return HFEngine(model, words, hf_models.context_window(model.config, options))

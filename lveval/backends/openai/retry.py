@@ -5,7 +5,6 @@ batch = call_with_retry(lambda: client.batches.retrieve(batch_id), policy)
 """
 
 import random
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -14,7 +13,7 @@ from typing import TypeVar
 
 from lveval.backends.openai.faults import PERMANENT, ApiError, Kind, classify_exception, redacted
 from lveval.common.errors import IncompleteRun, LVEvalError, ServiceError
-from lveval.common.text import printable
+from lveval.common.logs import log
 
 LONGEST_BACKOFF = 60.0  # seconds, where the service does not ask for more
 
@@ -65,8 +64,8 @@ class RetryPolicy:
 
 
 def log_waiting(fault: ApiError) -> None:
-    """Print what is waited for."""
-    print(printable(f"waiting for the service: {fault.message}"), file=sys.stderr)
+    """Say what is waited for."""
+    log.warning("waiting for the service: %s", fault.message)
 
 
 def call_with_retry(
