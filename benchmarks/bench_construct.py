@@ -1,6 +1,6 @@
-"""How fast construct.py builds, and what the full size (8,645 rows, about 4 GB) would take.
+"""How fast lveval construct builds, and what the full size (8,645 rows, about 4 GB) would take.
 
-    python benchmarks/bench_construct.py
+    python benchmarks/bench_lveval construct
 
 Builds a few rows of all 55 files (about 200 MB, deleted afterwards) and prints one line a figure: name, figure, goal.
 """
@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from figures import ROOT, report
+from figures import CONSTRUCT, ROOT, report
 
 from lveval import config
 
@@ -20,28 +20,23 @@ GOAL_MINUTES = 20  # for the full size, on two cores
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure construct.py.")
+    parser = argparse.ArgumentParser(description="Measure lveval construct.")
     parser.add_argument(
         "--rows", type=int, default=8, help="rows of each of the 55 files (default: 8)"
     )
     parser.add_argument("--num-workers", type=int, default=2, help="processes (default: 2)")
     parser.add_argument(
-        "--sources", default=str(ROOT / "samples"), help="folder of sources (default: samples)"
+        "--sources",
+        default=str(ROOT / "lveval/construct/samples"),
+        help="folder of sources (default: samples)",
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            str(ROOT / "construct.py"),
-            "--output-dir",
-            folder,
-            "--sources",
-            options.sources,
-        ]
+        command = [*CONSTRUCT, "--output-dir", folder, "--sources", options.sources]
         command += ["--lengths", "16k,32k,64k,128k,256k", "--datasets", *config.DATASET_ROWS]
         command += ["--rows", str(options.rows), "--num-workers", str(options.num_workers)]
         begin = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - begin
         sizes = {path.name: path.stat().st_size for path in Path(folder).glob("*/*.jsonl")}
     # A file grows with its rows; the start of the processes and their articles is counted as if it grew, too.
@@ -53,14 +48,14 @@ def main() -> int:
     goal = full / (60 * GOAL_MINUTES)
     for name, figure, wanted, good in (
         (
-            "construct.py: speed",
+            "lveval construct: speed",
             f"{rate / 1e6:.1f} MB/s",
             f">= {goal / 1e6:.1f} MB/s",
             rate >= goal,
         ),
-        ("construct.py: full size", f"{full / 1e9:.2f} GB", "about 4 GB", 3e9 <= full <= 5e9),
+        ("lveval construct: full size", f"{full / 1e9:.2f} GB", "about 4 GB", 3e9 <= full <= 5e9),
         (
-            "construct.py: time for the full size",
+            "lveval construct: time for the full size",
             f"{full / rate / 60:.1f} min",
             f"<= {GOAL_MINUTES} min",
             rate >= goal,

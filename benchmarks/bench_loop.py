@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import psutil
-from figures import ROOT, report
+from figures import CONSTRUCT, ROOT, report
 
 WORKERS = 2
 DELAY = 0.5
@@ -26,17 +26,11 @@ MEMORY_GOAL_MB = 1500
 
 def build(folder: Path, level: str, rows: int, subsets: tuple[str, ...]) -> None:
     """Data of one level."""
-    command = [
-        sys.executable,
-        str(ROOT / "construct.py"),
-        "--output-dir",
-        str(folder),
-        "--rows",
-        str(rows),
-    ]
+    command = [*CONSTRUCT, "--output-dir", str(folder), "--rows", str(rows)]
     subprocess.run(
         [*command, "--datasets", *subsets, "--lengths", level],
         check=True,
+        cwd=ROOT,
         stdout=subprocess.DEVNULL,
     )
 

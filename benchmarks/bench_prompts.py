@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from figures import ROOT, report
+from figures import CONSTRUCT, ROOT, report
 
 from lveval import config, utils
 from lveval.backends.base import EngineOptions
@@ -154,10 +154,11 @@ def main() -> int:
     tokenizer = HFTokenizer(AutoTokenizer.from_pretrained(model))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        command = [sys.executable, str(ROOT / "construct.py"), "--output-dir", name, "--rows", "1"]
+        command = [*CONSTRUCT, "--output-dir", name, "--rows", "1"]
         subprocess.run(
             [*command, "--datasets", *SUBSETS, "--lengths", *LEVELS],
             check=True,
+            cwd=ROOT,
             stdout=subprocess.DEVNULL,
         )
         met = prompt_costs(folder, tokenizer)

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# The command that builds data; run it in ROOT.
+CONSTRUCT = [sys.executable, "-m", "lveval", "construct"]
 sys.path.insert(0, str(ROOT))  # the checkout is not installed
 
 
