@@ -2,8 +2,8 @@
 
     python benchmarks/bench_analysis.py
 
-Made-up scores of 55 files (8,645 rows), 10,000 draws and flips. Both sides of a ratio are timed in this one process, in
-turn, and the best repetition counts, so that a busy machine disturbs the ratio little.
+Synthetic scores of 55 files (8,645 rows), 10,000 draws and flips. Both sides of a ratio are timed
+in turn in this process, and the best repetition counts.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from bench_scoring import write_run
-from figures import report
+from figures import report, report_ratio
 
 from lveval import config, evaluation
 from lveval.analysis import clusters, comparison, intervals, length_effect, run_analysis
@@ -31,7 +31,7 @@ MEMORY_GOAL = 500  # MB
 
 
 def scored_rows(seed: int) -> list[ScoredRow]:
-    """A full run's rows: many zeros, more of them at the longer levels, questions alike in how hard they are."""
+    """A full run's rows: many zeros, more of them at the longer levels."""
     chance = np.random.default_rng(seed)
     rows = []
     for subset, number in config.DATASET_ROWS.items():
@@ -39,15 +39,8 @@ def scored_rows(seed: int) -> list[ScoredRow]:
         for at, level in enumerate(config.DATASET_LENGTH_LEVEL):
             scores = np.clip(chance.random(number) + hard - 0.5 - 0.15 * at, 0, 1)
             rows += [
-                ScoredRow(
-                    subset,
-                    level,
-                    index,
-                    float(score),
-                    float(score) / 2,
-                    {"input": f"question {index} of it"},
-                )
-                for index, score in enumerate(scores)
+                ScoredRow(subset, level, index, score, score / 2, {"input": f"question {index}"})
+                for index, score in enumerate(scores.tolist())
             ]
     return rows
 
@@ -81,12 +74,8 @@ def peak(task: Callable[[], object]) -> float:
 
 def main() -> int:
     """Measure and print; 0 if every goal is met."""
-    parser = argparse.ArgumentParser(
-        description="Time the statistics and the report page of a full run."
-    )
-    parser.add_argument(
-        "--repetitions", type=int, default=3, help="of each, in turn; the best counts (3)"
-    )
+    parser = argparse.ArgumentParser(description="Time the statistics and page of a full run.")
+    parser.add_argument("--repetitions", type=int, default=3, help="of each; the best counts (3)")
     repetitions = parser.parse_args().repetitions
     a, b = scored_rows(1), scored_rows(2)
     with tempfile.TemporaryDirectory() as name:
@@ -105,31 +94,15 @@ def main() -> int:
         base, *seconds = best([lambda: evaluation.evaluate(folder), *tasks.values()], repetitions)
     met = []
     for (task, work), taken in zip(tasks.items(), seconds, strict=True):
-        figure = f"{taken / base:.2f} ({taken:.2f} s / {base:.2f} s)"
-        goal = f"<= {INTERVALS_GOAL}" if task == "intervals" else ""
-        met.append(
-            report(
-                f"{task}, {len(a):,} rows / scoring them",
-                figure,
-                goal,
-                taken / base <= INTERVALS_GOAL,
-            )
-        )
-        met.append(
-            report(
-                f"{task}, seconds",
-                f"{taken:.2f} s",
-                f"<= {SECONDS_GOAL:.0f} s",
-                taken <= SECONDS_GOAL,
-            )
-        )
-        memory = peak(work)
-        met.append(
-            report(
-                f"{task}, memory", f"{memory:.0f} MB", f"<= {MEMORY_GOAL} MB", memory <= MEMORY_GOAL
-            )
-        )
-    return 0 if all(met) else 1
+        goal = INTERVALS_GOAL if task == "intervals" else None
+        met.append(report_ratio(f"{task}, {len(a):,} rows / scoring them", taken, base, goal))
+        for what, value, unit, most in (
+            ("seconds", taken, "s", SECONDS_GOAL),
+            ("memory", peak(work), "MB", MEMORY_GOAL),
+        ):
+            goal_text = f"<= {most:.0f} {unit}"
+            met.append(report(f"{task}, {what}", f"{value:.2f} {unit}", goal_text, value <= most))
+    return not all(met)
 
 
 if __name__ == "__main__":
