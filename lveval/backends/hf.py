@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lveval.backends import hf_models
+from lveval.backends import checkpoints, hf_models
 from lveval.backends.base import Engine, EngineBroken, EngineOptions, Generation, Json, Prompt
 from lveval.common.errors import LVEvalError, UsageError
 from lveval.common.logs import log
@@ -220,6 +220,7 @@ def load(options: EngineOptions) -> HFEngine:
     hf_models.reject_pickled_weights(source, options)
     words = tokenizer(options)
     hf_models.require_gpu(options)
+    hf_models.load_config(source, options)
     model = _load_weights(source, options)
     _require_on_gpu(model, source)
     if not model._supports_logits_to_keep():
@@ -228,7 +229,7 @@ def load(options: EngineOptions) -> HFEngine:
             "memory for tokens x vocabulary numbers more",
             source.name,
         )
-    _apply_generation_settings(model, options)
+    _apply_generation_settings(model, source, options)
     return HFEngine(model, words, hf_models.context_window(model.config, options))
 
 
@@ -251,14 +252,17 @@ def _load_weights(source: hf_models.ModelSource, options: EngineOptions) -> Any:
     from transformers import AutoModelForCausalLM
 
     arguments = _load_arguments(source, options)
+    # What does not fit is then named, and refused below.
+    arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        model = hf_models.from_pretrained(AutoModelForCausalLM, source, options, **arguments)
+        model, info = hf_models.from_pretrained(AutoModelForCausalLM, source, options, **arguments)
     except LVEvalError as error:
         chosen_here = options.attn_implementation == "auto" and "attn_implementation" in arguments
         if not (chosen_here and _refuses_flash_attention(error.__cause__)):
             raise
         del arguments["attn_implementation"]
-        model = hf_models.from_pretrained(AutoModelForCausalLM, source, options, **arguments)
+        model, info = hf_models.from_pretrained(AutoModelForCausalLM, source, options, **arguments)
+    checkpoints.require_whole(info, source)
     return model.eval()
 
 
@@ -284,7 +288,11 @@ def _require_on_gpu(model: Any, source: hf_models.ModelSource) -> None:  # noqa:
         )
 
 
-def _apply_generation_settings(model: Any, options: EngineOptions) -> None:  # noqa: ANN401
+def _apply_generation_settings(
+    model: Any,  # noqa: ANN401
+    source: hf_models.ModelSource,
+    options: EngineOptions,
+) -> None:
     from transformers import GenerationConfig
 
     shipped = model.generation_config
@@ -296,6 +304,12 @@ def _apply_generation_settings(model: Any, options: EngineOptions) -> None:  # n
             for name in ("eos_token_id", "pad_token_id", "bos_token_id")
         }
         model.generation_config = GenerationConfig(**kept)
+    elif neutralised := checkpoints.neutralise(shipped):
+        log.warning(
+            "warning: %s ships %s, which is no part of greedy decoding and is left out",
+            source.name,
+            ", ".join(neutralised),
+        )
     if model.generation_config.pad_token_id is None:  # never read: one row a pass
         ends = shipped.eos_token_id
         model.generation_config.pad_token_id = ends[0] if isinstance(ends, list) else ends

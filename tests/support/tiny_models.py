@@ -1,0 +1,77 @@
+"""Random-weight models of many kinds, small enough to load in a blink, with a real tokenizer."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 49152,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+}
+NARROW = {"head_dim": 8}
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
+
+# Name -> class of transformers, and what its configuration has beside SIZES.
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dense": ("LlamaForCausalLM", {}),
+    "tied": ("LlamaForCausalLM", {"tie_word_embeddings": True}),
+    "qwen2": ("Qwen2ForCausalLM", {}),
+    "qwen3": ("Qwen3ForCausalLM", NARROW),
+    "sliding window": ("MistralForCausalLM", {"sliding_window": 64}),
+    "mixed windows": ("Gemma3ForCausalLM", NARROW | {"sliding_window": 64}),
+    "fused projections": ("Phi3ForCausalLM", {}),
+    "glm4": ("Glm4ForCausalLM", NARROW),
+    "experts": ("MixtralForCausalLM", {"num_local_experts": 4}),
+    "many experts": ("Qwen3MoeForCausalLM", NARROW | EXPERTS | {"num_experts": 4}),
+    "sinks": ("GptOssForCausalLM", NARROW | {"num_local_experts": 4, "sliding_window": 64}),
+    "latent attention": (
+        "DeepseekV3ForCausalLM",
+        EXPERTS
+        | {"num_key_value_heads": 4, "n_routed_experts": 4, "n_group": 1, "topk_group": 1}
+        | {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}
+        | {"v_head_dim": 8, "first_k_dense_replace": 1},
+    ),
+    "state space": ("MambaForCausalLM", {}),
+    "hybrid": (
+        "JambaForCausalLM",
+        {"use_mamba_kernels": False, "num_experts": 2}
+        | {"attn_layer_period": 2, "attn_layer_offset": 1},
+    ),
+    "classifier": ("LlamaForSequenceClassification", {}),
+    "bare decoder": ("LlamaModel", {}),
+    "masked": ("BertForMaskedLM", {}),
+    "bare encoder": ("BertModel", {}),
+}
+
+
+def build(kind: str, folder: Path, tokenizer_of: Path, **save: object) -> Path:
+    """Write a model of a kind, its tokenizer beside it."""
+    import torch
+    import transformers
+
+    name, extra = KINDS[kind]
+    model_class: Any = getattr(transformers, name)
+    torch.manual_seed(0)
+    model_class(model_class.config_class(**SIZES | extra)).save_pretrained(folder, **save)
+    transformers.AutoTokenizer.from_pretrained(tokenizer_of).save_pretrained(folder)
+    return folder
+
+
+def edited(folder: Path, target: Path, name: str, edit: Callable[[dict[str, Any]], object]) -> Path:
+    """Copy a model's folder with one JSON file changed in place by `edit`."""
+    shutil.copytree(folder, target)
+    path = target / name
+    content = json.loads(path.read_text()) if path.exists() else {}
+    edit(content)
+    path.write_text(json.dumps(content))
+    return target
