@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from lveval.backends.base import Json, Prompt, Tokenizer
@@ -110,26 +110,28 @@ def format_chat(tokenizer: Tokenizer, prompt: str, model_name: str, mode: str) -
     """`prompt` in the model's chat format, and whether tokenising it adds special tokens.
 
     `mode`: auto, published, tokenizer or none; a model's own `.chat()` is not handled here. Raises
-    UsageError for `tokenizer` where there is no template.
+    UsageError for `tokenizer` where there is no template, and for a template that loses the prompt.
     """
-    if mode == "none":
-        return prompt, True
-    if mode == "tokenizer":
-        if not tokenizer.has_chat_template:
-            raise UsageError(
-                "--chat-template tokenizer: the model's tokenizer has no chat template; use auto "
-                "or none"
-            )
-        return tokenizer.apply_chat_template(prompt), False
-    part = chat_format_of(model_name)
+    part = chat_format_of(model_name) if mode in ("auto", "published") else ""
+    if mode == "tokenizer" and not tokenizer.has_chat_template:
+        raise UsageError(
+            "--chat-template tokenizer: the model's tokenizer has no chat template; use auto or "
+            "none"
+        )
     if part == BUILD_PROMPT_NAME:
         return tokenizer.build_prompt(prompt), True
     if part:
         before, after = CHAT_FORMATS[part]
         return before + prompt + after, True
-    if mode == "auto" and tokenizer.has_chat_template:
-        return tokenizer.apply_chat_template(prompt), False
-    return prompt, True
+    if mode in ("none", "published") or not tokenizer.has_chat_template:
+        return prompt, True
+    formatted = tokenizer.apply_chat_template(prompt)
+    if prompt.strip() not in formatted:
+        raise UsageError(
+            "the tokenizer's chat template does not give the prompt back whole: of "
+            f"{len(prompt):,} characters it makes {len(formatted):,}; use --chat-template none"
+        )
+    return formatted, False
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,12 @@ def build_prompt(
         (text, True) if use_chat else format_chat(tokenizer, text, model_name, mode)
     )
     tokens = tokenizer.encode(formatted, add_special_tokens=add_special_tokens)
+    if add_special_tokens and tokens and tokens[-1] == tokenizer.appended_eos:
+        tokens = tokens[:-1]  # a model answers before the end of a text, not after it
     if tokenizer.bos is not None and len(tokens) > 1 and tokens[0] == tokens[1] == tokenizer.bos:
         tokens = tokens[1:]  # a named deviation: the published Mistral format doubled the BOS
+    if not tokens:
+        raise UsageError(f"{key}: the prompt is empty; expected at least one token")
     prompt = Prompt(
         text=text,
         formatted=formatted,
@@ -211,23 +217,37 @@ def evidence_kept(row: Row, prompt: str, asked: str, *, truncated: bool) -> bool
 
 # --- After generation ---------------------------------------------------------------------------
 
-THINK_OPEN = "<think>"
-THINK_CLOSE = "</think>"
+# What opens and closes the reasoning before an answer, by the models that write it so: Qwen and
+# DeepSeek, Magistral, gpt-oss (its channels), Kimi, Seed-OSS, and others. --think-tags adds a pair.
+THINK_TAGS: tuple[tuple[str, str], ...] = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+    ("◁think▷", "◁/think▷"),
+    ("<seed:think>", "</seed:think>"),
+    ("<reasoning>", "</reasoning>"),
+)
 
 
 def post_process(
-    answer: str, model_name: str, *, reasoning_opened: bool = False
+    answer: str,
+    model_name: str,
+    *,
+    reasoning_opened: bool = False,
+    think_tags: Sequence[tuple[str, str]] = THINK_TAGS,
 ) -> tuple[str, bool]:
     """The text to be scored, and whether the answer ended within its reasoning (then the text is
     empty).
 
-    A `<think>…</think>` block is cut off. With `reasoning_opened` the prompt's chat format had
-    opened it already.
+    What stands before the last closing tag is cut off. With `reasoning_opened` the prompt's chat
+    format had opened it already.
     """
-    _, closed, after = answer.rpartition(THINK_CLOSE)
+    closed = max(
+        (answer.rfind(close) + len(close) for _, close in think_tags if close in answer), default=0
+    )
     if closed:
-        answer = after.lstrip()
-    elif reasoning_opened or answer.lstrip().startswith(THINK_OPEN):
+        answer = answer[closed:].lstrip()
+    elif reasoning_opened or answer.lstrip().startswith(tuple(tag for tag, _ in think_tags)):
         return "", True
     for part, clean in POSTPROCESSORS.items():
         if part in model_name:
@@ -235,6 +255,8 @@ def post_process(
     return answer, False
 
 
-def prompt_opens_thinking(formatted: str) -> bool:
+def prompt_opens_thinking(
+    formatted: str, think_tags: Sequence[tuple[str, str]] = THINK_TAGS
+) -> bool:
     """Whether a prompt in its chat format ends by opening the reasoning block for the model."""
-    return formatted.rstrip().endswith(THINK_OPEN)
+    return formatted.rstrip().endswith(tuple(tag for tag, _ in think_tags))

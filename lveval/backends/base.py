@@ -33,6 +33,10 @@ class Tokenizer(Protocol):
         """The token that begins a text, where there is one."""
 
     @property
+    def appended_eos(self) -> int | None:
+        """The end token that `encode` puts after a text, where it does."""
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether `apply_chat_template` works."""
 
@@ -53,6 +57,7 @@ class PlainTokenizer:
     """Base of tokenizers without special tokens and prompt formats."""
 
     bos = None
+    appended_eos = None
     has_chat_template = False
 
     def apply_chat_template(self, prompt: str) -> str:
@@ -170,6 +175,7 @@ class EngineOptions:
     gpus_per_worker: int = 1
     shard_across_gpus: bool = False  # --single-process: the model over all visible GPUs
     gpus: int = 0  # that the run counts on; a worker that sees none must not go on with the CPU
+    think_tags: tuple[tuple[str, str], ...] = ()  # around the reasoning in an answer
     max_new_tokens: int = 0  # the largest answer budget, in new tokens, of the selected subsets
     api: ApiOptions | None = None
     args: Mapping[str, Json] = field(default_factory=dict)

@@ -143,7 +143,7 @@ class HFEngine(Engine):
         ends = self._model.generation_config.eos_token_id
         stopped = bool(new) and new[-1] in (ends if isinstance(ends, list) else [ends])
         cut = not stopped and len(new) >= prompt.max_new_tokens
-        text = self.tokenizer.decode(new)
+        text = self.tokenizer.decode_answer(new)
         return Generation(text, "length" if cut else "ok", "length" if cut else "stop", len(new))
 
     def _chat(self, prompt: Prompt) -> Generation:

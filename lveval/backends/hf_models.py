@@ -7,8 +7,9 @@ Nothing here runs a model's own code or reads a pickle unless the options allow 
 """
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -321,12 +322,20 @@ def _check_scaling(settings: Any, limit: int) -> Iterator[CheckResult]:  # noqa:
 class HFTokenizer:
     """A transformers tokenizer; encoding releases the GIL, so preparing overlaps generating."""
 
-    def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401
+    def __init__(self, tokenizer: Any, think_tags: Collection[tuple[str, str]] = ()) -> None:  # noqa: ANN401
         self.raw = tokenizer
+        tags = "".join(itertools.chain(*think_tags))
+        specials = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+        self._think_marks = {id_: token for id_, token in specials if token in tags}
         template = getattr(tokenizer, "chat_template", None)
         if isinstance(template, str) and "strftime_now" in template:
             tokenizer.chat_template = FIXED_DATE + template
         self.bos: int | None = tokenizer.bos_token_id
+        bare, whole = (
+            self.raw("a", add_special_tokens=added)["input_ids"] for added in (False, True)
+        )
+        appended = whole and bare[-1:] != whole[-1:] and whole[-1] == tokenizer.eos_token_id
+        self.appended_eos: int | None = whole[-1] if appended else None
         self.has_chat_template = bool(getattr(tokenizer, "chat_template", None))
         self._fast = _fast_encoder(tokenizer)
 
@@ -345,16 +354,40 @@ class HFTokenizer:
             ids = self.raw(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
         return ids
 
+    def decode_answer(self, tokens: Sequence[int]) -> str:
+        """Return an answer's text, special tokens skipped but those that mark its reasoning."""
+        parts: list[str] = []
+        for is_mark, group in itertools.groupby(tokens, self._think_marks.__contains__):
+            ids = [*group]
+            parts += [self._think_marks[id_] for id_ in ids] if is_mark else [self.decode(ids)]
+        return "".join(parts)
+
     def decode(self, tokens: Tokens) -> str:
         """Return the text, special tokens skipped."""
         text: str = self.raw.decode(tokens, skip_special_tokens=True)
         return text
 
     def apply_chat_template(self, prompt: str) -> str:
-        """Format one user turn and the cue of the answer."""
-        turns = [{"role": "user", "content": prompt}]
-        text: str = self.raw.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return text
+        """Format one user turn and the cue of the answer.
+
+        A multimodal model's template may read the turn as parts of text and images only.
+        """
+        try:
+            text = self._template_turn(prompt)
+            if prompt.strip() in text:
+                return text
+            in_parts = self._template_turn([{"type": "text", "text": prompt}])
+        except Exception as error:  # a template may raise anything
+            raise UsageError(
+                f"the tokenizer's chat template fails ({type(error).__name__}: "
+                f"{first_line(error)}); mend it, or use --chat-template none"
+            ) from error
+        # A template that cuts its text would print the parts as Python does.
+        return in_parts if prompt.strip() in in_parts and "{'type': " not in in_parts else text
+
+    def _template_turn(self, content: object) -> str:
+        turns = [{"role": "user", "content": content}]
+        return str(self.raw.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
     def build_prompt(self, prompt: str) -> str:
         """Format `prompt` as ChatGLM2 does; raises UsageError in any other tokenizer."""
@@ -368,5 +401,13 @@ def load_tokenizer(source: ModelSource, options: EngineOptions) -> HFTokenizer:
     from transformers import AutoTokenizer
 
     tokenizer = from_pretrained(AutoTokenizer, source, options)
+    path = source.folder / "chat_template.json" if source.folder else None
+    if path and path.is_file() and not getattr(tokenizer, "chat_template", None):
+        try:  # a processor's spelling, which a tokenizer does not read
+            tokenizer.chat_template = str(json.loads(path.read_bytes())["chat_template"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise UsageError(
+                f'{path}: found no JSON object with "chat_template" ({first_line(error)})'
+            ) from error
     checkpoints.require_round_trip(tokenizer, source)
-    return HFTokenizer(tokenizer)
+    return HFTokenizer(tokenizer, options.think_tags)

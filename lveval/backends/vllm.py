@@ -296,7 +296,10 @@ class VLLMEngine(Engine):
             return Generation("", "error", error=f"vLLM ended the row: {reason}")
         new = list(output.token_ids)
         return Generation(
-            self.tokenizer.decode(new), "length" if reason == "length" else "ok", reason, len(new)
+            self.tokenizer.decode_answer(new),
+            "length" if reason == "length" else "ok",
+            reason,
+            len(new),
         )
 
     def resolved_settings(self) -> dict[str, Json]:

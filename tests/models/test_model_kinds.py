@@ -32,7 +32,9 @@ def test_a_model_that_writes_no_text_is_refused(
         hf.settings_fingerprint(options(folder))
 
 
-def test_a_sharded_model_answers_as_the_whole(tiny_model: Path, model_path: Path, tmp_path: Path) -> None:
+def test_a_sharded_model_answers_as_the_whole(
+    tiny_model: Path, model_path: Path, tmp_path: Path
+) -> None:
     whole = tiny_models.build("dense", tmp_path / "whole", model_path)
     shards = tiny_models.build("dense", tmp_path / "shards", model_path, max_shard_size="3MB")
     assert len(list(shards.glob("*.safetensors"))) > 1
@@ -100,6 +102,21 @@ def test_an_empty_tokenizer_is_refused(tiny_model: Path, tmp_path: Path) -> None
     )
     (folder / "tokenizer.json").unlink()
     with pytest.raises(UsageError, match=r"vocabulary file|cannot load it"):
+        hf.tokenizer(options(folder))
+
+
+def test_a_processors_chat_template_is_read(tiny_model: Path, tmp_path: Path) -> None:
+    template = "<user>{{ messages[0].content }}</user>"
+    folder = tiny_models.edited(
+        tiny_model,
+        tmp_path / "model",
+        "chat_template.json",
+        lambda data: data.update(chat_template=template),
+    )
+    (folder / "chat_template.jinja").unlink()
+    assert hf.tokenizer(options(folder)).apply_chat_template("P") == "<user>P</user>"
+    (folder / "chat_template.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"chat_template\.json: found no JSON object"):
         hf.tokenizer(options(folder))
 
 

@@ -1,6 +1,8 @@
 """HOW a row becomes a prompt: templates, the middle cut, chat formats, post-processing."""
 
+import copy
 import json
+import re
 import socketserver
 import threading
 from collections.abc import Iterator
@@ -40,6 +42,7 @@ class BosTokenizer:
     """One token a character and a BOS of number 1, as Llama's tokenizers add."""
 
     bos = 1
+    appended_eos = None
     has_chat_template = False
 
     def encode(self, text: str, add_special_tokens: bool = True) -> Tokens:
@@ -348,6 +351,56 @@ def test_text_from_a_chat_template_gets_no_added_special_tokens(smollm2: HFToken
     )
 
 
+def variant(smollm2: HFTokenizer, **changes: object) -> HFTokenizer:
+    """SmolLM2's tokenizer with other settings."""
+    raw = copy.deepcopy(smollm2.raw)
+    for name, value in changes.items():
+        setattr(raw, name, value)
+    return HFTokenizer(raw, utils.THINK_TAGS)
+
+
+def test_an_end_token_that_the_tokenizer_appends_is_dropped(smollm2: HFTokenizer) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    raw = copy.deepcopy(smollm2.raw)
+    pair = [(raw.eos_token, raw.eos_token_id)]
+    raw.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {raw.eos_token}", special_tokens=pair
+    )
+    assert HFTokenizer(raw).encode("abc")[-1] == raw.eos_token_id
+    for name, mode in (("other", "none"), ("Mistral", "auto"), ("smollm2", "auto")):
+        expected = prepared(smollm2, name, mode).prompt
+        assert prepared(HFTokenizer(raw), name, mode).prompt == expected
+
+
+PARTS = "{% for part in messages[0].content %}<user>{{ part.text }}</user>{% endfor %}<model>"
+CUT = "<user>{{ messages[0].content[:2] }}</user>"
+RAISES = "{{ raise_exception('system turn missing') }}"
+
+
+def test_a_template_that_reads_parts_gets_parts(smollm2: HFTokenizer) -> None:
+    tokenizer = variant(smollm2, chat_template=PARTS)
+    assert prepared(tokenizer, "x", "auto").prompt.formatted == "<user>abc</user><model>"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [(CUT, "of 3 characters it makes"), (RAISES, "system turn missing"), ("{% for", "fails")],
+)
+def test_a_template_that_loses_the_prompt_is_refused(
+    smollm2: HFTokenizer, template: str, message: str
+) -> None:
+    with pytest.raises(LVEvalError, match=message):
+        prepared(variant(smollm2, chat_template=template), "x", "auto")
+
+
+def test_an_empty_prompt_is_refused() -> None:
+    with pytest.raises(LVEvalError, match="the prompt is empty"):
+        utils.build_prompt(
+            full_row(context="", input=""), "{input}", 9, EchoTokenizer(), 9, "x", "none", False
+        )
+
+
 def test_a_models_own_chat_gets_the_bare_prompt() -> None:
     assert (
         prepared(BosTokenizer(), "Mistral", "published", native_chat=True).prompt.formatted == "abc"
@@ -412,14 +465,37 @@ def test_without_offsets_keywords_then_the_answer_tell() -> None:
         ("other", "hm</think>1874", "1874"),
         ("other", "<think>a</think>b</think>c", "c"),
         ("other", "I think <think> is a tag", "I think <think> is a tag"),
+        ("other", "[THINK]hm[/THINK]1874", "1874"),
+        ("other", "\u25c1think\u25b7hm\u25c1/think\u25b7 1874", "1874"),
+        ("other", "<seed:think>hm</seed:think>1874", "1874"),
+        ("other", "<reasoning>hm</reasoning>1874", "1874"),
+        ("other", "<|channel|>analysis<|message|>hm<|channel|>final<|message|>1874", "1874"),
     ],
 )
 def test_post_processing_by_name(name: str, answer: str, expected: str) -> None:
     assert utils.post_process(answer, name) == (expected, False)
 
 
+@pytest.mark.parametrize(("opening", "closing"), utils.THINK_TAGS)
+def test_reasoning_between_special_tokens_is_not_scored(
+    smollm2: HFTokenizer, opening: str, closing: str
+) -> None:
+    """Decoding drops special tokens, and with them where the reasoning ended."""
+    raw = copy.deepcopy(smollm2.raw)
+    specials = sorted(
+        set(re.findall(r"<\|.*?\|>|<.*?>|\[.*?\]|\u25c1.*?\u25b7", opening + closing))
+    )
+    raw.add_special_tokens({"additional_special_tokens": specials})
+    tokenizer = HFTokenizer(raw, utils.THINK_TAGS)
+    ids = raw(f"{opening}I reason about Paris{closing}London<|im_end|>")["input_ids"]
+    assert utils.post_process(tokenizer.decode_answer(ids), "other") == ("London", False)
+    assert utils.post_process(tokenizer.decode_answer(ids[:-6]), "other")[1]
+
+
 def test_an_answer_that_ends_within_its_reasoning_is_empty() -> None:
-    assert utils.post_process("<think> and so on", "other") == ("", True)
+    for opening, _ in utils.THINK_TAGS:
+        assert utils.post_process(f" {opening} and so on", "other") == ("", True)
+        assert utils.prompt_opens_thinking(f"<|im_start|>assistant\n{opening}\n")
     assert utils.post_process("and so on", "other", reasoning_opened=True) == ("", True)
     assert utils.prompt_opens_thinking("<|im_start|>assistant\n<think>\n")
     assert not utils.prompt_opens_thinking("<think></think>\n")
