@@ -4,7 +4,7 @@
         --model-max-len 31500
 
 The same command again resumes. Its last line is the run's folder, `<output-dir>/<model-name>`,
-which evaluation.py reads. Every option is declared in lveval/options.py.
+which evaluation.py reads. Every option is declared in lveval/option_groups.py.
 """
 
 import itertools
@@ -138,7 +138,12 @@ class Run:
             path = str(Path(path).absolute())
         budget = max(config.DATASET_MAXGEN[subset] for subset, _ in keys)
         engine = replace(
-            engine, model_path=path, gpus=len(gpus), gpus_per_worker=each, max_new_tokens=budget
+            engine,
+            model_path=path,
+            gpus=len(gpus),
+            gpus_per_worker=each,
+            max_new_tokens=budget,
+            think_tags=(*utils.THINK_TAGS, *engine.think_tags),
         )
         return cls(options, engine, scheduler, groups)
 
@@ -221,6 +226,7 @@ def build_spec(
         tables=utils.format_overrides(options.model_name),
         budgets={subset: config.DATASET_MAXGEN[subset] for subset in subsets},
         data={file.name: file.file.fingerprint for file in files},
+        given=options.given(),
     )
 
 

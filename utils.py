@@ -232,22 +232,22 @@ THINK_TAGS: tuple[tuple[str, str], ...] = (
 def post_process(
     answer: str,
     model_name: str,
-    *,
-    reasoning_opened: bool = False,
     think_tags: Sequence[tuple[str, str]] = THINK_TAGS,
+    *,
+    opened: bool = False,
 ) -> tuple[str, bool]:
     """The text to be scored, and whether the answer ended within its reasoning (then the text is
     empty).
 
-    What stands before the last closing tag is cut off. With `reasoning_opened` the prompt's chat
-    format had opened it already.
+    What stands before the last closing tag is cut off. With `opened` the prompt's chat format had
+    opened it already.
     """
     closed = max(
         (answer.rfind(close) + len(close) for _, close in think_tags if close in answer), default=0
     )
     if closed:
         answer = answer[closed:].lstrip()
-    elif reasoning_opened or answer.lstrip().startswith(tuple(tag for tag, _ in think_tags)):
+    elif opened or answer.lstrip().startswith(tuple(tag for tag, _ in think_tags)):
         return "", True
     for part, clean in POSTPROCESSORS.items():
         if part in model_name:

@@ -175,6 +175,12 @@ class EngineOptions:
     gpus_per_worker: int = 1
     shard_across_gpus: bool = False  # --single-process: the model over all visible GPUs
     gpus: int = 0  # that the run counts on; a worker that sees none must not go on with the CPU
+    revision: str | None = None  # of a model on the Hub: branch, tag or commit
+    adapter: str | None = None  # folder of a LoRA adapter for the model
+    hf_overrides: Mapping[str, Json] = field(default_factory=dict)  # merged into config.json
+    model_args: Mapping[str, Json] = field(default_factory=dict)  # of from_pretrained
+    generate_args: Mapping[str, Json] = field(default_factory=dict)  # of generate
+    chat_template_args: Mapping[str, Json] = field(default_factory=dict)
     think_tags: tuple[tuple[str, str], ...] = ()  # around the reasoning in an answer
     max_new_tokens: int = 0  # the largest answer budget, in new tokens, of the selected subsets
     api: ApiOptions | None = None
@@ -198,6 +204,7 @@ class BackendModule:
 
     ENGINE_ARGS: Mapping[str, Callable[[str], Json]] = {}  # of --backend-args, name -> parser
     RUNTIME_ONLY_ARGS: tuple[str, ...] = ()  # those of them that change no answer
+    OPTIONS: tuple[str, ...] = ()  # those of a model's options that not every backend has
 
     # What decides the answers; checks the options without loading the model.
     settings_fingerprint: Callable[[EngineOptions], dict[str, Json]]

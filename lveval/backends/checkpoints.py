@@ -9,10 +9,15 @@ transformers builds a model or tokenizer from whatever is there, fills the rest 
 and says so in a table that scrolls by.
 """
 
+import json
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lveval.backends.base import Json
 from lveval.common.errors import UsageError
+from lveval.common.text import first_line
 
 if TYPE_CHECKING:
     from lveval.backends.hf_models import ModelSource
@@ -33,6 +38,9 @@ ALLOWED_GENERATION_SETTINGS = frozenset(
     """.split()  # noqa: SIM905 - a list of names reads better as text
 )
 
+# The window that a scaling of positions starts from.
+TRAINED = "original_max_position_embeddings"
+
 PROBE = "The lighthouse of 1874 stands."
 
 
@@ -43,11 +51,102 @@ def require_generative(config: Any, source: "ModelSource") -> None:  # noqa: ANN
     """
     own_code = getattr(config, "auto_map", None) or {}
     named = getattr(config, "architectures", None) or []
+    if config.is_encoder_decoder:
+        raise UsageError(f"{source.name}: an encoder-decoder model; expected a decoder alone")
     if named and "AutoModelForCausalLM" not in own_code and not named[0].endswith(GENERATIVE):
         raise UsageError(
             f"{source.name}: config.json names the architecture {named[0]}, which writes no text; "
             f"expected a language model ({', '.join('…' + name for name in GENERATIVE)})"
         )
+
+
+def overridden(config: Any, overrides: Mapping[str, Json]) -> Any:  # noqa: ANN401
+    """Return the configuration with --hf-overrides merged in; raises UsageError.
+
+    A field of the text model's goes there; a scaling of positions keeps the base (`rope_theta`) and
+    the trained window that the configuration has. Before the model is built: afterwards its
+    frequencies are computed.
+    """
+    if not overrides:
+        return config
+    merged = config.to_dict()
+    text = config.get_text_config()
+    inner = next((name for name in config.sub_configs if getattr(config, name) is text), None)
+    for name, value in overrides.items():
+        own = "rope_parameters" if name == "rope_scaling" else name
+        place = merged[inner] if inner and (own in merged[inner] or own not in merged) else merged
+        if own not in place and not hasattr(text, own):
+            raise UsageError(
+                f"--hf-overrides: {type(config).__name__} has no {name}; expected a field of its "
+                "config.json"
+            )
+        before = place.get(own)
+        if isinstance(value, dict) and isinstance(before, dict):
+            if own == "rope_parameters":
+                kind = {"rope_type": value.get("rope_type") or value.get("type") or "default"}
+                kept = {"rope_theta": before["rope_theta"]} if "rope_theta" in before else {}
+                if kind["rope_type"] in ("yarn", "llama3", "longrope"):
+                    window = before.get(TRAINED) or place.get("max_position_embeddings")
+                    kept[TRAINED] = window
+                value = kept | {k: v for k, v in value.items() if k != "type"} | kind
+            else:
+                value = before | value
+        place[own] = value
+    try:
+        return type(config).from_dict(merged)
+    except Exception as error:  # transformers validates a configuration in many ways
+        raise UsageError(f"--hf-overrides: {first_line(error)}") from error
+
+
+def require_scaled(model: Any, before: Any) -> None:  # noqa: ANN401
+    """Raise UsageError where no position's frequency differs from those of the config `before`."""
+    for module in model.modules():
+        if hasattr(module, "inv_freq") and hasattr(module, "config"):
+            shipped = type(module)(config=before.get_text_config()).inv_freq
+            if not shipped.equal(module.inv_freq.cpu()):
+                return
+    raise UsageError(
+        "--hf-overrides: the scaling of positions changes none of the model's frequencies; "
+        "expected another factor or type than config.json has"
+    )
+
+
+def base_of_adapter(folder: Path) -> str:
+    """Return the base model that an adapter's configuration names; raises UsageError."""
+    try:
+        base = json.loads((folder / "adapter_config.json").read_bytes())["base_model_name_or_path"]
+    except (ValueError, TypeError, KeyError):
+        base = None
+    if not isinstance(base, str) or not base:
+        raise UsageError(
+            f"{folder}: adapter_config.json names no base model; pass --model-path BASE --adapter "
+            f"{folder}"
+        )
+    return base
+
+
+def files_of(folder: Path) -> list[Path]:
+    """List a folder's files, sorted by name, the hidden ones left out."""
+    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+
+
+def with_adapter(model: Any, folder: Path) -> Any:  # noqa: ANN401 - transformers models
+    """Return the model with a LoRA adapter merged into its weights; raises UsageError."""
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise UsageError(
+            f"an adapter needs the package peft; run: pip install peft ({error})"
+        ) from None
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Found missing adapter keys")
+            return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    except Exception as error:  # peft raises many kinds
+        raise UsageError(
+            f"{folder}: the adapter does not fit the model ({type(error).__name__}: "
+            f"{first_line(error)})"
+        ) from error
 
 
 def reject_adapter_beside_weights(source: "ModelSource") -> None:

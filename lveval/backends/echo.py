@@ -49,6 +49,8 @@ def positive(text: str) -> int:
 # delay=SECONDS of each answer; at_once=N: compute N rows together.
 ENGINE_ARGS: dict[str, Callable[[str], Json]] = {"delay": seconds, "at_once": positive}
 
+OPTIONS = ("think_tags",)
+
 RUNTIME_ONLY_ARGS = ("delay", "at_once")
 
 

@@ -10,7 +10,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lveval.backends import checkpoints, hf_models
@@ -26,6 +27,27 @@ if TYPE_CHECKING:
 # window=N: the model's true window in tokens, where its config says too few.
 ENGINE_ARGS = {"window": int}
 
+OPTIONS = (
+    *("revision", "adapter", "hf_overrides", "model_args", "generate_args"),
+    *("chat_template_args", "think_tags"),
+)
+
+# What --model-args and --generate-args may not set: it has an option of its own, or decides what
+# is read as code, or is what greedy decoding means.
+OWN_MODEL_ARGS = frozenset(
+    """
+    trust_remote_code use_safetensors weights_only code_revision revision token cache_dir config
+    dtype torch_dtype attn_implementation device_map gguf_file output_loading_info state_dict
+    ignore_mismatched_sizes adapter_kwargs pretrained_model_name_or_path
+    """.split()  # noqa: SIM905
+)
+OWN_GENERATE_ARGS = frozenset(
+    """
+    input_ids inputs inputs_embeds attention_mask max_new_tokens max_length do_sample
+    logits_processor custom_generate trust_remote_code generation_config
+    """.split()  # noqa: SIM905
+)
+
 # Each flash attention and the package that it comes in.
 FLASH_PACKAGES = {
     "flash_attention_2": "flash_attn",
@@ -40,11 +62,24 @@ def settings_fingerprint(options: EngineOptions) -> dict[str, Json]:
     """Return model, versions, dtype and attention; raises UsageError for what cannot work."""
     import transformers
 
+    _refuse_own(options)
     return {
         "version": transformers.__version__,
         **hf_models.model_fingerprint(options),
         "attn": _attention(options) or "default",
     }
+
+
+def _refuse_own(options: EngineOptions) -> None:
+    """Raise UsageError for arguments that have an option of their own, or are not greedy."""
+    allowed = checkpoints.ALLOWED_GENERATION_SETTINGS - OWN_GENERATE_ARGS
+    if refused := sorted(OWN_MODEL_ARGS & options.model_args.keys()):
+        raise UsageError(f"--model-args: {', '.join(refused)} cannot be set with it")
+    if refused := sorted(options.generate_args.keys() - allowed):
+        raise UsageError(
+            f"--generate-args: {', '.join(refused)} is no part of greedy decoding, or set by the "
+            f"harness; expected some of {', '.join(sorted(allowed))}"
+        )
 
 
 def _attention(options: EngineOptions) -> str | None:
@@ -91,7 +126,14 @@ class HFEngine(Engine):
 
     tokenizer: hf_models.HFTokenizer
 
-    def __init__(self, model: Any, tokenizer: hf_models.HFTokenizer, window: int | None) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401
+        tokenizer: hf_models.HFTokenizer,
+        window: int | None,
+        generate_args: Mapping[str, Json],
+    ) -> None:
+        self._generate_args = generate_args
         self.tokenizer = tokenizer
         self.native_chat = callable(getattr(model, "chat", None))
         self._model = model
@@ -138,6 +180,7 @@ class HFEngine(Engine):
                 max_new_tokens=prompt.max_new_tokens,
                 do_sample=False,
                 logits_processor=LogitsProcessorList([_refuse_nan]),
+                **self._generate_args,
             )[0]
         new = output[ids.shape[1] :].tolist()
         ends = self._model.generation_config.eos_token_id
@@ -220,7 +263,6 @@ def load(options: EngineOptions) -> HFEngine:
     hf_models.reject_pickled_weights(source, options)
     words = tokenizer(options)
     hf_models.require_gpu(options)
-    hf_models.load_config(source, options)
     model = _load_weights(source, options)
     _require_on_gpu(model, source)
     if not model._supports_logits_to_keep():
@@ -230,7 +272,8 @@ def load(options: EngineOptions) -> HFEngine:
             source.name,
         )
     _apply_generation_settings(model, source, options)
-    return HFEngine(model, words, hf_models.context_window(model.config, options))
+    window = hf_models.context_window(model.config, options)
+    return HFEngine(model, words, window, options.generate_args)
 
 
 def _load_arguments(source: hf_models.ModelSource, options: EngineOptions) -> dict[str, Any]:
@@ -249,20 +292,32 @@ def _load_arguments(source: hf_models.ModelSource, options: EngineOptions) -> di
 
 
 def _load_weights(source: hf_models.ModelSource, options: EngineOptions) -> Any:  # noqa: ANN401
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    arguments = _load_arguments(source, options)
+    config = hf_models.load_config(source, options)
+    arguments = _load_arguments(source, options) | dict(options.model_args)
     # What does not fit is then named, and refused below.
     arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    if not source.gguf:
+        arguments["config"] = config
+    # Of a model that also sees, the part that reads and writes text is used.
+    sees = type(config) in AutoModelForImageTextToText._model_mapping
+    known = type(config) in AutoModelForCausalLM._model_mapping
+    auto_class = AutoModelForImageTextToText if sees and not known else AutoModelForCausalLM
     try:
-        model, info = hf_models.from_pretrained(AutoModelForCausalLM, source, options, **arguments)
+        model, info = hf_models.from_pretrained(auto_class, source, options, **arguments)
     except LVEvalError as error:
         chosen_here = options.attn_implementation == "auto" and "attn_implementation" in arguments
         if not (chosen_here and _refuses_flash_attention(error.__cause__)):
             raise
         del arguments["attn_implementation"]
-        model, info = hf_models.from_pretrained(AutoModelForCausalLM, source, options, **arguments)
+        model, info = hf_models.from_pretrained(auto_class, source, options, **arguments)
     checkpoints.require_whole(info, source)
+    if {"rope_scaling", "rope_parameters"} & options.hf_overrides.keys():
+        shipped = hf_models.load_config(source, replace(options, hf_overrides={}))
+        checkpoints.require_scaled(model, shipped)
+    if source.adapter:
+        model = checkpoints.with_adapter(model, source.adapter)
     return model.eval()
 
 

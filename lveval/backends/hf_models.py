@@ -9,7 +9,8 @@ Nothing here runs a model's own code or reads a pickle unless the options allow 
 import hashlib
 import itertools
 import json
-from collections.abc import Collection, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ FIXED_DATE = (
     "'%B %d, %Y': 'July 26, 2024', "
     "'%Y-%m-%d': '2024-07-26'}.get(form, '26 July 2024') }}{%- endmacro -%}"
 )
+
+CONFIG = "config.json"
+
+ADAPTER = "adapter_config.json"
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -61,6 +66,7 @@ def model_fingerprint(options: EngineOptions) -> dict[str, Json]:
         "torch": torch.__version__,
         "model": options.model_path if source.folder is None else source.fingerprint(),
         "revision": getattr(settings, "_commit_hash", None),
+        **({"adapter": hash_files(checkpoints.files_of(source.adapter))} if source.adapter else {}),
         "dtype": resolve_dtype(options),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "pure_greedy": options.pure_greedy,
@@ -70,9 +76,13 @@ def model_fingerprint(options: EngineOptions) -> dict[str, Json]:
 
 
 class ModelSource:
-    """A local model folder, a GGUF file in one, or (folder None) a name on the Hub."""
+    """A local model folder, a GGUF file in one, or (folder None) a name on the Hub.
 
-    def __init__(self, path: str) -> None:
+    With an `adapter`, the folder of a LoRA adapter for it.
+    """
+
+    def __init__(self, path: str, adapter: Path | None = None) -> None:
+        self.adapter = adapter
         here = Path(path)
         gguf = here.suffix == ".gguf"
         self.gguf = here.name if gguf else None
@@ -82,7 +92,7 @@ class ModelSource:
             raise UsageError(f"--model-path {path}: no such file")
         if self.folder is None and (path.startswith((".", "/", "~")) or path.count("/") > 1):
             raise UsageError(f"--model-path {path}: no such folder")
-        if self.folder is not None and not gguf and not (self.folder / "config.json").is_file():
+        if self.folder is not None and not gguf and not (self.folder / CONFIG).is_file():
             raise UsageError(
                 f"--model-path {path}: no config.json in it; expected a transformers model folder"
             )
@@ -90,6 +100,8 @@ class ModelSource:
     def load_kwargs(self, options: EngineOptions) -> dict[str, Any]:
         """Return the keywords of every `from_pretrained`."""
         kwargs: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
+        if options.revision:
+            kwargs["revision"] = options.revision
         return kwargs | ({"gguf_file": self.gguf} if self.gguf else {})
 
     def files(self) -> list[Path]:
@@ -98,45 +110,61 @@ class ModelSource:
             return []
         if self.gguf:
             return [self.folder / self.gguf]
-        return sorted(
-            path
-            for path in self.folder.iterdir()
-            if path.is_file() and not path.name.startswith(".")
-        )
+        return checkpoints.files_of(self.folder)
 
     def fingerprint(self) -> str:
         """Hash names, sizes, small files and the weights' headers; not all weights."""
-        digest = hashlib.sha256()
-        for path in self.files():
-            size = path.stat().st_size
-            digest.update(f"{path.name}\0{size}\0".encode())
-            with path.open("rb") as file:
-                most = 1 << 20 if path.suffix in PICKLE_SUFFIXES else 1 << 26
-                if path.suffix == ".safetensors":  # the header's length, then the header: JSON
-                    most = min(int.from_bytes(file.read(8), "little"), most)
-                digest.update(file.read(most))
-        return f"sha256:{digest.hexdigest()}"
+        return hash_files(self.files())
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """Hash names, sizes, small files and the headers of weights."""
+    digest = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            most = 1 << 20 if path.suffix in PICKLE_SUFFIXES else 1 << 26
+            if path.suffix == ".safetensors":  # the header's length, then the header: JSON
+                most = min(int.from_bytes(file.read(8), "little"), most)
+            digest.update(file.read(most))
+    return f"sha256:{digest.hexdigest()}"
 
 
 def model_source(options: EngineOptions) -> ModelSource:
-    """Find --model-path; raises UsageError where nothing is there."""
+    """Find --model-path and --adapter; raises UsageError where nothing is there.
+
+    A path that is an adapter's folder stands for the base model that its config names.
+    """
     if not options.model_path:
         raise UsageError(
             "--model-path is missing; expected a model folder, a .gguf file or a Hub name"
         )
-    return ModelSource(options.model_path)
+    path, adapter = options.model_path, options.adapter
+    if not adapter and (Path(path) / ADAPTER).is_file() and not (Path(path) / CONFIG).is_file():
+        path, adapter = checkpoints.base_of_adapter(Path(path)), path
+    if adapter and not (Path(adapter) / ADAPTER).is_file():
+        raise UsageError(f"--adapter {adapter}: no {ADAPTER} in it; expected a folder of peft's")
+    source = ModelSource(path, Path(adapter) if adapter else None)
+    if source.gguf and (adapter or options.hf_overrides or options.revision):
+        raise UsageError(
+            f"--model-path {path}: a .gguf file takes no adapter, override or revision"
+        )
+    return source
 
 
 def reject_pickled_weights(source: ModelSource, options: EngineOptions) -> None:
     """Raise UsageError for weights in pickle files, which run code, without --allow-pickle."""
-    if source.folder is None or source.gguf or options.allow_pickle:
-        return
-    names = [path.name for path in source.files()]
-    pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
-    if pickles and not any(name.endswith(".safetensors") for name in names):
+    adapted = checkpoints.files_of(source.adapter) if source.adapter else []
+    for paths in ([] if source.gguf else source.files(), adapted):
+        names = [path.name for path in paths]
+        pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
+        safe = any(name.endswith(".safetensors") for name in names)
+        if options.allow_pickle or safe or not pickles:
+            continue
         raise UsageError(
-            f"{source.name}: its weights are pickle files ({', '.join(pickles[:4])}), which can "
-            "run code when read; expected .safetensors. If you trust them: --allow-pickle"
+            f"{paths[0].parent}: its weights are pickle files ({', '.join(pickles[:4])}), which "
+            "can run code when read; expected .safetensors. If you trust them: --allow-pickle"
         )
 
 
@@ -210,19 +238,26 @@ def load_config(source: ModelSource, options: EngineOptions) -> Any:  # noqa: AN
     config = from_pretrained(AutoConfig, source, options)
     checkpoints.require_generative(config, source)
     checkpoints.reject_adapter_beside_weights(source)
-    return config
+    return checkpoints.overridden(config, options.hf_overrides)
+
+
+# How configurations spell the window; `seq_length` is ChatGLM's.
+WINDOWS = (
+    *("max_position_embeddings", "seq_length", "n_positions"),
+    *("max_seq_len", "n_ctx", "max_sequence_length"),
+)
 
 
 def context_window(settings: Any, options: EngineOptions) -> int | None:  # noqa: ANN401
-    """Return the model's window in tokens, or None; `seq_length` is ChatGLM's spelling."""
+    """Return the model's window in tokens, or None; a scaling of positions widens it."""
     if "window" in options.args:
         return int(str(options.args["window"]))
     text = settings.get_text_config() if hasattr(settings, "get_text_config") else settings
-    for name in ("max_position_embeddings", "seq_length", "n_positions"):
-        value = getattr(text, name, None)
-        if isinstance(value, int) and value > 1:
-            return value
-    return None
+    values = (getattr(text, name, None) for name in WINDOWS)
+    window = next((value for value in values if isinstance(value, int) and value > 1), None)
+    scaling = getattr(text, "rope_parameters", None) or {}
+    trained, factor = (scaling.get(name) for name in (checkpoints.TRAINED, "factor"))
+    return max(window, int(trained * factor)) if window and trained and factor else window
 
 
 def load_generation_config(source: ModelSource, settings: Any) -> Any:  # noqa: ANN401
@@ -307,7 +342,7 @@ def _check_scaling(settings: Any, limit: int) -> Iterator[CheckResult]:  # noqa:
         getattr(settings, "rope_parameters", None) or getattr(settings, "rope_scaling", None) or {}
     )
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    trained = scaling.get("original_max_position_embeddings")
+    trained = scaling.get(checkpoints.TRAINED)
     if kind not in ("default", "mrope"):
         beyond = f", from the {trained:,} tokens it was trained on" if trained else ""
         factor = scaling.get("factor", "unknown")
@@ -322,8 +357,14 @@ def _check_scaling(settings: Any, limit: int) -> Iterator[CheckResult]:  # noqa:
 class HFTokenizer:
     """A transformers tokenizer; encoding releases the GIL, so preparing overlaps generating."""
 
-    def __init__(self, tokenizer: Any, think_tags: Collection[tuple[str, str]] = ()) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        tokenizer: Any,  # noqa: ANN401
+        think_tags: Collection[tuple[str, str]] = (),
+        template_args: Mapping[str, Json] | None = None,
+    ) -> None:
         self.raw = tokenizer
+        self._template_args = template_args or {}
         tags = "".join(itertools.chain(*think_tags))
         specials = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
         self._think_marks = {id_: token for id_, token in specials if token in tags}
@@ -387,7 +428,8 @@ class HFTokenizer:
 
     def _template_turn(self, content: object) -> str:
         turns = [{"role": "user", "content": content}]
-        return str(self.raw.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        how = {"tokenize": False, "add_generation_prompt": True, **self._template_args}
+        return str(self.raw.apply_chat_template(turns, **how))
 
     def build_prompt(self, prompt: str) -> str:
         """Format `prompt` as ChatGLM2 does; raises UsageError in any other tokenizer."""
@@ -410,4 +452,11 @@ def load_tokenizer(source: ModelSource, options: EngineOptions) -> HFTokenizer:
                 f'{path}: found no JSON object with "chat_template" ({first_line(error)})'
             ) from error
     checkpoints.require_round_trip(tokenizer, source)
-    return HFTokenizer(tokenizer, options.think_tags)
+    template = str(getattr(tokenizer, "chat_template", None) or "")
+    for name in options.chat_template_args:
+        if not re.search(rf"\b{re.escape(name)}\b", template):
+            raise UsageError(
+                f"--chat-template-args: the tokenizer's chat template has no {name}; expected a "
+                "name that it reads"
+            )
+    return HFTokenizer(tokenizer, options.think_tags, options.chat_template_args)

@@ -94,6 +94,8 @@ VLLM_ENV_DEFAULTS = {
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
 
+OPTIONS = ("revision", "hf_overrides", "chat_template_args", "think_tags")
+
 
 def max_concurrent_rows(options: EngineOptions) -> int:
     """Return --batch-size: the engine computes so many rows together."""
@@ -132,6 +134,10 @@ def _source(options: EngineOptions) -> hf_models.ModelSource:
         raise UsageError(
             f"--model-path {options.model_path}: the vllm backend reads model folders and Hub "
             "names; use --backend hf for a .gguf file"
+        )
+    if source.adapter:
+        raise UsageError(
+            f"{source.adapter}: an adapter needs --backend hf; or merge it into the model first"
         )
     return source
 
@@ -176,6 +182,10 @@ def engine_arguments(options: EngineOptions, window: int | None) -> dict[str, An
         "enable_prefix_caching": False,
         "use_tqdm_on_load": False,
     }
+    if options.revision:
+        chosen["revision"] = options.revision
+    if options.hf_overrides:
+        chosen["hf_overrides"] = dict(options.hf_overrides)
     if options.attn_implementation != "auto":
         chosen["attention_backend"] = options.attn_implementation
     return chosen | {key: value for key, value in options.args.items() if key != "window"}

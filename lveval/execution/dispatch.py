@@ -186,7 +186,7 @@ def run_remote(
             if answer.status != "transient":
                 del in_flight[position]
             result = TaskResult(row.task)
-            result.add(job.model_name, row, answer)
+            result.add(job, row, answer)
             yield result
     finally:
         backend.stop_waiting()

@@ -3,7 +3,7 @@
 row = prepare_row(job, backend.tokenizer, backend.native_chat, ("cmrc_mixup", "16k", 0))
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -91,10 +91,10 @@ class TaskResult:
     effective: Mapping[str, Json] = field(default_factory=dict)
     generated_tokens: int = 0
 
-    def add(self, model_name: str, row: PreparedRow, answer: Generation) -> None:
+    def add(self, job: Job, row: PreparedRow, answer: Generation) -> None:
         """Take in the answer to one row, or the failure to get one."""
         if answer.status in FINAL_STATUSES:
-            self.records.append(make_record(model_name, row, answer))
+            self.records.append(make_record(job.model_name, row, answer, job.options.think_tags))
         else:
             self.attempts.append(Attempt(row.key[2], answer.status, answer.error))
         self.generated_tokens += answer.output_tokens or 0
@@ -118,11 +118,16 @@ def prepare_row(job: Job, tokenizer: Tokenizer, native_chat: bool, key: RowKey) 
     return PreparedRow(key, row, prepared)
 
 
-def make_record(model_name: str, item: PreparedRow, answer: Generation) -> Prediction:
+def make_record(
+    model_name: str,
+    item: PreparedRow,
+    answer: Generation,
+    think_tags: Sequence[tuple[str, str]] = utils.THINK_TAGS,
+) -> Prediction:
     """Make a row's record: the published six keys first, then what the harness adds."""
     row, prepared = item.row, item.prepared
-    opened = utils.prompt_opens_thinking(prepared.prompt.formatted)
-    pred, unfinished = utils.post_process(answer.text, model_name, reasoning_opened=opened)
+    opened = utils.prompt_opens_thinking(prepared.prompt.formatted, think_tags)
+    pred, unfinished = utils.post_process(answer.text, model_name, think_tags, opened=opened)
     status = "length" if unfinished else answer.status
     if status == "ok" and not pred.strip():
         status = "empty"

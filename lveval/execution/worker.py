@@ -49,7 +49,7 @@ def answer_rows(job: Job, task: Task) -> TaskResult:
     result = TaskResult(task)
     with _generating if job.max_concurrent_rows == 1 else nullcontext():
         for position, answer in backend.generate([row.prepared.prompt for row in rows]):
-            result.add(job.model_name, rows[position], answer)
+            result.add(job, rows[position], answer)
     result.effective = backend.resolved_settings()
     return result
 

@@ -32,10 +32,13 @@ class RunSpec:
     tables: Mapping[str, Any]  # the entries of utils.py that this model name takes
     budgets: Mapping[str, int]  # subset -> new tokens
     data: Mapping[str, str]  # <subset>_<level> -> fingerprint
+    given: Mapping[str, Any]  # options that not every run has, where they were given
 
     def as_identity(self) -> dict[str, Any]:
         """The spec as run.json has it, in plain JSON values."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
+        if not self.given:  # most runs, and all before there were such options
+            del values["given"]
         identity: dict[str, Any] = json.loads(json.dumps(values))
         return identity
 

@@ -55,6 +55,9 @@ def test_every_deciding_option_reaches_the_identity(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
     prompts = tmp_path / "p.json"
     prompts.write_text(json.dumps(dict.fromkeys(config.DATASET_PROMPT, "{context} {input}")))
     other_data = write_data(tmp_path / "other", "cmrc_mixup_1k", [row("cmrc_mixup", 7)]).parent
@@ -73,6 +76,13 @@ def test_every_deciding_option_reaches_the_identity(
         "prompts": ["--prompts", str(prompts)],
         "chat_template": ["--chat-template", "none"],
         "batch_size": ["--batch-size", "2"],
+        "revision": ["--revision", "v2"],
+        "adapter": ["--adapter", str(adapter)],
+        "hf_overrides": ["--hf-overrides", '{"rope_scaling": {"type": "yarn", "factor": 2}}'],
+        "model_args": ["--model-args", '{"low_cpu_mem_usage": true}'],
+        "generate_args": ["--generate-args", '{"prefill_chunk_size": 64}'],
+        "chat_template_args": ["--chat-template-args", '{"enable_thinking": false}'],
+        "think_tags": ["--think-tags", "<a>", "</a>"],
     }
     asked = [
         "--backend",

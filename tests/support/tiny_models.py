@@ -21,6 +21,12 @@ SIZES: dict[str, Any] = {
 NARROW = {"head_dim": 8}
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
+EYES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1} | {
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+}
+
 # Name -> class of transformers, and what its configuration has beside SIZES.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "dense": ("LlamaForCausalLM", {}),
@@ -47,6 +53,36 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
         {"use_mamba_kernels": False, "num_experts": 2}
         | {"attn_layer_period": 2, "attn_layer_offset": 1},
     ),
+    "wrapper of llava": (
+        "LlavaForConditionalGeneration",
+        {"text_config": {"model_type": "llama", **SIZES}}
+        | {"vision_config": {"model_type": "clip_vision_model", **EYES}},
+    ),
+    "wrapper of mistral3": (
+        "Mistral3ForConditionalGeneration",
+        {"text_config": {"model_type": "mistral", **SIZES}}
+        | {"vision_config": {"model_type": "pixtral", **EYES}},
+    ),
+    "wrapper of gemma3": (
+        "Gemma3ForConditionalGeneration",
+        {"text_config": NARROW | SIZES | {"sliding_window": 64}}
+        | {"vision_config": {"model_type": "siglip_vision_model", **EYES}},
+    ),
+    "wrapper of qwen2.5-vl": (
+        "Qwen2_5_VLForConditionalGeneration",
+        {
+            "text_config": SIZES
+            | {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}}
+            | {"rope_theta": 1e4},
+            "vision_config": {"hidden_size": 32, "intermediate_size": 64, "depth": 1}
+            | {"num_heads": 2, "out_hidden_size": 32},
+        },
+    ),
+    "encoder-decoder": (
+        "T5ForConditionalGeneration",
+        {"vocab_size": 49152, "d_model": 32, "d_ff": 64, "num_layers": 1, "num_heads": 2}
+        | {"d_kv": 8},
+    ),
     "classifier": ("LlamaForSequenceClassification", {}),
     "bare decoder": ("LlamaModel", {}),
     "masked": ("BertForMaskedLM", {}),
@@ -62,7 +98,8 @@ def build(kind: str, folder: Path, tokenizer_of: Path, **save: object) -> Path:
     name, extra = KINDS[kind]
     model_class: Any = getattr(transformers, name)
     torch.manual_seed(0)
-    model_class(model_class.config_class(**SIZES | extra)).save_pretrained(folder, **save)
+    sizes = extra if name.endswith("ConditionalGeneration") else SIZES | extra
+    model_class(model_class.config_class(**sizes)).save_pretrained(folder, **save)
     transformers.AutoTokenizer.from_pretrained(tokenizer_of).save_pretrained(folder)
     return folder
 

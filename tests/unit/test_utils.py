@@ -496,6 +496,6 @@ def test_an_answer_that_ends_within_its_reasoning_is_empty() -> None:
     for opening, _ in utils.THINK_TAGS:
         assert utils.post_process(f" {opening} and so on", "other") == ("", True)
         assert utils.prompt_opens_thinking(f"<|im_start|>assistant\n{opening}\n")
-    assert utils.post_process("and so on", "other", reasoning_opened=True) == ("", True)
+    assert utils.post_process("and so on", "other", opened=True) == ("", True)
     assert utils.prompt_opens_thinking("<|im_start|>assistant\n<think>\n")
     assert not utils.prompt_opens_thinking("<think></think>\n")

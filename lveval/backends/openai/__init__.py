@@ -24,8 +24,11 @@ from lveval.backends.openai.settings import (
 )
 from lveval.common.errors import UsageError
 
+OPTIONS = ("chat_template_args", "think_tags")
+
 __all__ = [
     "ENGINE_ARGS",
+    "OPTIONS",
     "RUNTIME_ONLY_ARGS",
     "answer_tokens",
     "claim_rows_in_flight",

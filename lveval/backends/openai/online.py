@@ -84,6 +84,9 @@ class OpenAIEngine(RemoteEngine):
         self._budget_field = "max_completion_tokens" if self.native_chat else "max_tokens"
         self._sends_budget = not BUDGETS & self._service.request_args.keys()
         self._fields: dict[str, Json] = {"temperature": 0, "seed": options.seed}
+        self._asked = dict(self._service.request_args)  # what the user asked for stays
+        if options.chat_template_args:  # as vLLM and SGLang call it
+            self._asked["chat_template_kwargs"] = dict(options.chat_template_args)
         self._answers = 0  # of this start
         self._wrong_model_replies = 0  # replies of another model, one after another
         self._last_answer = time.monotonic()
@@ -139,7 +142,7 @@ class OpenAIEngine(RemoteEngine):
             own = not isinstance(self.tokenizer, tokenizers.TiktokenTokenizer)
             asked = {"prompt": cast(Json, list(prompt.tokens)) if own else prompt.formatted}
         budget = {self._budget_field: prompt.max_new_tokens} if self._sends_budget else {}
-        fields = self._fields | budget | dict(self._service.request_args)
+        fields = self._fields | budget | self._asked
         given = {name: value for name, value in fields.items() if value is not None}
         return "/chat/completions" if self.native_chat else "/completions", {
             "model": self._model,
@@ -228,7 +231,7 @@ class OpenAIEngine(RemoteEngine):
 
     def _drop_unsupported_field(self, fault: ApiError) -> bool:
         """Stop sending the own field that the service rejects; returns whether there is one."""
-        names = {fault.field, *re.findall(r"\w+", fault.message)} - {*self._service.request_args}
+        names = {fault.field, *re.findall(r"\w+", fault.message)} - {*self._asked}
         if (
             self._sends_budget
             and self._budget_field == "max_completion_tokens"
