@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lveval import __version__, config, utils
-from lveval.backends import ON_GPUS, REMOTE, backend_module
+from lveval.backends import ON_GPUS, REMOTE, backend_module, load_plugins
 from lveval.backends.base import EngineOptions
 from lveval.common import logs
 from lveval.common.errors import ExitCode, UsageError, run_cli
@@ -211,6 +211,8 @@ def build_spec(
     model. Raises LVEvalError where the engine cannot work with these options.
     """
     options, backend = run.options, backend_module(run.options.backend)
+    plugins = load_plugins(run.engine)
+    plugins.require_outside_the_model(options.backend)
     subsets = dict.fromkeys(file.file.subset for file in files)
     return RunSpec(
         backend=options.backend,
@@ -226,7 +228,7 @@ def build_spec(
         tables=utils.format_overrides(options.model_name),
         budgets={subset: config.DATASET_MAXGEN[subset] for subset in subsets},
         data={file.name: file.file.fingerprint for file in files},
-        given=options.given(),
+        given=options.given() | plugins.fingerprint(),
     )
 
 
@@ -296,8 +298,14 @@ def summary_lines(
             f"spent {cost.cost:,.2f} USD so far: {cost.prompt_tokens:,} prompt tokens, "
             f"{cost.answer_tokens:,} answer tokens"
         )
-    unfinished = (record["status"] == "length" and not record["pred"] for record in store.records())
-    if number := sum(unfinished):
+    unfinished = (
+        record["status"] == "length"
+        and not record["pred"]
+        # A service may hide its reasoning; here it is in the raw text, or there was none.
+        and (run.remote or str(record.get("raw_pred", "")).strip())
+        for record in store.records()
+    )
+    if number := sum(map(bool, unfinished)):
         yield (
             f"{number} answers are empty: the model was still reasoning when their budget ended. "
             "Larger budgets make another run: DATASET_MAXGEN in config.py, or for a service "

@@ -153,14 +153,16 @@ def build_prompt(
     mode: str,
     native_chat: bool,
     key: str = "",
+    context: str | None = None,
 ) -> PreparedPrompt:
     """One row made into a prompt of at most about `limit` tokens plus the chat format; `budget` new
     tokens may follow.
 
     `native_chat` tells that the loaded model has a `.chat()`, which the modes auto and published
-    use.
+    use. `context` stands in place of the row's, where a plugin made another of it.
     """
-    text, full = truncate_middle(tokenizer, fill_template(template, row), limit)
+    shown: Row = row if context is None else {**row, "context": context}
+    text, full = truncate_middle(tokenizer, fill_template(template, shown), limit)
     asked = fill_template(template, {**row, "context": ""})
     use_chat = uses_native_chat(native_chat, mode)
     formatted, add_special_tokens = (
@@ -180,8 +182,10 @@ def build_prompt(
         max_new_tokens=budget,
         native_chat=use_chat,
         key=key,
+        after_context=fill_template(template.partition("{context}")[2], shown),
     )
-    return PreparedPrompt(prompt, full, evidence_kept(row, text, asked, truncated=full > limit))
+    truncated = full > limit or shown["context"] != row["context"]
+    return PreparedPrompt(prompt, full, evidence_kept(row, text, asked, truncated=truncated))
 
 
 def drop_long_text(prepared: PreparedPrompt) -> PreparedPrompt:

@@ -134,6 +134,18 @@ class ModelOptions:
         type=partial(json_object, "--chat-template-args"),
         metavar="JSON",
     )
+    plugin: list[str] | None = option(
+        "a method of your own (docs/plugins.md); may be given several times",
+        some=True,
+        action="append",
+        metavar="FILE.py[:NAME]",
+    )
+    plugin_args: Mapping[str, Json] | None = option(
+        "the plugin's arguments; of several plugins by class name",
+        some=True,
+        type=partial(json_object, "--plugin-args"),
+        metavar="JSON",
+    )
     think_tags: tuple[str, str] | None = option(
         "around the reasoning in an answer, beside those in utils.py",
         some=True,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, get_args, get_type_hints
 
 from lveval import config
-from lveval.backends import BACKENDS, REMOTE, backend_module, parse_engine_args
+from lveval.backends import BACKENDS, REMOTE, backend_module, parse_engine_args, plugin_hash
 from lveval.backends.base import ApiOptions, EngineOptions, Json
 from lveval.common.errors import UsageError, unknown_name
 from lveval.common.levels import FileKey
@@ -82,12 +82,11 @@ class RunOptions(
 
     def __post_init__(self) -> None:
         """Refuse values, and pairs of them, that cannot work. Raises UsageError."""
-        backend_module(self.backend)
+        known = backend_module(self.backend).OPTIONS
         for each in fields(self):
             valid, value = each.metadata["valid"], getattr(self, each.name)
             if valid and value is not None and not valid[0](value):
                 raise UsageError(f"{flag(each.name)}: found {value}, expected {valid[1]}")
-            known = backend_module(self.backend).OPTIONS
             if each.metadata["some"] and value is not None and each.name not in known:
                 able = [name for name in BACKENDS if each.name in backend_module(name).OPTIONS]
                 raise UsageError(
@@ -137,8 +136,9 @@ class RunOptions(
         values = {
             each.name: getattr(self, each.name) for each in fields(self) if each.metadata["some"]
         }
-        # An adapter is known by its files, which the engine's fingerprint has: it may be moved.
-        return {k: v for k, v in values.items() if v is not None and k != "adapter"}
+        # These are known by their files, which the engine's fingerprint has: they may be moved.
+        files = ("adapter", "plugin")
+        return {k: v for k, v in values.items() if v is not None and k not in files}
 
     def engine_options(self) -> EngineOptions:
         """What the backend has to know of the options. Raises UsageError."""
@@ -152,7 +152,7 @@ class RunOptions(
         )
         same = "model_max_len dtype seed pure_greedy trust_remote_code allow_pickle batch_size"
         same += " revision adapter"
-        objects = "hf_overrides model_args generate_args chat_template_args"
+        objects = "hf_overrides model_args generate_args chat_template_args plugin_args"
         values = {name: getattr(self, name) for name in same.split()}
         values |= {name: getattr(self, name) or {} for name in objects.split()}
         options = EngineOptions(
@@ -161,6 +161,7 @@ class RunOptions(
             attn_implementation=self.attn,
             api=api if remote else None,
             args=parse_engine_args(self.backend, self.backend_args),
+            plugins=tuple((spec, plugin_hash(spec)) for spec in self.plugin or ()),
             think_tags=(self.think_tags,) if self.think_tags else (),
             **values,
         )
@@ -210,6 +211,7 @@ class RunOptions(
 
 # What does not go together, and the sentence that says so.
 CONFLICTS: list[tuple[Callable[[RunOptions], object], str]] = [
+    (lambda o: o.plugin_args and not o.plugin, "--plugin-args: found no --plugin; expected both"),
     (
         lambda o: not o.model_name,
         "--model-name is missing; expected a name for the run (or --model-path to take it from)",

@@ -86,6 +86,8 @@ class Prompt:
     max_new_tokens: int
     native_chat: bool = False
     key: str = ""  # <subset>/<level>/<index>
+    after_context: str = ""  # what of `text` follows the row's context
+    question_start: int | None = None  # its first token in `tokens`, for plugins
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Generation:
     output_tokens: int | None = None
     error: str = ""
     usage: Mapping[str, int] = field(default_factory=dict)  # tokens, as a service counted them
+    measures: Mapping[str, Json] = field(default_factory=dict)  # what plugins tell of the answer
 
 
 class EngineBroken(Exception):
@@ -181,6 +184,8 @@ class EngineOptions:
     model_args: Mapping[str, Json] = field(default_factory=dict)  # of from_pretrained
     generate_args: Mapping[str, Json] = field(default_factory=dict)  # of generate
     chat_template_args: Mapping[str, Json] = field(default_factory=dict)
+    plugins: tuple[tuple[str, str], ...] = ()  # (FILE.py[:NAME], its hash)
+    plugin_args: Mapping[str, Json] = field(default_factory=dict)
     think_tags: tuple[tuple[str, str], ...] = ()  # around the reasoning in an answer
     max_new_tokens: int = 0  # the largest answer budget, in new tokens, of the selected subsets
     api: ApiOptions | None = None

@@ -49,7 +49,7 @@ def positive(text: str) -> int:
 # delay=SECONDS of each answer; at_once=N: compute N rows together.
 ENGINE_ARGS: dict[str, Callable[[str], Json]] = {"delay": seconds, "at_once": positive}
 
-OPTIONS = ("think_tags",)
+OPTIONS = ("plugin", "plugin_args", "think_tags")
 
 RUNTIME_ONLY_ARGS = ("delay", "at_once")
 

@@ -10,12 +10,13 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lveval.backends import checkpoints, hf_models
 from lveval.backends.base import Engine, EngineBroken, EngineOptions, Generation, Json, Prompt
+from lveval.backends.plugins import load_plugins, question_start
 from lveval.common.errors import LVEvalError, UsageError
 from lveval.common.logs import log
 from lveval.common.text import first_line
@@ -29,7 +30,7 @@ ENGINE_ARGS = {"window": int}
 
 OPTIONS = (
     *("revision", "adapter", "hf_overrides", "model_args", "generate_args"),
-    *("chat_template_args", "think_tags"),
+    *("chat_template_args", "plugin", "plugin_args", "think_tags"),
 )
 
 # What --model-args and --generate-args may not set: it has an option of its own, or decides what
@@ -131,9 +132,10 @@ class HFEngine(Engine):
         model: Any,  # noqa: ANN401
         tokenizer: hf_models.HFTokenizer,
         window: int | None,
-        generate_args: Mapping[str, Json],
+        options: EngineOptions,
     ) -> None:
-        self._generate_args = generate_args
+        self._generate_args = options.generate_args
+        self._plugins = load_plugins(options)
         self.tokenizer = tokenizer
         self.native_chat = callable(getattr(model, "chat", None))
         self._model = model
@@ -154,9 +156,13 @@ class HFEngine(Engine):
                 f"{self._window}"
             )
             return Generation("", "context_overflow", error=message)
+        if self._plugins:
+            prompt = replace(prompt, question_start=question_start(prompt, self.tokenizer))
         for _ in range(2):
             try:
-                return self._chat(prompt) if prompt.native_chat else self._greedy(prompt)
+                with self._plugins.generating(self._model, prompt):
+                    answer = self._decode(prompt)
+                return replace(answer, measures=self._plugins.measures())
             except _NaNError:
                 return Generation("", "invalid", error="the model's logits contain NaN")
             except Exception as error:  # noqa: BLE001 - a model's own code may raise anything: this row fails
@@ -167,6 +173,12 @@ class HFEngine(Engine):
                 torch.cuda.empty_cache()
         message = f"out of memory at {len(prompt.tokens)} tokens, twice"
         return Generation("", "error", error=message)
+
+    def _decode(self, prompt: Prompt) -> Generation:
+        for hook in self._plugins.hooks("generate"):
+            new = hook(self._model, self.tokenizer.raw, prompt)
+            return Generation(new, "ok") if isinstance(new, str) else self._ended(prompt, list(new))
+        return self._chat(prompt) if prompt.native_chat else self._greedy(prompt)
 
     def _greedy(self, prompt: Prompt) -> Generation:
         import torch
@@ -182,7 +194,9 @@ class HFEngine(Engine):
                 logits_processor=LogitsProcessorList([_refuse_nan]),
                 **self._generate_args,
             )[0]
-        new = output[ids.shape[1] :].tolist()
+        return self._ended(prompt, output[ids.shape[1] :].tolist())
+
+    def _ended(self, prompt: Prompt, new: list[int]) -> Generation:
         ends = self._model.generation_config.eos_token_id
         stopped = bool(new) and new[-1] in (ends if isinstance(ends, list) else [ends])
         cut = not stopped and len(new) >= prompt.max_new_tokens
@@ -272,8 +286,10 @@ def load(options: EngineOptions) -> HFEngine:
             source.name,
         )
     _apply_generation_settings(model, source, options)
+    for hook in load_plugins(options).hooks("after_load"):
+        model = hook(model, words.raw) or model
     window = hf_models.context_window(model.config, options)
-    return HFEngine(model, words, window, options.generate_args)
+    return HFEngine(model, words, window, options)
 
 
 def _load_arguments(source: hf_models.ModelSource, options: EngineOptions) -> dict[str, Any]:
@@ -304,6 +320,8 @@ def _load_weights(source: hf_models.ModelSource, options: EngineOptions) -> Any:
     sees = type(config) in AutoModelForImageTextToText._model_mapping
     known = type(config) in AutoModelForCausalLM._model_mapping
     auto_class = AutoModelForImageTextToText if sees and not known else AutoModelForCausalLM
+    for hook in load_plugins(options).hooks("before_load"):
+        hook(config, arguments)
     try:
         model, info = hf_models.from_pretrained(auto_class, source, options, **arguments)
     except LVEvalError as error:

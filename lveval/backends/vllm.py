@@ -94,7 +94,10 @@ VLLM_ENV_DEFAULTS = {
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
 
-OPTIONS = ("revision", "hf_overrides", "chat_template_args", "think_tags")
+OPTIONS = (
+    *("revision", "hf_overrides", "chat_template_args"),
+    *("plugin", "plugin_args", "think_tags"),
+)
 
 
 def max_concurrent_rows(options: EngineOptions) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lveval import utils
+from lveval.backends import load_plugins
 from lveval.backends.base import EngineOptions, Generation, Json, RowKey, Tokenizer
 from lveval.common.levels import file_name
 from lveval.data.dataset import load_file
@@ -114,6 +115,7 @@ def prepare_row(job: Job, tokenizer: Tokenizer, native_chat: bool, key: RowKey) 
         job.chat_template,
         native_chat,
         key=f"{subset}/{level}/{index}",
+        context=load_plugins(job.options).context(row),
     )
     return PreparedRow(key, row, prepared)
 
@@ -150,6 +152,8 @@ def make_record(
     )
     if answer.text != pred:
         record["raw_pred"] = answer.text
+    if answer.measures:
+        record["measures"] = dict(answer.measures)
     if answer.finish_reason is not None:
         record["finish_reason"] = answer.finish_reason
     if answer.usage or answer.output_tokens is not None:

@@ -33,6 +33,7 @@ class Prediction(TypedDict, total=False):
     raw_pred: str
     finish_reason: str
     usage: dict[str, int]
+    measures: dict[str, Any]  # what plugins tell of the answer
     confusing_facts: list[str]
     question_id: str
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from conftest import in_process, lines, row, script, write_data
+from conftest import ROOT, in_process, lines, row, script, write_data
 from support.prediction_parts import SELECTION
 
 from lveval import config, prediction
@@ -55,6 +55,7 @@ def test_every_deciding_option_reaches_the_identity(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    bm25 = ROOT / "plugins" / "bm25.py"
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
@@ -83,7 +84,10 @@ def test_every_deciding_option_reaches_the_identity(
         "generate_args": ["--generate-args", '{"prefill_chunk_size": 64}'],
         "chat_template_args": ["--chat-template-args", '{"enable_thinking": false}'],
         "think_tags": ["--think-tags", "<a>", "</a>"],
+        "plugin": ["--plugin", str(bm25)],
+        "plugin_args": ["--plugin", str(bm25), "--plugin-args", '{"words": 9}'],
     }
+    plugged = changes["plugin"]
     asked = [
         "--backend",
         "openai",
@@ -122,6 +126,7 @@ def test_every_deciding_option_reaches_the_identity(
     assert identity("--allow-pickle", "--single-process", "--limit", "2") == plain
     for option, words in changes.items():
         assert identity(*words) != plain, option
+    assert identity(*changes["plugin_args"]) != identity(*plugged)
     plain = identity(*asked)
     assert identity(*asked, "--concurrency", "2", "--max-outage", "1", "--batch") == plain
     for option, words in of_a_service.items():
