@@ -51,7 +51,7 @@ def require_generative(config: Any, source: "ModelSource") -> None:  # noqa: ANN
     """
     own_code = getattr(config, "auto_map", None) or {}
     named = getattr(config, "architectures", None) or []
-    if config.is_encoder_decoder:
+    if getattr(config, "is_encoder_decoder", False):
         raise UsageError(f"{source.name}: an encoder-decoder model; expected a decoder alone")
     if named and "AutoModelForCausalLM" not in own_code and not named[0].endswith(GENERATIVE):
         raise UsageError(
