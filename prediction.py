@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from lveval import __version__, config, utils
@@ -34,6 +35,7 @@ from lveval.options import RunOptions, Scheduler
 from lveval.planning import token_counts
 from lveval.planning.check import run_checks
 from lveval.planning.plan import print_plan
+from lveval.runs.folder import read_manifest
 from lveval.runs.spec import RunSpec
 from lveval.runs.store import RunStore
 
@@ -147,6 +149,16 @@ class Run:
         )
         return cls(options, engine, scheduler, groups)
 
+    @cached_property
+    def chat_mode(self) -> str:
+        """--chat-template; a run begun by version 0.1 keeps what `auto` meant then."""
+        mode = self.options.chat_template
+        begun = None if self.options.overwrite else read_manifest(self.options.folder)
+        if mode == "auto" and begun and begun["identity"]["chat_template"] == "auto":
+            ruled = utils.TEMPLATE_FIRST in begun["identity"]["tables"]
+            return mode if ruled else utils.TABLES_FIRST
+        return mode
+
     @property
     def remote(self) -> bool:
         """Whether the rows are answered at an endpoint, without workers."""
@@ -225,7 +237,7 @@ def build_spec(
         batch_size=options.batch_size,
         prompts={"name": prompts.name, "sha256": prompts.sha256, "official": prompts.official},
         chat_template=options.chat_template,
-        tables=utils.format_overrides(options.model_name),
+        tables=utils.format_overrides(options.model_name, run.chat_mode),
         budgets={subset: config.DATASET_MAXGEN[subset] for subset in subsets},
         data={file.name: file.file.fingerprint for file in files},
         given=options.given() | plugins.fingerprint(),
@@ -244,7 +256,7 @@ def make_job(
         backend=options.backend,
         options=run.engine,
         model_name=options.model_name,
-        chat_template=options.chat_template,
+        chat_template=run.chat_mode,
         templates=prompts.templates,
         budgets=config.DATASET_MAXGEN,
         fingerprints={file.name: file.file.fingerprint for file in files},
@@ -278,15 +290,26 @@ def answers(run: Run, job: Job, tasks: Sequence[Task], cost: CostTracker) -> Ite
 
 
 def warn_of_surprises(run: Run, spec: RunSpec) -> None:
-    """Say what is easily overlooked: a prompt format taken by name, a CPU, GPUs left idle."""
-    part = utils.chat_format_of(run.options.model_name)
-    if part and run.options.chat_template in ("auto", "published"):
-        taken = f'prompt format: that of "{part}" in utils.py, which the model name contains'
-        log.info("%s, unless it has a .chat()", taken)
+    """Say what is easily overlooked: the prompt format, a CPU, GPUs left idle.
+
+    Raises UsageError for a chat format that is not there or fails.
+    """
+    if run.scheduler is None:  # else the model may be on the nodes only
+        log.info("prompt format: %s", prompt_format(run))
     if spec.engine.get("device") == "cpu":
         log.warning("no GPU is visible to torch: the model runs on the CPU")
     if run.idle_gpus:
         log.warning("%d GPUs stay idle: too few for one more worker", run.idle_gpus)
+
+
+def prompt_format(run: Run) -> str:
+    """Which chat format is put around the prompts, and why."""
+    backend, mode, name = backend_module(run.options.backend), run.chat_mode, run.options.model_name
+    if utils.uses_native_chat(run.remote or backend.native_chat(run.engine), mode):
+        return "made by the service" if run.remote else "made by the model's own .chat()"
+    tokenizer = backend.tokenizer(run.engine)
+    utils.format_chat(tokenizer, "PROMPT", name, mode)  # a template that fails does so here
+    return utils.choose_chat_format(tokenizer.has_chat_template, name, mode).why
 
 
 def summary_lines(

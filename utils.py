@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 from lveval.backends.base import Json, Prompt, Tokenizer
 from lveval.common.errors import UsageError
@@ -28,8 +29,12 @@ VICUNA = (
 LLAMA2 = ("[INST]", "[/INST]\n\n")
 
 # A part of --model-name (case matters, the first match wins) -> what stands before and after the
-# prompt. To add a model whose tokenizer brings no chat template, add a line here.
-CHAT_FORMATS: dict[str, tuple[str, str]] = {
+# prompt. Yours: an entry here wins over the model's own chat template and over the table below, as
+# in {"my-model": ("<user>", "<assistant>")}.
+CHAT_FORMATS: dict[str, tuple[str, str]] = {}
+
+# The same of the published harness, for models whose tokenizer brings no chat template.
+PUBLISHED_FORMATS: dict[str, tuple[str, str]] = {
     "BlueLM": ("[|Human|]:", "[|AI|]:"),
     "vicuna": VICUNA,
     "sft": VICUNA,
@@ -40,7 +45,7 @@ CHAT_FORMATS: dict[str, tuple[str, str]] = {
     "internlm": ("<|User|>:", "<eoh>\n<|Bot|>:"),
 }
 
-# This name's format is made by its tokenizer's own `build_prompt`; it comes before the table.
+# This name's format is made by its tokenizer's own `build_prompt`; it comes before that table.
 BUILD_PROMPT_NAME = "chatglm2"
 
 # A part of --model-name -> what is done to its answers, the text as decoded.
@@ -75,20 +80,38 @@ def truncate_middle(tokenizer: Tokenizer, text: str, limit: int) -> tuple[str, i
     return tokenizer.decode(tokens[:half]) + tokenizer.decode(tokens[-half:]), len(tokens)
 
 
+# --chat-template auto as version 0.1 had it, for a run begun by that: a published entry of the
+# tables came before the tokenizer's template. A later run's identity says TEMPLATE_FIRST.
+TABLES_FIRST = "auto of 0.1"
+TEMPLATE_FIRST = "template_first"
+
+
 def chat_format_of(model_name: str) -> str:
-    """The part of the name that chooses the published chat format, "" where none does."""
-    return next((part for part in (BUILD_PROMPT_NAME, *CHAT_FORMATS) if part in model_name), "")
+    """The part of the name that chooses a chat format of the tables, "" where none does."""
+    names = (*CHAT_FORMATS, BUILD_PROMPT_NAME, *PUBLISHED_FORMATS)
+    return next((part for part in names if part in model_name), "")
 
 
-def format_overrides(model_name: str) -> dict[str, Json]:
+def _table_entry(part: str) -> tuple[str, str] | None:
+    return CHAT_FORMATS.get(part) or PUBLISHED_FORMATS.get(part)
+
+
+def _is_published(part: str) -> bool:
+    """Whether a part chooses what the published harness has; a user's copy of it is no other."""
+    return part not in CHAT_FORMATS or CHAT_FORMATS[part] == PUBLISHED_FORMATS.get(part)
+
+
+def format_overrides(model_name: str, mode: str = "published") -> dict[str, Json]:
     """What the tables above, which users edit, do for this model name: the entries that it takes,
-    and their hash.
+    their hash, and whether a template of the tokenizer would come first.
     """
     chat = chat_format_of(model_name)
     cleaners = [part for part in POSTPROCESSORS if part in model_name]
-    content = [CHAT_FORMATS.get(chat), [_source_of(POSTPROCESSORS[part]) for part in cleaners]]
+    content = [_table_entry(chat), [_source_of(POSTPROCESSORS[part]) for part in cleaners]]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return {"chat_format": chat, "answer_cleaners": [*cleaners], "sha256": digest}
+    found: dict[str, Json] = {"chat_format": chat, "answer_cleaners": [*cleaners]}
+    first = {TEMPLATE_FIRST: True} if mode == "auto" and chat and _is_published(chat) else {}
+    return {**found, "sha256": digest, **first}
 
 
 def _source_of(function: Callable[[str], str]) -> str:
@@ -103,35 +126,62 @@ def uses_native_chat(native_chat: bool, mode: str) -> bool:
     """Whether the prompt goes to a model's own `.chat()`, or a service's chat endpoint, where there
     is one.
     """
-    return native_chat and mode in ("auto", "published")
+    return native_chat and mode in ("auto", "published", TABLES_FIRST)
 
 
-def format_chat(tokenizer: Tokenizer, prompt: str, model_name: str, mode: str) -> tuple[str, bool]:
-    """`prompt` in the model's chat format, and whether tokenising it adds special tokens.
+class ChatFormat(NamedTuple):
+    """What is put around a prompt, and why that."""
 
-    `mode`: auto, published, tokenizer or none; a model's own `.chat()` is not handled here. Raises
-    UsageError for `tokenizer` where there is no template, and for a template that loses the prompt.
+    kind: Literal["table", "build_prompt", "template", "none"]
+    part: str  # of the model's name, for an entry of the tables
+    why: str
+
+
+def choose_chat_format(has_template: bool, model_name: str, mode: str) -> ChatFormat:
+    """The format in force where the model has no `.chat()`, which comes before it.
+
+    `mode`: auto (own entry, tokenizer's template, published entry, bare text), published (the same
+    without the template), tokenizer, none or TABLES_FIRST. Raises UsageError for `tokenizer` where
+    there is no template.
     """
-    part = chat_format_of(model_name) if mode in ("auto", "published") else ""
-    if mode == "tokenizer" and not tokenizer.has_chat_template:
+    if mode == "tokenizer" and not has_template:
         raise UsageError(
             "--chat-template tokenizer: the model's tokenizer has no chat template; use auto or "
             "none"
         )
-    if part == BUILD_PROMPT_NAME:
-        return tokenizer.build_prompt(prompt), True
+    part = "" if mode in ("tokenizer", "none") else chat_format_of(model_name)
+    template = has_template and mode not in ("published", "none")
+    named = f'"{part}" in utils.py, which the model name contains'
+    if template and (not part or (mode == "auto" and _is_published(part))):
+        over = f" (not that of {named}: --chat-template published takes it)" if part else ""
+        return ChatFormat("template", part, f"the tokenizer's own template{over}")
     if part:
-        before, after = CHAT_FORMATS[part]
-        return before + prompt + after, True
-    if mode in ("none", "published") or not tokenizer.has_chat_template:
-        return prompt, True
-    formatted = tokenizer.apply_chat_template(prompt)
-    if prompt.strip() not in formatted:
-        raise UsageError(
-            "the tokenizer's chat template does not give the prompt back whole: of "
-            f"{len(prompt):,} characters it makes {len(formatted):,}; use --chat-template none"
-        )
-    return formatted, False
+        kind: Literal["table", "build_prompt"] = "table" if _table_entry(part) else "build_prompt"
+        has = "; the tokenizer has a template of its own" if has_template else ""
+        return ChatFormat(kind, part, f"that of {named}{has}")
+    why = "as --chat-template says" if mode == "none" else "neither tokenizer nor utils.py has one"
+    return ChatFormat("none", "", f"none, {why}")
+
+
+def format_chat(tokenizer: Tokenizer, prompt: str, model_name: str, mode: str) -> tuple[str, bool]:
+    """`prompt` in the format that `choose_chat_format` chooses, and whether tokenising it adds
+    special tokens.
+
+    Raises UsageError as that does, and for a template that loses the prompt.
+    """
+    choice = choose_chat_format(tokenizer.has_chat_template, model_name, mode)
+    if choice.kind == "build_prompt":
+        return tokenizer.build_prompt(prompt), True
+    if choice.kind == "template":
+        formatted = tokenizer.apply_chat_template(prompt)
+        if prompt.strip() not in formatted:
+            raise UsageError(
+                "the tokenizer's chat template does not give the prompt back whole: of "
+                f"{len(prompt):,} characters it makes {len(formatted):,}; use --chat-template none"
+            )
+        return formatted, False
+    before, after = _table_entry(choice.part) or ("", "")
+    return before + prompt + after, True
 
 
 @dataclass(frozen=True)

@@ -184,9 +184,9 @@ class SelectionOptions:
         "builtin, official, or a file with DATASET_PROMPT (default: builtin)", "", decides=True
     )
     chat_template: str = option(
-        "auto (default): the model's .chat(), the table in utils.py, the tokenizer's template or "
-        "bare text, whichever comes first; published: the same without the tokenizer's template; "
-        "tokenizer: only that; none: bare",
+        "auto (default): the model's .chat(), your entry in utils.py, the tokenizer's template, a "
+        "published entry or bare text, whichever comes first; published: the same without the "
+        "tokenizer's template; tokenizer: only that; none: bare",
         "",
         decides=True,
         metavar="MODE",

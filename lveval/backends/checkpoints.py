@@ -196,12 +196,17 @@ def require_round_trip(tokenizer: Any, source: "ModelSource") -> None:  # noqa: 
 
 
 def neutralise(settings: Any) -> list[str]:  # noqa: ANN401 - a GenerationConfig
-    """Set the fields that are no part of greedy decoding to their defaults; returns their names."""
+    """Set the fields that are no part of greedy decoding to their defaults; returns their names.
+
+    What is switched off is none of them: some files spell out `"output_attentions": false`.
+    """
     defaults = type(settings)()
     names = sorted(
         name
-        for name in settings.to_diff_dict()
-        if name not in ALLOWED_GENERATION_SETTINGS and not name.startswith("_")
+        for name, value in settings.to_diff_dict().items()
+        if name not in ALLOWED_GENERATION_SETTINGS
+        and not name.startswith("_")
+        and value not in (None, False)
     )
     for name in names:
         setattr(settings, name, getattr(defaults, name, None))

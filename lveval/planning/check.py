@@ -133,23 +133,25 @@ def check_format(job: Job, tokenizer: Tokenizer, native_chat: bool) -> Iterator[
     if native_chat:
         yield ok("chat format: made by the model's own .chat(), or by the service")
         return
-    part = utils.chat_format_of(job.model_name)
+    choice = utils.choose_chat_format(
+        tokenizer.has_chat_template, job.model_name, job.chat_template
+    )
     formatted, special = utils.format_chat(tokenizer, "PROMPT", job.model_name, job.chat_template)
     before, _, after = formatted.partition("PROMPT")
-    shown = f"{before[-60:]!r} PROMPT {after[:60]!r}"
-    if part and tokenizer.has_chat_template and job.chat_template in ("auto", "published"):
+    shown = f"{before[-60:]!r} PROMPT {after[:60]!r}, {choice.why}"
+    if choice.kind == "none":
         yield warning(
-            f'chat format: {shown}, because the model name contains "{part}"; the tokenizer has a '
-            "template of its own (--chat-template tokenizer)"
+            f"chat format: {choice.why}; right for a base model, an instruction-tuned one expects "
+            "its own"
         )
-    elif before or after:
-        yield ok(f"chat format: {shown}")
+    elif choice.kind != "template" and tokenizer.has_chat_template:
+        yield warning(f"chat format: {shown} (--chat-template tokenizer takes it)")
     else:
-        yield warning(
-            "chat format: none; right for a base model, an instruction-tuned one expects its own"
-        )
+        yield ok(f"chat format: {shown}")
+    tokens = tokenizer.encode(formatted, add_special_tokens=special)
     if tokenizer.bos is not None:
-        yield _check_bos(tokenizer, tokenizer.encode(formatted, add_special_tokens=special))
+        yield _check_bos(tokenizer, tokens)
+    yield from _check_eos(tokenizer, tokens)
 
 
 def _check_bos(tokenizer: Tokenizer, tokens: Tokens) -> CheckResult:
@@ -163,6 +165,11 @@ def _check_bos(tokenizer: Tokenizer, tokens: Tokens) -> CheckResult:
             "BOS: the tokenizer begins a text with it, and the formatted prompt has none"
         )
     return ok(f"BOS: {number} at the beginning of the prompt, as the tokenizer has it")
+
+
+def _check_eos(tokenizer: Tokenizer, tokens: Tokens) -> Iterator[CheckResult]:
+    if tokens and tokens[-1] == tokenizer.appended_eos:
+        yield ok("EOS: the tokenizer puts one after a text; none is sent, or nothing would follow")
 
 
 def check_service(job: Job, backend: Engine) -> Iterator[CheckResult]:
@@ -186,6 +193,7 @@ def check_long_prompt(job: Job, backend: Engine) -> Iterator[CheckResult]:
     """Ask one prompt of the full length: how much of it arrives, and what of it comes back."""
     text, codes = passkey_prompt(backend.tokenizer, job.options.model_max_len)
     prompt = _long_prompt(job, backend, text)
+    yield from _check_sent(backend.tokenizer, prompt, codes)
     answer = _ask(backend, prompt)
     sent = len(prompt.tokens)
     if answer.error:
@@ -201,6 +209,21 @@ def check_long_prompt(job: Job, backend: Engine) -> Iterator[CheckResult]:
         )
     else:
         yield ok("read back: the codes at the head, in the middle and at the tail")
+
+
+def _check_sent(
+    tokenizer: Tokenizer, prompt: Prompt, codes: Mapping[str, str]
+) -> Iterator[CheckResult]:
+    """Compare the tokens that are sent with what was meant, at both ends and in the middle."""
+    text = prompt.text if prompt.native_chat else tokenizer.decode(prompt.tokens)
+    if lost := [place for place, code in codes.items() if code not in text]:
+        yield error(
+            f"prompt: of what was meant the {' and '.join(lost)} is not in the "
+            f"{len(prompt.tokens):,} tokens that are sent"
+        )
+    elif not prompt.native_chat:
+        ends = [tokenizer.decode(part) for part in (prompt.tokens[:12], prompt.tokens[-12:])]
+        yield ok(f"prompt: whole, from {ends[0]!r} to {ends[1]!r}")
 
 
 def _long_prompt(job: Job, backend: Engine, text: str) -> Prompt:

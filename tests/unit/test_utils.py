@@ -292,6 +292,9 @@ def test_what_the_tables_do_for_a_name_is_recorded(monkeypatch: pytest.MonkeyPat
     assert utils.format_overrides("qwen2.5-7b") != plain
     monkeypatch.setitem(utils.POSTPROCESSORS, "falcon", str.strip)  # has no source in Python
     assert utils.format_overrides("falcon-7b")["answer_cleaners"] == ["falcon"]
+    # Whether a template of the tokenizer comes before a published entry is part of it, too.
+    assert utils.format_overrides("vicuna", "auto") != utils.format_overrides("vicuna")
+    assert utils.format_overrides("yi-6b", "auto") == plain
 
 
 def test_prompts_are_named_by_what_they_are(tmp_path: Path) -> None:
@@ -316,7 +319,28 @@ def test_the_tokenizers_template_comes_before_the_bare_text_under_auto_only(
     )
     assert utils.format_chat(smollm2, "P", "smollm2", "published") == ("P", True)
     assert utils.format_chat(smollm2, "P", "Mistral", "tokenizer")[0] == auto
-    assert utils.format_chat(smollm2, "P", "Mistral", "auto")[0] == "<s>[INST] P [/INST]"
+    assert utils.format_chat(smollm2, "P", "Mistral", "auto")[0] == auto
+
+
+def test_an_own_entry_wins_over_the_template_and_the_template_over_a_published_entry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def chosen(mode: str, *, template: bool = True) -> tuple[str, str]:
+        return utils.choose_chat_format(template, "my-sft-model", mode)[:2]
+
+    assert chosen("auto") == ("template", "sft")
+    assert chosen("auto", template=False) == chosen("published") == ("table", "sft")
+    assert chosen(utils.TABLES_FIRST) == ("table", "sft")
+    assert "--chat-template published" in utils.choose_chat_format(True, "sft", "auto").why
+    # A user's file that copies a published entry has not changed it.
+    monkeypatch.setitem(utils.CHAT_FORMATS, "sft", utils.PUBLISHED_FORMATS["sft"])
+    assert chosen("auto") == ("template", "sft")
+    monkeypatch.setitem(utils.CHAT_FORMATS, "sft", ("Q: ", " A:"))
+    assert chosen("auto") == chosen("published") == ("table", "sft")
+    assert utils.format_chat(EchoTokenizer(), "P", "sft", "auto") == ("Q: P A:", True)
+    monkeypatch.setitem(utils.CHAT_FORMATS, "my-", ("", ""))
+    assert chosen("auto")[0] == "table", "the first match wins, though it stands later"
+    assert chosen("none") == ("none", "")
 
 
 def test_a_missing_chat_template_is_an_error_only_when_asked_for() -> None:
