@@ -331,10 +331,9 @@ def test_a_line_is_a_command_and_says_why_it_is_untried(line: Line) -> None:
 
     options, engine = parsed(line, line.words, line.model)
     assert engine.model_max_len == min(line.windows[0] - 500, LONGEST_LIMIT)
-    chosen_by_name = options.chat_template != "tokenizer" and utils.chat_format_of(line.name)
-    assert (chosen_by_name or "") == (line.chat_format.strip("`") if chosen_by_name else "")
-    if not chosen_by_name:
-        assert line.chat_format in ("bare", "template", "service", "`.chat()`")
+    by_name = "" if options.chat_template == "tokenizer" else utils.chat_format_of(line.name)
+    others = ("bare", "template", "service", "`.chat()`")
+    assert line.chat_format in ([f"`{by_name}`"] if by_name else others)
     assert (line.chat_format == "service") == (options.backend == "openai")
     assert line.chat_format != "`.chat()`" or options.trust_remote_code
     if line.tried == "tiny":
