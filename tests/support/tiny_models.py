@@ -36,7 +36,9 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "sliding window": ("MistralForCausalLM", {"sliding_window": 64}),
     "mixed windows": ("Gemma3ForCausalLM", NARROW | {"sliding_window": 64}),
     "fused projections": ("Phi3ForCausalLM", {}),
+    "glm": ("GlmForCausalLM", NARROW),
     "glm4": ("Glm4ForCausalLM", NARROW),
+    "seed-oss": ("SeedOssForCausalLM", NARROW),
     "experts": ("MixtralForCausalLM", {"num_local_experts": 4}),
     "many experts": ("Qwen3MoeForCausalLM", NARROW | EXPERTS | {"num_experts": 4}),
     "sinks": ("GptOssForCausalLM", NARROW | {"num_local_experts": 4, "sliding_window": 64}),
@@ -67,6 +69,18 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
         "Gemma3ForConditionalGeneration",
         {"text_config": NARROW | SIZES | {"sliding_window": 64}}
         | {"vision_config": {"model_type": "siglip_vision_model", **EYES}},
+    ),
+    "wrapper of llama4": (
+        "Llama4ForConditionalGeneration",
+        {
+            "text_config": SIZES
+            | NARROW
+            | {"intermediate_size_mlp": 64, "attention_chunk_size": 64, "no_rope_layers": [1, 0]}
+            | {"num_local_experts": 2, "num_experts_per_tok": 1, "interleave_moe_layer_step": 1},
+            "vision_config": EYES
+            | {"pixel_shuffle_ratio": 0.5, "vision_output_dim": 32}
+            | {"projector_input_dim": 32, "projector_output_dim": 32},
+        },
     ),
     "wrapper of qwen2.5-vl": (
         "Qwen2_5_VLForConditionalGeneration",
