@@ -241,11 +241,11 @@ def load_config(source: ModelSource, options: EngineOptions) -> Any:  # noqa: AN
     return checkpoints.overridden(config, options.hf_overrides)
 
 
-# How configurations spell the window; `seq_length` is ChatGLM's.
-WINDOWS = (
-    *("max_position_embeddings", "seq_length", "n_positions"),
-    *("max_seq_len", "n_ctx", "max_sequence_length"),
-)
+SCALED = "max_sequence_length"
+
+# How configurations spell the window; `seq_length` is ChatGLM's. FastChat's models have the trained
+# window under the first name, and under the last the one after their scaling of positions.
+WINDOWS = ("max_position_embeddings", "seq_length", "n_positions", "max_seq_len", "n_ctx", SCALED)
 
 
 def context_window(settings: Any, options: EngineOptions) -> int | None:  # noqa: ANN401
@@ -253,8 +253,9 @@ def context_window(settings: Any, options: EngineOptions) -> int | None:  # noqa
     if "window" in options.args:
         return int(str(options.args["window"]))
     text = settings.get_text_config() if hasattr(settings, "get_text_config") else settings
-    values = (getattr(text, name, None) for name in WINDOWS)
-    window = next((value for value in values if isinstance(value, int) and value > 1), None)
+    values = {name: getattr(text, name, None) for name in WINDOWS}
+    known = {name: n for name, n in values.items() if isinstance(n, int) and n > 1}
+    window = max(next(iter(known.values())), known.get(SCALED, 0)) if known else None
     scaling = getattr(text, "rope_parameters", None) or {}
     trained, factor = (scaling.get(name) for name in (checkpoints.TRAINED, "factor"))
     return max(window, int(trained * factor)) if window and trained and factor else window

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from support import tiny_models
 from support.backends_parts import ask, options
 
-from lveval.backends import hf
+from lveval.backends import hf, hf_models
 from lveval.common.errors import UsageError
 
 SILENT = ("classifier", "bare decoder", "masked", "bare encoder", "encoder-decoder")
@@ -149,3 +149,20 @@ def test_shipped_settings_that_are_not_greedy_decoding_do_not_act(
     for name in set(shipped) - {"repetition_penalty"}:
         assert name in caplog.text
     assert json.dumps(engine.resolved_settings()["generation"]).count("penalty") == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "window"),
+    [
+        ({"max_position_embeddings": 2048}, 2048),
+        ({"max_seq_len": 8192}, 8192),
+        ({"n_ctx": 4096}, 4096),
+        ({"max_position_embeddings": 4096, "max_sequence_length": 16384}, 16384),
+        ({"max_position_embeddings": 32768, "seq_length": 8192}, 32768),
+        ({}, None),
+    ],
+)
+def test_the_window_is_found_under_each_name(config: dict[str, int], window: int | None) -> None:
+    from transformers import PretrainedConfig
+
+    assert hf_models.context_window(PretrainedConfig(**config), options(Path())) == window

@@ -29,7 +29,7 @@ LONGEST_LIMIT = 1_000_000  # the manual: no prompt of LV-Eval is longer
 PROMPT = "When was the lighthouse built?"
 
 # These decide where a model is computed, or are on every line; any other option has an effect here.
-PLACED_OR_COMMON = ("--model-max-len", "--gpus-per-worker")
+PLACED_OR_COMMON = ("--model-max-len", "--gpus-per-worker", "--backend")
 
 
 @dataclass(frozen=True)
@@ -191,6 +191,19 @@ SHIPPED: dict[str, Shipped] = {
     "zai-org/glm-4-9b-chat-1m-hf": Shipped(
         "GlmForCausalLM", {"max_position_embeddings": 1048576, "partial_rotary_factor": 0.5}
     ),
+    "deepseek-ai/DeepSeek-V3-0324": Shipped(
+        "DeepseekV3ForCausalLM",
+        {
+            "max_position_embeddings": 163840,
+            "rope_theta": 10000,
+            "rope_scaling": {"type": "yarn", "factor": 40, "beta_fast": 32, "beta_slow": 1}
+            | {"mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 4096},
+            "auto_map": {
+                "AutoConfig": "configuration_deepseek.DeepseekV3Config",
+                "AutoModelForCausalLM": "modeling_deepseek.DeepseekV3ForCausalLM",
+            },
+        },
+    ),
     "openai/gpt-oss-20b": Shipped(
         "GptOssForCausalLM",
         {
@@ -265,7 +278,7 @@ def expected(line: Line, engine: EngineOptions) -> str:
         return PROMPT
     if line.chat_format == "template":
         return hf.tokenizer(engine).apply_chat_template(PROMPT)
-    before, after = utils.CHAT_FORMATS[line.chat_format.strip("`")]
+    before, after = utils.PUBLISHED_FORMATS[line.chat_format.strip("`")]
     return before + PROMPT + after
 
 
@@ -310,7 +323,7 @@ def try_line(line: Line, folder: Path, tokenizer_of: Path) -> None:
     text_class = line.architecture.replace("ForConditionalGeneration", "ForCausalLM")
     assert loaded in (line.architecture, text_class)
     assert line.windows[-1] <= engine._window <= 1.03 * line.windows[-1]
-    special = options.chat_template != "tokenizer" and line.chat_format != "template"
+    special = line.chat_format != "template"
     tokens = engine.tokenizer.encode(text, add_special_tokens=special)
     ((_, answer),) = engine.generate([Prompt(PROMPT, text, tokens, 4, native_chat=False)])
     assert answer.status in ("ok", "length") and 1 <= (answer.output_tokens or 0) <= 4, answer
@@ -331,13 +344,15 @@ def test_a_line_is_a_command_and_says_why_it_is_untried(line: Line) -> None:
 
     options, engine = parsed(line, line.words, line.model)
     assert engine.model_max_len == min(line.windows[0] - 500, LONGEST_LIMIT)
-    by_name = "" if options.chat_template == "tokenizer" else utils.chat_format_of(line.name)
+    templated = line.chat_format == "template"
+    part = utils.choose_chat_format(templated, line.name, options.chat_template).part
+    by_name = "" if templated else part
     others = ("bare", "template", "service", "`.chat()`")
     assert line.chat_format in ([f"`{by_name}`"] if by_name else others)
     assert (line.chat_format == "service") == (options.backend == "openai")
     assert line.chat_format != "`.chat()`" or options.trust_remote_code
     if line.tried == "tiny":
-        assert options.backend == "hf"
+        assert options.backend in ("hf", "vllm")
         return
     assert line.tried.startswith("untried: ")
     known = hasattr(transformers, line.architecture)
@@ -360,7 +375,7 @@ def test_a_line_marked_tiny_answers(line: Line, model_path: Path, tmp_path: Path
         ("Qwen/Qwen3-8B", "--hf-overrides", "--trust-remote-code --hf-overrides", "trust-remote"),
         (VICUNA, "window=16384", "window=4096", "window is 4096"),
         (VICUNA, " --allow-pickle", "", "pickle"),
-        (MISTRAL, " --chat-template tokenizer", "", r"\[INST\]"),
+        (MISTRAL, "130572", "130572 --chat-template published", r"\[INST\]"),
         ("openai/gpt-oss-20b", "| 131,072 |", "| 65,536 |", "131072 <= "),
     ],
 )
