@@ -18,7 +18,8 @@ The columns:
 - prefill FLOP / peak: 2 x weights x tokens and causal attention, in the seconds to the first token,
   against 800 TFLOP/s (--cpu: a nominal 0.1);
 - decode share: of the generation's seconds, those after the first token;
-- memory: the allocator's peak, against weights and cache, and against the bare loop's.
+- memory: the allocator's peak, against weights and cache, and against the bare loop's;
+- answer: whether the bare loop gives the same text, or why there is none.
 """
 
 import argparse
@@ -30,13 +31,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from lveval.backends.hf_models import HFTokenizer
 
 SUBSET = "hotpotwikiqa_mixup"
 BUDGET = 64  # its answer's new tokens
-SPOILT, ROWS = 1, 3  # of the shortest file: the row without memory, their number; others have one
+ROWS = 3  # of the shortest file, one of the others: the two that come first are not timed
 INCOMPLETE = 3  # exit code of a run with a row left
 ROOM = 1 << 30  # bytes left to the row without memory: less than its cache
 PEAK = {"cuda": 800e12, "cpu": 0.1e12}  # FLOP/s
@@ -131,17 +136,16 @@ def without_memory(model: Any) -> Iterator[None]:  # noqa: ANN401
 
     if model.device.type == "cuda":
         torch.cuda.empty_cache()
-        taken = torch.empty(torch.cuda.mem_get_info()[0] - ROOM, dtype=torch.uint8, device="cuda")
-        try:
-            yield
-        finally:
-            del taken
+        free = torch.cuda.mem_get_info()[0]
+        taken = [torch.empty(free - ROOM, dtype=torch.uint8, device=model.device)]
+        give_back = taken.clear
     else:
-        hook = model.register_forward_pre_hook(lambda *_: torch.empty(1 << 60, dtype=torch.uint8))
-        try:
-            yield
-        finally:
-            hook.remove()
+        ask = partial(torch.empty, 1 << 60, dtype=torch.uint8)
+        give_back = model.register_forward_pre_hook(lambda *_: ask()).remove
+    try:
+        yield
+    finally:
+        give_back()
 
 
 class RandomModel:
@@ -149,7 +153,7 @@ class RandomModel:
 
     def __init__(self, size: str, log: str) -> None:
         self._size, self._log = size, Path(log)
-        self._spoilt = f"{SUBSET}/{SIZES[size].levels[0]}/{SPOILT}"
+        self._keys: dict[str, int] = {}
 
     def after_load(self, model: Any, tokenizer: Any) -> Any:  # noqa: ANN401
         """Put the large model in the small one's place."""
@@ -160,29 +164,23 @@ class RandomModel:
 
     @contextmanager
     def generating(self, model: Any, prompt: Any) -> Iterator[None]:  # noqa: ANN401
-        """Time a generation; the spoilt row's gets no memory."""
+        """Time a generation; the row that comes second, whichever it is, gets no memory."""
         figures: Figures = {}
+        number = self._keys.setdefault(prompt.key, len(self._keys))
         try:
-            with timed(model) as figures:
-                if prompt.key == self._spoilt:
-                    with without_memory(model):
-                        yield
-                else:
-                    yield
+            spoilt = without_memory(model) if number == 1 else nullcontext()
+            with timed(model) as figures, spoilt:
+                yield
         finally:
             line = {"key": prompt.key, "tokens": [*prompt.tokens], **figures}
             with self._log.open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
 
-def ways(size: str) -> dict[str, Figures]:
-    """The arguments of `generate`, by the name of the run that has them."""
-    return {"whole": {}, "chunked": {"prefill_chunk_size": SIZES[size].chunk}}
-
-
 class Answered(NamedTuple):
     """What a run of the harness left: generations in their order, and what was kept of each row."""
 
+    settings: Figures  # arguments of `generate`
     log: list[Figures]
     records: dict[str, Figures]
     failed: dict[str, Figures]
@@ -197,10 +195,11 @@ def read(paths: Iterable[Path]) -> dict[str, Figures]:
     return found
 
 
-def answer(folder: Path, size: str, name: str, settings: Figures) -> Answered:
+def answer(folder: Path, size: str, chunk: int | None) -> Answered:
     """Answer the rows with the harness; ends the script where that fails."""
     from figures import ROOT
 
+    name, settings = str(chunk or "whole"), {"prefill_chunk_size": chunk} if chunk else {}
     log, plugin = folder / f"{name}.jsonl", f"{Path(__file__).resolve()}:RandomModel"
     command = [sys.executable, ROOT / "prediction.py", "--num-workers", 1, "--model-name", name]
     command += ["--model-path", folder / "model", "--model-max-len", SIZES[size].longest]
@@ -215,20 +214,23 @@ def answer(folder: Path, size: str, name: str, settings: Figures) -> Answered:
     generations = [*read([log]).values()]
     for before, row in itertools.pairwise(generations):
         row["since"] = before["ended"]
-    failed = read(run.glob("attempts.jsonl"))
+    records, failed = (read(run.glob(files)) for files in ("rows/*.jsonl", "attempts.jsonl"))
     identity = json.loads((run / "run.json").read_text())["identity"]
-    return Answered(generations, read((run / "rows").iterdir()), failed, identity)
+    return Answered(settings, generations, records, failed, identity)
 
 
-def fate(run: Answered, size: str) -> tuple[str, bool]:
-    """Tell what became of the row without memory and of the one after it; whether that is right."""
-    lost = f"{SUBSET}/{SIZES[size].levels[0]}/{SPOILT}"
-    keys = [row["key"] for row in run.log]
-    following = run.records.get(keys[keys.index(lost) + 1], {"status": "no answer"})["status"]
+def fate(run: Answered) -> tuple[str, bool]:
+    """Tell what became of the row without memory and of the next one; whether that is right."""
+    lost, following = (row["key"] for row in run.log[1:3])
     failure = run.failed.get(lost, {"cause": "answered", "message": "-"})
-    right = failure["cause"] == "error" and "out of memory" in failure["message"]
-    told = f"without memory {failure['cause']} ({failure['message']}), the next row {following}"
-    return told, right and following == "length" and lost not in run.records
+    status = run.records.get(following, {"status": "not answered"})["status"]
+    right = failure["cause"] == "error" and failure["message"].startswith("out of memory")
+    how, device = run.identity["effective"], run.identity["engine"]["device"]
+    told = (
+        f"- prefill {run.identity['model_name']}: {device}, {how['dtype']}, {how['attn']}; without "
+        f"memory {failure['cause']} ({failure['message']}), the next row {status}"
+    )
+    return told, right and status == "length" and lost not in run.records
 
 
 def bare(model: Any, tokens: list[int], settings: Figures) -> tuple[Figures, list[int]]:  # noqa: ANN401
@@ -257,16 +259,19 @@ def shares(model: Any, row: Figures) -> list[str]:  # noqa: ANN401
 
 
 def against_bare(
-    run: Answered, row: Figures, model: Any, words: Any, settings: Figures
-) -> list[str]:  # noqa: ANN401
+    run: Answered,
+    row: Figures,
+    model: Any,  # noqa: ANN401
+    words: "HFTokenizer",
+) -> list[str]:
     """The cells that ask the bare loop for the same tokens: speed, memory, answer."""
     from lveval.backends.hf_models import is_out_of_memory
 
     try:
-        alone, new = bare(model, row["tokens"], settings)
+        alone, new = bare(model, row["tokens"], run.settings)
     except Exception as error:
         if is_out_of_memory(error):
-            return ["bare: out of memory", "-", "-"]
+            return ["-", "-", "bare: out of memory"]
         raise
     speed = (alone["ended"] - alone["began"]) / (row["ended"] - row["since"])
     memory = f"{row['peak'] / alone['peak']:.3f}" if row["peak"] else "-"
@@ -275,7 +280,7 @@ def against_bare(
     return [f"{speed:.3f}", memory, "same" if same else "another"]
 
 
-def compare(run: Answered, folder: Path, size: str, settings: Figures, end: float) -> Iterator[str]:
+def compare(run: Answered, folder: Path, size: str, end: float) -> Iterator[str]:
     """Yield the lines of one way to prefill; no bare loop begins that would last beyond `end`."""
     import torch
     from transformers import AutoTokenizer
@@ -285,19 +290,16 @@ def compare(run: Answered, folder: Path, size: str, settings: Figures, end: floa
     words = HFTokenizer(AutoTokenizer.from_pretrained(folder / "model"))
     how, device = run.identity["effective"], run.identity["engine"]["device"]
     model = llama(size, len(words.raw), device, getattr(torch, how["dtype"]), how["attn"])
-    bare(model, run.log[0]["tokens"], settings)  # the worker's first row is not timed either
-    for row in run.log[1:]:
-        if row["key"].endswith(f"{SIZES[size].levels[0]}/{SPOILT}"):
-            continue
-        speed, memory, text = "-", "-", "-"
+    bare(model, run.log[0]["tokens"], run.settings)  # the worker's first row is not timed either
+    for row in sorted(run.log[2:], key=lambda row: len(row["tokens"])):
+        speed, used, memory, text = "-", ["-"] * 3, "-", "-"
         if row["key"] not in run.records:
-            used = [run.failed[row["key"]]["message"], "-", "-"]
+            text = run.failed[row["key"]]["message"]
         else:
             used = shares(model, row)
             if time.time() + row["ended"] - row["began"] < end:
-                speed, memory, text = against_bare(run, row, model, words, settings)
-        chunk = settings.get("prefill_chunk_size", "whole")
-        cells = [f"{len(row['tokens']):,}", str(chunk), speed, *used, memory, text]
+                speed, memory, text = against_bare(run, row, model, words)
+        cells = [f"{len(row['tokens']):,}", run.identity["model_name"], speed, *used, memory, text]
         yield f"| {' | '.join(cells)} |"
     del model
     if device == "cuda":
@@ -311,9 +313,9 @@ def prepare(folder: Path, size: str, tokenizer: Path) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    for level in SIZES[size].levels:
-        rows = ROWS if level == SIZES[size].levels[0] else 1
-        construct(folder / "data", "--datasets", SUBSET, "--lengths", level, "--rows", rows)
+    first, *others = SIZES[size].levels
+    for rows, levels in ((ROWS, [first]), (1, others)):
+        construct(folder / "data", "--datasets", SUBSET, "--rows", rows, "--lengths", *levels)
     words = AutoTokenizer.from_pretrained(tokenizer)
     words.save_pretrained(folder / "model")
     small = LlamaConfig(**shape(len(words), 32, 64, 1, 2, 1))
@@ -333,13 +335,10 @@ def measure(size: str, tokenizer: Path, end: float) -> Iterator[tuple[str, bool]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, size, tokenizer)
-        for title, settings in ways(size).items():
-            run = answer(folder, size, title, settings)
-            how = run.identity["effective"]
-            told, right = fate(run, size)
-            device = run.identity["engine"]["device"]
-            notes.append((f"- {title}: {device}, {how['dtype']}, {how['attn']}; {told}", right))
-            yield from ((line, True) for line in compare(run, folder, size, settings, end))
+        for chunk in (None, SIZES[size].chunk):
+            run = answer(folder, size, chunk)
+            notes.append(fate(run))
+            yield from ((line, True) for line in compare(run, folder, size, end))
     yield "", True
     yield from notes
 
@@ -356,7 +355,8 @@ def main() -> int:
     end = time.time() + 60 * options.minutes
     os.environ["HF_HUB_OFFLINE"] = "1"
     if options.cpu:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        # One thread: several slow each other where cores are shared, and not both halves alike.
+        os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     import torch
 
     if not options.cpu and not torch.cuda.is_available():
