@@ -108,6 +108,12 @@ class ModelOptions:
     revision: str | None = option(
         "of a model on the Hub: branch, tag or commit", some=True, metavar="NAME"
     )
+    tokenizer: str | None = option(
+        "cuts and counts prompts, in place of the model's own: hf:MODEL; openai also tiktoken:NAME "
+        "or server (default: tiktoken's for the model's name)",
+        some=True,
+        metavar="KIND:NAME",
+    )
     adapter: str | None = option("folder of a LoRA adapter for it", some=True, metavar="FOLDER")
     hf_overrides: Mapping[str, Json] | None = option(
         'merged into config.json before loading, as {"rope_scaling": {"rope_type": "yarn", '
@@ -151,6 +157,9 @@ class ModelOptions:
         some=True,
         nargs=2,
         metavar=("OPEN", "CLOSE"),
+    )
+    stop: list[str] | None = option(
+        "texts that end an answer, for base models", some=True, nargs="+", metavar="TEXT"
     )
     trust_remote_code: bool = option("run Python code that the model brings", False, decides=True)
     allow_pickle: bool = option("read pickled weights, which can run code", False)
@@ -206,13 +215,6 @@ class EndpointOptions:
         decides=True,
         remote_only=True,
         metavar="URL",
-    )
-    tokenizer: str | None = option(
-        "cuts and counts prompts: hf:PATH, tiktoken:NAME or server (default: tiktoken's for the "
-        "model's name)",
-        decides=True,
-        remote_only=True,
-        metavar="KIND:NAME",
     )
     request_args: Mapping[str, Json] | None = option(
         'fields of the request, as {"reasoning_effort": "low"}; null drops one',

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any, ClassVar, get_args, get_type_hints
 
 from lveval import config
-from lveval.backends import BACKENDS, REMOTE, backend_module, parse_engine_args, plugin_hash
+from lveval.backends import (
+    BACKENDS,
+    REMOTE,
+    backend_module,
+    parse_engine_args,
+    plugin_hash,
+    run_name,
+)
 from lveval.backends.base import ApiOptions, EngineOptions, Json
 from lveval.common.errors import UsageError, unknown_name
 from lveval.common.levels import FileKey
@@ -123,7 +130,7 @@ class RunOptions(
         if given["batch_size"] is None:
             given["batch_size"] = BATCH_SIZE.get(given["backend"], 1)
         given["think_tags"] = given["think_tags"] and tuple(given["think_tags"])
-        given["model_name"] = given["model_name"] or Path(given["model_path"] or "").name
+        given["model_name"] = given["model_name"] or run_name(given["model_path"] or "")
         return cls(**given)
 
     @property
@@ -137,7 +144,7 @@ class RunOptions(
             each.name: getattr(self, each.name) for each in fields(self) if each.metadata["some"]
         }
         # These are known by their files, which the engine's fingerprint has: they may be moved.
-        files = ("adapter", "plugin")
+        files = ("adapter", "plugin", "tokenizer")
         return {k: v for k, v in values.items() if v is not None and k not in files}
 
     def engine_options(self) -> EngineOptions:
@@ -146,12 +153,13 @@ class RunOptions(
         asked = {each.name: getattr(self, each.name) for each in fields(EndpointOptions)}
         api = ApiOptions(
             **asked | {"request_args": self.request_args or {}},
+            tokenizer=self.tokenizer,
             system_message=config.SYSTEM_MESSAGE,
             chat=self.chat_template in ("auto", "published"),
             batch_folder=str(self.folder / "batches"),
         )
         same = "model_max_len dtype seed pure_greedy trust_remote_code allow_pickle batch_size"
-        same += " revision adapter"
+        same += " revision adapter tokenizer"
         objects = "hf_overrides model_args generate_args chat_template_args plugin_args"
         values = {name: getattr(self, name) for name in same.split()}
         values |= {name: getattr(self, name) or {} for name in objects.split()}
@@ -163,6 +171,7 @@ class RunOptions(
             args=parse_engine_args(self.backend, self.backend_args),
             plugins=tuple((spec, plugin_hash(spec)) for spec in self.plugin or ()),
             think_tags=(self.think_tags,) if self.think_tags else (),
+            stop=tuple(self.stop or ()),
             **values,
         )
         if (

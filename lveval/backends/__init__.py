@@ -6,10 +6,18 @@ python prediction.py --backend echo --data-path DATA --model-name dry-run
 import importlib
 
 from lveval.backends.base import BackendModule, Json
+from lveval.backends.model_files import run_name
 from lveval.backends.plugins import load_plugins, plugin_hash
 from lveval.common.errors import UsageError, unknown_name
 
-__all__ = ["BACKENDS", "backend_module", "load_plugins", "parse_engine_args", "plugin_hash"]
+__all__ = [
+    "BACKENDS",
+    "backend_module",
+    "load_plugins",
+    "parse_engine_args",
+    "plugin_hash",
+    "run_name",
+]
 
 # --backend NAME -> the module that serves it.
 BACKENDS: dict[str, str] = {

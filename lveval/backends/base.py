@@ -106,6 +106,12 @@ class Generation:
     measures: Mapping[str, Json] = field(default_factory=dict)  # what plugins tell of the answer
 
 
+def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
+    """Return an answer up to the first of the texts that end it, and whether there was one."""
+    ends = [at for each in stop if (at := text.find(each)) >= 0]
+    return (text[: min(ends)], True) if ends else (text, False)
+
+
 class EngineBroken(Exception):
     """The engine cannot go on (a CUDA fault, for example): its process must be replaced."""
 
@@ -180,6 +186,7 @@ class EngineOptions:
     gpus: int = 0  # that the run counts on; a worker that sees none must not go on with the CPU
     revision: str | None = None  # of a model on the Hub: branch, tag or commit
     adapter: str | None = None  # folder of a LoRA adapter for the model
+    tokenizer: str | None = None  # hf:MODEL, in place of the model's own
     hf_overrides: Mapping[str, Json] = field(default_factory=dict)  # merged into config.json
     model_args: Mapping[str, Json] = field(default_factory=dict)  # of from_pretrained
     generate_args: Mapping[str, Json] = field(default_factory=dict)  # of generate
@@ -187,6 +194,7 @@ class EngineOptions:
     plugins: tuple[tuple[str, str], ...] = ()  # (FILE.py[:NAME], its hash)
     plugin_args: Mapping[str, Json] = field(default_factory=dict)
     think_tags: tuple[tuple[str, str], ...] = ()  # around the reasoning in an answer
+    stop: tuple[str, ...] = ()  # texts that end an answer
     max_new_tokens: int = 0  # the largest answer budget, in new tokens, of the selected subsets
     api: ApiOptions | None = None
     args: Mapping[str, Json] = field(default_factory=dict)

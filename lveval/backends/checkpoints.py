@@ -9,7 +9,6 @@ transformers builds a model or tokenizer from whatever is there, fills the rest 
 and says so in a table that scrolls by.
 """
 
-import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from lveval.common.errors import UsageError
 from lveval.common.text import first_line
 
 if TYPE_CHECKING:
-    from lveval.backends.hf_models import ModelSource
+    from lveval.backends.model_files import ModelSource
 
 GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -109,25 +108,6 @@ def require_scaled(model: Any, before: Any) -> None:  # noqa: ANN401
         "--hf-overrides: the scaling of positions changes none of the model's frequencies; "
         "expected another factor or type than config.json has"
     )
-
-
-def base_of_adapter(folder: Path) -> str:
-    """Return the base model that an adapter's configuration names; raises UsageError."""
-    try:
-        base = json.loads((folder / "adapter_config.json").read_bytes())["base_model_name_or_path"]
-    except (ValueError, TypeError, KeyError):
-        base = None
-    if not isinstance(base, str) or not base:
-        raise UsageError(
-            f"{folder}: adapter_config.json names no base model; pass --model-path BASE --adapter "
-            f"{folder}"
-        )
-    return base
-
-
-def files_of(folder: Path) -> list[Path]:
-    """List a folder's files, sorted by name, the hidden ones left out."""
-    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
 
 
 def with_adapter(model: Any, folder: Path) -> Any:  # noqa: ANN401 - transformers models

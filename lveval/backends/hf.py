@@ -14,8 +14,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lveval.backends import checkpoints, hf_models
-from lveval.backends.base import Engine, EngineBroken, EngineOptions, Generation, Json, Prompt
+from lveval.backends import checkpoints, hf_models, model_files
+from lveval.backends.base import (
+    Engine,
+    EngineBroken,
+    EngineOptions,
+    Generation,
+    Json,
+    Prompt,
+    cut_at_stop,
+)
 from lveval.backends.plugins import load_plugins, question_start
 from lveval.common.errors import LVEvalError, UsageError
 from lveval.common.logs import log
@@ -29,7 +37,7 @@ if TYPE_CHECKING:
 ENGINE_ARGS = {"window": int}
 
 OPTIONS = (
-    *("revision", "adapter", "hf_overrides", "model_args", "generate_args"),
+    *("revision", "tokenizer", "adapter", "hf_overrides", "model_args", "generate_args", "stop"),
     *("chat_template_args", "plugin", "plugin_args", "think_tags"),
 )
 
@@ -134,7 +142,10 @@ class HFEngine(Engine):
         window: int | None,
         options: EngineOptions,
     ) -> None:
-        self._generate_args = options.generate_args
+        self._generate_args = dict(options.generate_args)
+        self._stop = options.stop
+        if options.stop:
+            self._generate_args |= {"stop_strings": [*options.stop], "tokenizer": tokenizer.raw}
         self._plugins = load_plugins(options)
         self.tokenizer = tokenizer
         self.native_chat = callable(getattr(model, "chat", None))
@@ -198,9 +209,9 @@ class HFEngine(Engine):
 
     def _ended(self, prompt: Prompt, new: list[int]) -> Generation:
         ends = self._model.generation_config.eos_token_id
-        stopped = bool(new) and new[-1] in (ends if isinstance(ends, list) else [ends])
+        text, stopped = cut_at_stop(self.tokenizer.decode_answer(new), self._stop)
+        stopped |= bool(new) and new[-1] in (ends if isinstance(ends, list) else [ends])
         cut = not stopped and len(new) >= prompt.max_new_tokens
-        text = self.tokenizer.decode_answer(new)
         return Generation(text, "length" if cut else "ok", "length" if cut else "stop", len(new))
 
     def _chat(self, prompt: Prompt) -> Generation:
@@ -241,14 +252,14 @@ def _failed(error: Exception, prompt: Prompt) -> Generation:
 
 def tokenizer(options: EngineOptions) -> hf_models.HFTokenizer:
     """Load the model's tokenizer; raises UsageError where transformers cannot."""
-    return hf_models.load_tokenizer(hf_models.model_source(options), options)
+    return hf_models.load_tokenizer(model_files.model_source(options), options)
 
 
 def native_chat(options: EngineOptions) -> bool:
     """Return whether the model's own code has a `.chat()`, which no class of transformers has."""
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-    source = hf_models.model_source(options)
+    source = model_files.model_source(options)
     classes = getattr(hf_models.load_config(source, options), "auto_map", None) or {}
     model_class = classes.get("AutoModelForCausalLM")
     if not model_class or not options.trust_remote_code:
@@ -273,8 +284,8 @@ def load(options: EngineOptions) -> HFEngine:
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     transformers.utils.logging.disable_progress_bar()
     transformers.set_seed(options.seed)
-    source = hf_models.model_source(options)
-    hf_models.reject_pickled_weights(source, options)
+    source = model_files.model_source(options)
+    model_files.reject_pickled_weights(source, options)
     words = tokenizer(options)
     hf_models.require_gpu(options)
     model = _load_weights(source, options)
@@ -292,7 +303,7 @@ def load(options: EngineOptions) -> HFEngine:
     return HFEngine(model, words, window, options)
 
 
-def _load_arguments(source: hf_models.ModelSource, options: EngineOptions) -> dict[str, Any]:
+def _load_arguments(source: model_files.ModelSource, options: EngineOptions) -> dict[str, Any]:
     import torch
 
     arguments: dict[str, Any] = {"dtype": getattr(torch, hf_models.resolve_dtype(options))}
@@ -307,7 +318,7 @@ def _load_arguments(source: hf_models.ModelSource, options: EngineOptions) -> di
     return arguments
 
 
-def _load_weights(source: hf_models.ModelSource, options: EngineOptions) -> Any:  # noqa: ANN401
+def _load_weights(source: model_files.ModelSource, options: EngineOptions) -> Any:  # noqa: ANN401
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     config = hf_models.load_config(source, options)
@@ -346,7 +357,7 @@ def _refuses_flash_attention(error: BaseException | None) -> bool:
     )
 
 
-def _require_on_gpu(model: Any, source: hf_models.ModelSource) -> None:  # noqa: ANN401
+def _require_on_gpu(model: Any, source: model_files.ModelSource) -> None:  # noqa: ANN401
     import torch
 
     if not torch.cuda.is_available():
@@ -363,7 +374,7 @@ def _require_on_gpu(model: Any, source: hf_models.ModelSource) -> None:  # noqa:
 
 def _apply_generation_settings(
     model: Any,  # noqa: ANN401
-    source: hf_models.ModelSource,
+    source: model_files.ModelSource,
     options: EngineOptions,
 ) -> None:
     from transformers import GenerationConfig

@@ -1,6 +1,6 @@
 """A model's files, configuration and tokenizer, as the hf and vllm backends read them.
 
-    source = hf_models.model_source(options)
+    source = model_files.model_source(options)
     tokenizer = hf_models.load_tokenizer(source, options)
 
 Nothing here runs a model's own code or reads a pickle unless the options allow it.
@@ -10,8 +10,8 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lveval.backends import checkpoints
@@ -24,6 +24,18 @@ from lveval.backends.base import (
     ok,
     warning,
 )
+from lveval.backends.model_files import (
+    ModelSource,
+    files_of,
+    hash_files,
+    is_mlx_quantized,
+    model_source,
+    reject_pickled_weights,
+    remote_code,
+    require_on_hub,
+    tokenizer_source,
+    what_it_is,
+)
 from lveval.common.errors import UsageError
 from lveval.common.text import first_line
 
@@ -35,18 +47,12 @@ FIXED_DATE = (
     "'%Y-%m-%d': '2024-07-26'}.get(form, '26 July 2024') }}{%- endmacro -%}"
 )
 
-CONFIG = "config.json"
-
-ADAPTER = "adapter_config.json"
-
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
-
 
 def model_fingerprint(options: EngineOptions) -> dict[str, Json]:
     """Return what of the model decides the answers; raises UsageError for what cannot work."""
     import torch
 
-    source = model_source(options)
+    source, tokenizer = model_source(options), tokenizer_source(options)
     reject_pickled_weights(source, options)
     settings = load_config(source, options)
     limit, window = options.model_max_len, context_window(settings, options)
@@ -64,126 +70,16 @@ def model_fingerprint(options: EngineOptions) -> dict[str, Json]:
         )
     return {
         "torch": torch.__version__,
-        "model": options.model_path if source.folder is None else source.fingerprint(),
+        "model": source.fingerprint(),
         "revision": getattr(settings, "_commit_hash", None),
-        **({"adapter": hash_files(checkpoints.files_of(source.adapter))} if source.adapter else {}),
+        **({"adapter": hash_files(files_of(source.adapter))} if source.adapter else {}),
+        **({"tokenizer": tokenizer.fingerprint()} if tokenizer else {}),
         "dtype": resolve_dtype(options),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "pure_greedy": options.pure_greedy,
         "seed": options.seed,
         "trust_remote_code": options.trust_remote_code,
     }
-
-
-class ModelSource:
-    """A local model folder, a GGUF file in one, or (folder None) a name on the Hub.
-
-    With an `adapter`, the folder of a LoRA adapter for it.
-    """
-
-    def __init__(self, path: str, adapter: Path | None = None) -> None:
-        self.adapter = adapter
-        here = Path(path)
-        gguf = here.suffix == ".gguf"
-        self.gguf = here.name if gguf else None
-        self.folder = here.parent if gguf else here if here.is_dir() else None
-        self.name = path if self.folder is None else str(self.folder)
-        if gguf and not here.is_file():
-            raise UsageError(f"--model-path {path}: no such file")
-        if self.folder is None and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-            raise UsageError(f"--model-path {path}: no such folder")
-        if self.folder is not None and not gguf and not (self.folder / CONFIG).is_file():
-            raise UsageError(
-                f"--model-path {path}: no config.json in it; expected a transformers model folder"
-            )
-
-    def load_kwargs(self, options: EngineOptions) -> dict[str, Any]:
-        """Return the keywords of every `from_pretrained`."""
-        kwargs: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
-        if options.revision:
-            kwargs["revision"] = options.revision
-        return kwargs | ({"gguf_file": self.gguf} if self.gguf else {})
-
-    def files(self) -> list[Path]:
-        """List the model's local files, sorted by name."""
-        if self.folder is None:
-            return []
-        if self.gguf:
-            return [self.folder / self.gguf]
-        return checkpoints.files_of(self.folder)
-
-    def fingerprint(self) -> str:
-        """Hash names, sizes, small files and the weights' headers; not all weights."""
-        return hash_files(self.files())
-
-
-def hash_files(paths: Iterable[Path]) -> str:
-    """Hash names, sizes, small files and the headers of weights."""
-    digest = hashlib.sha256()
-    for path in paths:
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            most = 1 << 20 if path.suffix in PICKLE_SUFFIXES else 1 << 26
-            if path.suffix == ".safetensors":  # the header's length, then the header: JSON
-                most = min(int.from_bytes(file.read(8), "little"), most)
-            digest.update(file.read(most))
-    return f"sha256:{digest.hexdigest()}"
-
-
-def model_source(options: EngineOptions) -> ModelSource:
-    """Find --model-path and --adapter; raises UsageError where nothing is there.
-
-    A path that is an adapter's folder stands for the base model that its config names.
-    """
-    if not options.model_path:
-        raise UsageError(
-            "--model-path is missing; expected a model folder, a .gguf file or a Hub name"
-        )
-    path, adapter = options.model_path, options.adapter
-    if not adapter and (Path(path) / ADAPTER).is_file() and not (Path(path) / CONFIG).is_file():
-        path, adapter = checkpoints.base_of_adapter(Path(path)), path
-    if adapter and not (Path(adapter) / ADAPTER).is_file():
-        raise UsageError(f"--adapter {adapter}: no {ADAPTER} in it; expected a folder of peft's")
-    source = ModelSource(path, Path(adapter) if adapter else None)
-    if source.gguf and (adapter or options.hf_overrides or options.revision):
-        raise UsageError(
-            f"--model-path {path}: a .gguf file takes no adapter, override or revision"
-        )
-    return source
-
-
-def reject_pickled_weights(source: ModelSource, options: EngineOptions) -> None:
-    """Raise UsageError for weights in pickle files, which run code, without --allow-pickle."""
-    adapted = checkpoints.files_of(source.adapter) if source.adapter else []
-    for paths in ([] if source.gguf else source.files(), adapted):
-        names = [path.name for path in paths]
-        pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
-        safe = any(name.endswith(".safetensors") for name in names)
-        if options.allow_pickle or safe or not pickles:
-            continue
-        raise UsageError(
-            f"{paths[0].parent}: its weights are pickle files ({', '.join(pickles[:4])}), which "
-            "can run code when read; expected .safetensors. If you trust them: --allow-pickle"
-        )
-
-
-def _remote_code(source: ModelSource) -> list[str]:
-    """List the Python files that --trust-remote-code would run."""
-    files: set[str] = set()
-    for name in ("config.json", "tokenizer_config.json"):
-        path = source.folder / name if source.folder is not None else None
-        if path is None or not path.is_file():
-            continue
-        try:
-            targets = (json.loads(path.read_text(encoding="utf-8")).get("auto_map") or {}).values()
-        except (ValueError, AttributeError):  # transformers says what is wrong with it
-            continue
-        for target in targets:
-            for reference in target if isinstance(target, list) else [target]:
-                if isinstance(reference, str):
-                    files.add(reference.rpartition(".")[0].split("--")[-1] + ".py")
-    return sorted(files)
 
 
 def require_gpu(options: EngineOptions) -> None:
@@ -211,12 +107,14 @@ def from_pretrained(
                 f"{source.name}: there is too little memory to load it; spread it over more GPUs "
                 "(--single-process), use a smaller --dtype, fewer --num-workers or a smaller model"
             ) from error
-        files = _remote_code(source)
+        files = remote_code(source)
         if files and not options.trust_remote_code:
             raise UsageError(
                 f"{source.name}: this model needs code of its own ({', '.join(files)}), which is "
                 "not run unasked; read these files and, if you trust them, add --trust-remote-code"
             ) from None
+        if found := what_it_is(source.folder) if source.folder and not source.gguf else "":
+            raise UsageError(f"{source.name}: {found}") from error
         hint = ""
         if source.folder is None and not (options.trust_remote_code and options.allow_pickle):
             hint = (
@@ -235,13 +133,28 @@ def load_config(source: ModelSource, options: EngineOptions) -> Any:  # noqa: AN
     """Load the configuration of a model that writes text; raises UsageError."""
     from transformers import AutoConfig
 
+    if source.folder is None:
+        require_on_hub(source)
     config = from_pretrained(AutoConfig, source, options)
+    if is_mlx_quantized(config):
+        raise UsageError(
+            f"{source.name}: weights packed for MLX, which transformers does not read; expected "
+            "the original model"
+        )
     checkpoints.require_generative(config, source)
     checkpoints.reject_adapter_beside_weights(source)
     return checkpoints.overridden(config, options.hf_overrides)
 
 
 SCALED = "max_sequence_length"
+
+
+def merged_overrides(source: ModelSource, options: EngineOptions) -> dict[str, Json]:
+    """Return the fields of config.json that --hf-overrides changes, as they are after merging."""
+    shipped = load_config(source, replace(options, hf_overrides={})).to_dict()
+    merged = load_config(source, options).to_dict()
+    return {name: value for name, value in merged.items() if value != shipped.get(name)}
+
 
 # How configurations spell the window; `seq_length` is ChatGLM's. FastChat's models have the trained
 # window under the first name, and under the last the one after their scaling of positions.
@@ -266,7 +179,7 @@ def load_generation_config(source: ModelSource, settings: Any) -> Any:  # noqa: 
     from transformers import GenerationConfig
 
     try:
-        return GenerationConfig.from_pretrained(source.name)
+        return GenerationConfig.from_pretrained(source.name, revision=source.revision)
     except OSError:  # none is shipped
         return GenerationConfig.from_model_config(settings)
 
@@ -440,9 +353,10 @@ class HFTokenizer:
 
 
 def load_tokenizer(source: ModelSource, options: EngineOptions) -> HFTokenizer:
-    """Load the model's own tokenizer; raises UsageError."""
+    """Load the model's own tokenizer, or that of --tokenizer; raises UsageError."""
     from transformers import AutoTokenizer
 
+    source = tokenizer_source(options) or source
     tokenizer = from_pretrained(AutoTokenizer, source, options)
     path = source.folder / "chat_template.json" if source.folder else None
     if path and path.is_file() and not getattr(tokenizer, "chat_template", None):

@@ -15,10 +15,19 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
+from pathlib import Path
 from typing import Any
 
-from lveval.backends import hf_models
-from lveval.backends.base import Engine, EngineBroken, EngineOptions, Generation, Json, Prompt
+from lveval.backends import hf_models, model_files
+from lveval.backends.base import (
+    Engine,
+    EngineBroken,
+    EngineOptions,
+    Generation,
+    Json,
+    Prompt,
+    cut_at_stop,
+)
 from lveval.common.errors import UsageError
 from lveval.common.logs import log
 
@@ -72,6 +81,10 @@ RUNTIME_ONLY_ARGS = (
 )
 
 
+# The ranks of adapters that its engine can be set up for.
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+
 # Tokens beyond limit and answer: the chat format, and what tokenising the cut text anew may add.
 CHAT_FORMAT_MARGIN = 512
 
@@ -95,7 +108,7 @@ VLLM_ENV_DEFAULTS = {
 }
 
 OPTIONS = (
-    *("revision", "hf_overrides", "chat_template_args"),
+    *("revision", "tokenizer", "adapter", "hf_overrides", "chat_template_args", "stop"),
     *("plugin", "plugin_args", "think_tags"),
 )
 
@@ -130,17 +143,18 @@ def tokenizer(options: EngineOptions) -> hf_models.HFTokenizer:
     return hf_models.load_tokenizer(_source(options), options)
 
 
-def _source(options: EngineOptions) -> hf_models.ModelSource:
+def _source(options: EngineOptions) -> model_files.ModelSource:
     """Where the model is; GGUF files are left to transformers."""
-    source = hf_models.model_source(options)
+    source = model_files.model_source(options)
     if source.gguf:
         raise UsageError(
             f"--model-path {options.model_path}: the vllm backend reads model folders and Hub "
             "names; use --backend hf for a .gguf file"
         )
-    if source.adapter:
+    if source.subfolder:
         raise UsageError(
-            f"{source.adapter}: an adapter needs --backend hf; or merge it into the model first"
+            f"--model-path {options.model_path}: vllm takes no subfolder; download it, and pass "
+            "that folder"
         )
     return source
 
@@ -171,8 +185,9 @@ def max_model_len(options: EngineOptions, window: int | None) -> int:
 
 def engine_arguments(options: EngineOptions, window: int | None) -> dict[str, Any]:
     """The arguments of vLLM's engine."""
+    source, words = model_files.model_source(options), model_files.tokenizer_source(options)
     chosen = {
-        "model": hf_models.model_source(options).name,
+        "model": source.name,
         "dtype": hf_models.resolve_dtype(options),
         "seed": options.seed,
         "trust_remote_code": options.trust_remote_code,
@@ -185,13 +200,28 @@ def engine_arguments(options: EngineOptions, window: int | None) -> dict[str, An
         "enable_prefix_caching": False,
         "use_tqdm_on_load": False,
     }
-    if options.revision:
-        chosen["revision"] = options.revision
+    if source.revision:
+        chosen["revision"] = source.revision
+    if words:
+        chosen |= {"tokenizer": words.name, "tokenizer_revision": words.revision}
+    if source.adapter:
+        chosen |= {"enable_lora": True, "max_lora_rank": _lora_rank(source.adapter)}
     if options.hf_overrides:
-        chosen["hf_overrides"] = dict(options.hf_overrides)
+        chosen["hf_overrides"] = hf_models.merged_overrides(source, options)
     if options.attn_implementation != "auto":
         chosen["attention_backend"] = options.attn_implementation
     return chosen | {key: value for key, value in options.args.items() if key != "window"}
+
+
+def _lora_rank(adapter: Path) -> int:
+    """The smallest rank that vLLM offers for the adapter; raises UsageError."""
+    rank = model_files.adapter_config(adapter).get("r")
+    fitting = [offered for offered in LORA_RANKS if isinstance(rank, int) and rank <= offered]
+    if not fitting:
+        raise UsageError(
+            f"{adapter}: adapter_config.json has the rank {rank}; vLLM takes up to {LORA_RANKS[-1]}"
+        )
+    return fitting[0]
 
 
 class VLLMEngine(Engine):
@@ -205,10 +235,13 @@ class VLLMEngine(Engine):
         build: Callable[[], Any],
         ends: Sequence[int],
         longest: int,
+        options: EngineOptions,
     ) -> None:
         self.tokenizer = tokenizer
         self._ends = list(ends)
         self._longest = longest
+        self._stop = options.stop
+        self._adapter = model_files.model_source(options).adapter
         self._inbox: queue.SimpleQueue[tuple[Prompt, Future[Generation]]] = queue.SimpleQueue()
         self._lock = (
             threading.Lock()
@@ -270,8 +303,9 @@ class VLLMEngine(Engine):
                 name = next(names)
                 ids = {"prompt_token_ids": list(prompt.tokens)}
                 try:
+                    settings = self._settings(model, prompt.max_new_tokens)
                     model.llm_engine.add_request(
-                        name, ids, self._settings(model, prompt.max_new_tokens)
+                        name, ids, settings, lora_request=self._lora_request()
                     )
                 except Exception as error:  # noqa: BLE001 - a prompt that vLLM will not take is that row's fault alone
                     future.set_result(Generation("", "error", error=f"vLLM: {_first(error)}"))
@@ -283,6 +317,11 @@ class VLLMEngine(Engine):
                     del waiting[
                         output.request_id
                     ]  # not before: were the answer to fail, its row must hear of it
+
+    def _lora_request(self) -> Any:  # noqa: ANN401 - vllm's LoRARequest, or None
+        from vllm.lora.request import LoRARequest
+
+        return LoRARequest("adapter", 1, str(self._adapter)) if self._adapter else None
 
     def _settings(self, model: Any, budget: int) -> Any:  # noqa: ANN401 - vllm.SamplingParams
         """Decode greedily with the shipped penalties, which explicit settings would ignore."""
@@ -297,7 +336,8 @@ class VLLMEngine(Engine):
             ignore_eos=True,
             stop_token_ids=self._ends,
             logprobs=0,  # of the chosen tokens: NaN where the logits were
-            detokenize=False,
+            detokenize=bool(self._stop),
+            stop=list(self._stop),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
@@ -308,12 +348,8 @@ class VLLMEngine(Engine):
         if reason not in ("stop", "length"):
             return Generation("", "error", error=f"vLLM ended the row: {reason}")
         new = list(output.token_ids)
-        return Generation(
-            self.tokenizer.decode_answer(new),
-            "length" if reason == "length" else "ok",
-            reason,
-            len(new),
-        )
+        text, _ = cut_at_stop(self.tokenizer.decode_answer(new), self._stop)
+        return Generation(text, "length" if reason == "length" else "ok", reason, len(new))
 
     def resolved_settings(self) -> dict[str, Json]:
         """Dtype, the generation settings in force, and the hash of the chat template."""
@@ -342,7 +378,7 @@ def _first(error: BaseException) -> str:
 def load(options: EngineOptions) -> VLLMEngine:
     """Load the engine on this process's GPUs or the CPU; raises UsageError."""
     source = _source(options)
-    hf_models.reject_pickled_weights(source, options)
+    model_files.reject_pickled_weights(source, options)
     hf_models.require_gpu(options)
     settings = hf_models.load_config(source, options)
     window = hf_models.context_window(settings, options)
@@ -361,6 +397,7 @@ def load(options: EngineOptions) -> VLLMEngine:
         lambda: _engine(source.name, engine_arguments(options, window)),
         ends if isinstance(ends, list) else [] if ends is None else [ends],
         max_model_len(options, window),
+        options,
     )
 
 

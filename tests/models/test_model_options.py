@@ -8,7 +8,7 @@ import pytest
 from support import tiny_models
 from support.backends_parts import ask, options
 
-from lveval.backends import hf, hf_models
+from lveval.backends import hf, hf_models, model_files
 from lveval.common.errors import UsageError
 
 TEXT = "The keeper wrote in his log that " * 40
@@ -84,7 +84,7 @@ def test_scaled_positions_are_those_of_config_json(tiny_model: Path, tmp_path: P
     assert answers[0] == answers[1]
     frequencies = [engine._model.model.rotary_emb.inv_freq for engine in engines]
     assert frequencies[0].equal(frequencies[1]) and not frequencies[0].equal(frequencies[2])
-    settings = hf_models.load_config(hf_models.model_source(overridden), overridden)
+    settings = hf_models.load_config(model_files.model_source(overridden), overridden)
     assert hf_models.context_window(settings, overridden) == 8192
     checked = " ".join(result.text for result in hf.check_model(overridden))
     assert "positions: scaled by the model (yarn, factor 4.0" in checked
@@ -154,7 +154,9 @@ def test_the_options_need_a_backend_that_has_them() -> None:
     from lveval.options import RunOptions
 
     words = ["--backend", "echo", "--model-name", "m", "--adapter", "x"]
-    with pytest.raises(UsageError, match="--adapter is for --backend hf; found --backend echo"):
+    with pytest.raises(
+        UsageError, match="--adapter is for --backend hf or vllm; found --backend echo"
+    ):
         RunOptions.parse(words)
     words[-2:] = ["--think-tags", "<a>", "</a>"]
     assert json.dumps(RunOptions.parse(words).given()) == '{"think_tags": ["<a>", "</a>"]}'

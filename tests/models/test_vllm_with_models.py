@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -116,9 +117,9 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 from lveval.backends import hf, vllm
 from lveval.backends.base import EngineOptions, Prompt
 
-module, path, pure, texts = sys.argv[1], sys.argv[2], sys.argv[3] == "pure", sys.argv[4:]
+module, path, more, texts = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), sys.argv[4:]
 args = {"enforce_eager": True} if module == "vllm" else {}
-given = EngineOptions(path, 500, dtype="float32", max_new_tokens=16, batch_size=4, pure_greedy=pure, args=args)
+given = EngineOptions(path, 500, dtype="float32", max_new_tokens=16, batch_size=4, args=args, **more)
 engine = (vllm if module == "vllm" else hf).load(given)
 prompts = [Prompt(text, text, engine.tokenizer.encode(text), 16) for text in texts]
 found = dict(engine.generate(prompts))
@@ -126,18 +127,18 @@ print(json.dumps([[found[n].status, found[n].text] for n in range(len(texts))]))
 """
 
 
-def others(module: str, path: Path, pure: str, *texts: str) -> list[list[str]]:
-    """The answers of an engine in a process of its own."""
-    found = script("-c", OTHERS, module, path, pure, *texts)
+def others(module: str, path: Path, more: dict[str, object], *texts: str) -> list[list[str]]:
+    """The answers of an engine in a process of its own, with these options."""
+    found = script("-c", OTHERS, module, path, json.dumps(more), *texts)
     assert found.returncode == 0, found.stderr
     answers: list[list[str]] = json.loads(found.stdout.splitlines()[-1])
     return answers
 
 
 @needs_vllm
-@pytest.mark.parametrize("pure", ["as-shipped", "pure"])
+@pytest.mark.parametrize("pure", [False, True])
 def test_a_shipped_repetition_penalty_acts_as_in_transformers(
-    model_path: Path, tmp_path: Path, pure: str
+    model_path: Path, tmp_path: Path, pure: bool
 ) -> None:
     folder = tmp_path / "penalty"  # its weights are links
     shutil.copytree(model_path, folder, copy_function=os.symlink)
@@ -146,9 +147,48 @@ def test_a_shipped_repetition_penalty_acts_as_in_transformers(
     path.unlink()
     path.write_text(json.dumps(recorded | {"repetition_penalty": 1.5}))
     texts = ("red red red red red", "The days of the week are Monday, Tuesday,")
-    answers = others("vllm", folder, pure, *texts)
-    assert answers == others("hf", folder, pure, *texts)
-    assert (answers == others("hf", model_path, pure, *texts)) is (pure == "pure")
+    more = {"pure_greedy": pure}
+    answers = others("vllm", folder, more, *texts)
+    assert answers == others("hf", folder, more, *texts)
+    assert (answers == others("hf", model_path, more, *texts)) is pure
+
+
+@needs_vllm
+@pytest.mark.parametrize("given", ["adapter", "hf_overrides", "stop", "tokenizer"])
+def test_an_option_of_the_model_acts_as_in_transformers(
+    model_path: Path, tmp_path: Path, given: str
+) -> None:
+    words = tmp_path / "words"
+    words.mkdir()
+    for path in model_path.glob("tokenizer*"):
+        shutil.copy(path, words)
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    values: dict[str, object] = {
+        "adapter": str(adapter(model_path, tmp_path)) if given == "adapter" else "",
+        "hf_overrides": {"rope_scaling": scaling},
+        "stop": ["Friday"],
+        "tokenizer": f"hf:{words}",
+    }
+    more, texts = {given: values[given]}, ("The days of the week are Monday, Tuesday,", "red " * 99)
+    answers = others("vllm", model_path, more, *texts)
+    assert answers == others("hf", model_path, more, *texts)
+    assert (answers == others("hf", model_path, {}, *texts)) is (given == "tokenizer")
+
+
+def adapter(model_path: Path, tmp_path: Path) -> Path:
+    """A LoRA adapter of the model with random weights."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(model_path)
+    torch.manual_seed(1)
+    model: Any = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "up_proj"]))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.02)
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
 
 
 @needs_vllm

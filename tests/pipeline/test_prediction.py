@@ -84,6 +84,7 @@ def test_every_deciding_option_reaches_the_identity(
         "generate_args": ["--generate-args", '{"prefill_chunk_size": 64}'],
         "chat_template_args": ["--chat-template-args", '{"enable_thinking": false}'],
         "think_tags": ["--think-tags", "<a>", "</a>"],
+        "stop": ["--stop", "END", "Question:"],
         "plugin": ["--plugin", str(bm25)],
         "plugin_args": ["--plugin", str(bm25), "--plugin-args", '{"words": 9}'],
     }

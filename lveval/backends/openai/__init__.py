@@ -24,7 +24,7 @@ from lveval.backends.openai.settings import (
 )
 from lveval.common.errors import UsageError
 
-OPTIONS = ("chat_template_args", "plugin", "plugin_args", "think_tags")
+OPTIONS = ("tokenizer", "chat_template_args", "plugin", "plugin_args", "think_tags", "stop")
 
 __all__ = [
     "ENGINE_ARGS",

@@ -85,6 +85,8 @@ class OpenAIEngine(RemoteEngine):
         self._sends_budget = not BUDGETS & self._service.request_args.keys()
         self._fields: dict[str, Json] = {"temperature": 0, "seed": options.seed}
         self._asked = dict(self._service.request_args)  # what the user asked for stays
+        if options.stop:
+            self._asked["stop"] = [*options.stop]
         if options.chat_template_args:  # as vLLM and SGLang call it
             self._asked["chat_template_kwargs"] = dict(options.chat_template_args)
         self._answers = 0  # of this start
