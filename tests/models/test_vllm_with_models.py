@@ -6,6 +6,7 @@ What needs vLLM itself is skipped where it is not installed; its environment is 
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ print(json.dumps([[found[n].status, found[n].text] for n in range(len(texts))]))
 """
 
 
-def others(module: str, path: Path, more: dict[str, object], *texts: str) -> list[list[str]]:
+def others(module: str, path: Path, more: Mapping[str, object], *texts: str) -> list[list[str]]:
     """The answers of an engine in a process of its own, with these options."""
     found = script("-c", OTHERS, module, path, json.dumps(more), *texts)
     assert found.returncode == 0, found.stderr
@@ -201,7 +202,7 @@ def test_nan_logits_are_no_answer(model_path: Path, tmp_path: Path) -> None:
     weights["model.norm.weight"] = weights["model.norm.weight"] * float("nan")
     (folder / "model.safetensors").unlink()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    assert others("vllm", folder, "pure", "one two") == [["invalid", ""]]
+    assert others("vllm", folder, {}, "one two") == [["invalid", ""]]
 
 
 @needs_vllm
@@ -209,7 +210,7 @@ def test_a_fault_in_a_step_breaks_the_engine_for_all_its_rows(tiny_model: Path) 
     """vLLM on a CPU has no attention for heads of 8 numbers, which shows in the first step only."""
     if vllm.settings_fingerprint(options(tiny_model))["device"] != "cpu":
         pytest.skip("a GPU may well have it")
-    found = script("-c", OTHERS, "vllm", tiny_model, "pure", "one two", "three")
+    found = script("-c", OTHERS, "vllm", tiny_model, "{}", "one two", "three")
     assert found.returncode == 1
     assert "EngineBroken: vLLM: RuntimeError: Unsupported CPU attention" in found.stderr
 
