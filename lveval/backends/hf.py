@@ -151,6 +151,8 @@ class HFEngine(Engine):
         self.native_chat = callable(getattr(model, "chat", None))
         self._model = model
         self._window = window if window is not None else math.inf
+        # A token without one would break a GPU's process, not this row.
+        self._vocabulary = getattr(model.get_input_embeddings(), "num_embeddings", math.inf)
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation]]:
         """Answer the prompts in order; out of memory is retried once with an emptied cache."""
@@ -167,6 +169,12 @@ class HFEngine(Engine):
                 f"{self._window}"
             )
             return Generation("", "context_overflow", error=message)
+        if (largest := max(map(int, prompt.tokens))) >= self._vocabulary:
+            message = (
+                f"the tokenizer makes token {largest}, the model has embeddings for "
+                f"{self._vocabulary} tokens; is it another model's tokenizer?"
+            )
+            return Generation("", "error", error=message)
         if self._plugins:
             prompt = replace(prompt, question_start=question_start(prompt, self.tokenizer))
         for _ in range(2):
@@ -182,7 +190,10 @@ class HFEngine(Engine):
             # Outside the handler the traceback no longer holds the failed pass's tensors.
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-        message = f"out of memory at {len(prompt.tokens)} tokens, twice"
+        message = (
+            f"out of memory at {len(prompt.tokens)} tokens, twice; --generate-args "
+            "'{\"prefill_chunk_size\": 4096}' needs less for long prompts"
+        )
         return Generation("", "error", error=message)
 
     def _decode(self, prompt: Prompt) -> Generation:

@@ -3,11 +3,12 @@
 failures = Recorder(store, files, cost).record(results)
 """
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from lveval.common.errors import IncompleteRun
+from lveval.common.errors import IncompleteRun, UsageError
 from lveval.common.logs import log
 from lveval.data.selection import SelectedFile
 from lveval.execution.cost import CostTracker
@@ -30,6 +31,7 @@ class Recorder:
         self._cost = cost
         self._missing = {file.name: len(file.missing(store.answered(*file.key))) for file in files}
         self._failures: Counter[str] = Counter()  # cause -> rows
+        self._messages: dict[str, str] = {}  # a failure's message without its numbers -> with them
         self._repeated = self._tokens = 0
         self._began = time.monotonic()
         total = sum(file.rows for file in files)
@@ -41,14 +43,19 @@ class Recorder:
                 store.export_predictions(*file.key)
 
     def record(self, results: Iterable[TaskResult]) -> Counter[str]:
-        """Record every result; return the failed rows by cause. Raises IncompleteRun."""
+        """Record every result; return the failed rows by cause.
+
+        Raises IncompleteRun, or UsageError, where no row gets an answer.
+        """
         with self._bar:
             for result in results:
                 self._record_answers(result)
                 for attempt in result.attempts:
                     self._record_failure(result.task, attempt)
                 self._show_progress()
-                self._end_hopeless_run()
+                if self._failures.total() >= MAX_FAILURES_BEFORE_FIRST_ANSWER:
+                    self._end_hopeless_run()
+        self._end_hopeless_run()
         return self._failures
 
     def _record_answers(self, result: TaskResult) -> None:
@@ -75,6 +82,7 @@ class Recorder:
             self._repeated += 1
             return
         self._failures[attempt.cause] += 1
+        self._messages[re.sub(r"\d+", "N", f"{attempt.cause}: {attempt.message}")] = attempt.message
         self._cost.release(*where)
         row = f"{task.file_name} row {attempt.index}"
         log.warning("no answer: %s: %s: %s", row, attempt.cause, attempt.message)
@@ -88,12 +96,18 @@ class Recorder:
 
     def _end_hopeless_run(self) -> None:
         failed = self._failures.total()
-        if failed < MAX_FAILURES_BEFORE_FIRST_ANSWER or any(
-            self._store.answered(*file.key) for file in self._files
-        ):
+        if not failed or any(self._store.answered(*file.key) for file in self._files):
             return
-        cause, number = self._failures.most_common(1)[0]
-        raise IncompleteRun(
-            f"the first {failed} rows all failed ({cause}: {number}) and none was ever answered; "
-            "the causes are in attempts.jsonl; mend it and run the same command again"
-        )
+        message, *others = self._messages.values()
+        ours = self._failures.keys() <= {"error", "invalid"} and "out of memory" not in message
+        if failed > 1 and ours and not others:
+            raise UsageError(
+                f"none of the {failed} rows that were tried has an answer, each for the same "
+                f"reason: {message}; the model or its settings are at fault"
+            )
+        if failed >= MAX_FAILURES_BEFORE_FIRST_ANSWER:
+            cause, number = self._failures.most_common(1)[0]
+            raise IncompleteRun(
+                f"the first {failed} rows all failed ({cause}: {number}) and none was ever "
+                "answered; the causes are in attempts.jsonl; mend it and run the same command again"
+            )

@@ -1,6 +1,7 @@
 """Which chat format a run uses: it says so and why, and an old run keeps its own."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,22 @@ def test_check_compares_what_is_sent_with_what_was_meant(
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     result = run(folder, data_path, tmp_path, "--check", "--limit", "1")
     assert result[0] == code and found in result[1], result
+
+
+def test_tokens_without_an_embedding_end_the_run_with_the_reason(
+    tiny_model: Path, data_path: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|extra|>"]})
+    tokenizer.chat_template = "<|extra|>{{ messages[0]['content'] }}"
+    tokenizer.save_pretrained(folder)
+    code, said = run(folder, data_path, tmp_path)
+    assert code == 2, said
+    assert "the tokenizer makes token 49152, the model has embeddings for 49152 tokens" in said
+    assert "the model or its settings are at fault" in said and "same command again" not in said
 
 
 def test_check_says_that_an_end_token_is_left_out(

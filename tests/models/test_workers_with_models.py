@@ -13,8 +13,10 @@ def test_where_every_row_fails_the_run_ends_early(chat_model: Path, tmp_path: Pa
         "--datasets", "hotpotwikiqa_mixup", "--lengths", "1k", "--trust-remote-code", "--model-max-len", "400",
         "--model-path", chat_model, "--single-process",
     )  # fmt: skip
-    assert found.returncode == 3, found.stderr
-    assert "the first 20 rows all failed (error: 20)" in found.stderr
+    assert found.returncode == 2, found.stderr
+    assert "none of the 20 rows that were tried has an answer" in found.stderr
+    assert "IndexError: list index out of range" in found.stderr.splitlines()[-1]
+    assert "same command again" not in found.stderr
     assert len(lines(tmp_path / "out/dry/attempts.jsonl")) == 20
 
 
