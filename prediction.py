@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     ) as store:
         backend = backend_module(options.backend)
         cost = CostTracker.from_options(
-            options, config.DATASET_MAXGEN, backend.answer_tokens(run.engine) or 0
+            options, run.budgets, backend.answer_tokens(run.engine) or 0
         )
         cost.in_flight = backend.claim_rows_in_flight(run.engine, store.is_answered, selection)
         for record in store.records():
@@ -138,7 +138,7 @@ class Run:
         path = engine.model_path
         if scheduler and path and Path(path).exists():  # workers have another working directory
             path = str(Path(path).absolute())
-        budget = max(config.DATASET_MAXGEN[subset] for subset, _ in keys)
+        budget = max(config.DATASET_MAXGEN[subset] for subset, _ in keys) + engine.thinking_budget
         engine = replace(
             engine,
             model_path=path,
@@ -158,6 +158,12 @@ class Run:
             ruled = utils.TEMPLATE_FIRST in begun["identity"]["tables"]
             return mode if ruled else utils.TABLES_FIRST
         return mode
+
+    @property
+    def budgets(self) -> dict[str, int]:
+        """The new tokens that each subset's answers may have, reasoning counted."""
+        thinking = self.engine.thinking_budget
+        return {subset: answer + thinking for subset, answer in config.DATASET_MAXGEN.items()}
 
     @property
     def remote(self) -> bool:
@@ -258,7 +264,7 @@ def make_job(
         model_name=options.model_name,
         chat_template=run.chat_mode,
         templates=prompts.templates,
-        budgets=config.DATASET_MAXGEN,
+        budgets=run.budgets,
         fingerprints={file.name: file.file.fingerprint for file in files},
         data_path=options.data_path and options.data_path.absolute(),
         expected=environment or {},
@@ -331,8 +337,7 @@ def summary_lines(
     if number := sum(map(bool, unfinished)):
         yield (
             f"{number} answers are empty: the model was still reasoning when their budget ended. "
-            "Larger budgets make another run: DATASET_MAXGEN in config.py, or for a service "
-            "--request-args '{\"max_completion_tokens\": 4000}'"
+            "More room makes another run: --thinking-budget 4000"
         )
     causes = ", ".join(f"{cause}: {count}" for cause, count in sorted(failures.items()))
     if left and cost.stop_reason:

@@ -158,6 +158,12 @@ class ModelOptions:
         nargs=2,
         metavar=("OPEN", "CLOSE"),
     )
+    thinking_budget: int | None = option(
+        "tokens of reasoning, added to every answer's budget; hf and vllm then close the reasoning",
+        some=True,
+        valid=AT_LEAST_1,
+        metavar="TOKENS",
+    )
     stop: list[str] | None = option(
         "texts that end an answer, for base models", some=True, nargs="+", metavar="TEXT"
     )

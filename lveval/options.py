@@ -172,6 +172,7 @@ class RunOptions(
             plugins=tuple((spec, plugin_hash(spec)) for spec in self.plugin or ()),
             think_tags=(self.think_tags,) if self.think_tags else (),
             stop=tuple(self.stop or ()),
+            thinking_budget=self.thinking_budget or 0,
             **values,
         )
         if (

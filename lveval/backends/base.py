@@ -194,6 +194,7 @@ class EngineOptions:
     plugins: tuple[tuple[str, str], ...] = ()  # (FILE.py[:NAME], its hash)
     plugin_args: Mapping[str, Json] = field(default_factory=dict)
     think_tags: tuple[tuple[str, str], ...] = ()  # around the reasoning in an answer
+    thinking_budget: int = 0  # tokens of reasoning, a part of every prompt's max_new_tokens
     stop: tuple[str, ...] = ()  # texts that end an answer
     max_new_tokens: int = 0  # the largest answer budget, in new tokens, of the selected subsets
     api: ApiOptions | None = None

@@ -37,7 +37,16 @@ if TYPE_CHECKING:
 ENGINE_ARGS = {"window": int}
 
 OPTIONS = (
-    *("revision", "tokenizer", "adapter", "hf_overrides", "model_args", "generate_args", "stop"),
+    *(
+        "revision",
+        "tokenizer",
+        "adapter",
+        "hf_overrides",
+        "model_args",
+        "generate_args",
+        "stop",
+        "thinking_budget",
+    ),
     *("chat_template_args", "plugin", "plugin_args", "think_tags"),
 )
 
@@ -130,6 +139,37 @@ def _refuse_nan(ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
     return scores
 
 
+class _CloseReasoning:
+    """A logits processor that closes reasoning which has gone on for a number of tokens."""
+
+    def __init__(self, tokenizer: hf_models.HFTokenizer, prompt: Prompt, budget: int) -> None:
+        self._tokenizer = tokenizer
+        self._prompt_tokens = len(prompt.tokens)
+        self._budget = budget
+        # The number of new tokens after which it is to end.
+        self._end = budget if tokenizer.opens_reasoning(prompt.formatted) else None
+        self._close = tokenizer.encode(tokenizer.think_tags[1], add_special_tokens=False)
+
+    def __call__(self, ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
+        """Leave only the next token of the closing tag, where the reasoning is to end."""
+        new = ids.shape[1] - self._prompt_tokens
+        if new == self._budget and self._end is None and (tag := self._opened_by(ids)):
+            self._end = new + len(self._tokenizer.encode(tag, add_special_tokens=False))
+        if new == self._end and self._tokenizer.is_reasoning_closed(self._text(ids)):
+            self._end = None
+        if self._end is None or not 0 <= new - self._end < len(self._close):
+            return scores
+        forced = scores.new_full(scores.shape, -math.inf)
+        forced[:, int(self._close[new - self._end])] = 0.0
+        return forced
+
+    def _text(self, ids: "torch.Tensor") -> str:
+        return self._tokenizer.decode_answer(ids[0, self._prompt_tokens :].tolist())
+
+    def _opened_by(self, ids: "torch.Tensor") -> str:
+        return self._tokenizer.opened_by(self._text(ids))
+
+
 class HFEngine(Engine):
     """A loaded model that answers prompts one by one."""
 
@@ -144,6 +184,7 @@ class HFEngine(Engine):
     ) -> None:
         self._generate_args = dict(options.generate_args)
         self._stop = options.stop
+        self._thinking_budget = options.thinking_budget
         if options.stop:
             self._generate_args |= {"stop_strings": [*options.stop], "tokenizer": tokenizer.raw}
         self._plugins = load_plugins(options)
@@ -213,17 +254,24 @@ class HFEngine(Engine):
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=prompt.max_new_tokens,
                 do_sample=False,
-                logits_processor=LogitsProcessorList([_refuse_nan]),
+                logits_processor=LogitsProcessorList(self._processors(prompt)),
                 **self._generate_args,
             )[0]
         return self._ended(prompt, output[ids.shape[1] :].tolist())
+
+    def _processors(self, prompt: Prompt) -> list[Any]:
+        if not self._thinking_budget:
+            return [_refuse_nan]
+        return [_refuse_nan, _CloseReasoning(self.tokenizer, prompt, self._thinking_budget)]
 
     def _ended(self, prompt: Prompt, new: list[int]) -> Generation:
         ends = self._model.generation_config.eos_token_id
         text, stopped = cut_at_stop(self.tokenizer.decode_answer(new), self._stop)
         stopped |= bool(new) and new[-1] in (ends if isinstance(ends, list) else [ends])
         cut = not stopped and len(new) >= prompt.max_new_tokens
-        return Generation(text, "length" if cut else "ok", "length" if cut else "stop", len(new))
+        usage = self.tokenizer.usage(prompt.formatted, new)
+        reason = "length" if cut else "stop"
+        return Generation(text, "length" if cut else "ok", reason, len(new), usage=usage)
 
     def _chat(self, prompt: Prompt) -> Generation:
         import torch

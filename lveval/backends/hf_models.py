@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -279,9 +280,13 @@ class HFTokenizer:
     ) -> None:
         self.raw = tokenizer
         self._template_args = template_args or {}
+        self._known_tags = [*think_tags]
         tags = "".join(itertools.chain(*think_tags))
-        specials = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
-        self._think_marks = {id_: token for id_, token in specials if token in tags}
+        # Decoding skips more than the tokenizer's named special tokens: all that are marked so.
+        marked = getattr(tokenizer, "added_tokens_decoder", {})
+        specials = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        specials |= {id_: str(token) for id_, token in marked.items() if token.special}
+        self._think_marks = {id_: token for id_, token in specials.items() if token in tags}
         template = getattr(tokenizer, "chat_template", None)
         if isinstance(template, str) and "strftime_now" in template:
             tokenizer.chat_template = FIXED_DATE + template
@@ -308,6 +313,52 @@ class HFTokenizer:
         else:
             ids = self.raw(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
         return ids
+
+    @property
+    def think_tags(self) -> tuple[str, str]:
+        """The tags that this model puts around its reasoning: by its chat template, or its tokens.
+
+        Of several the first that --think-tags or the table in utils.py names.
+        """
+        template = str(getattr(self.raw, "chat_template", None) or "")
+        known = [tags for tags in self._known_tags if tags[1] in template] or [
+            tags
+            for tags in self._known_tags
+            if len(self.encode(tags[1], add_special_tokens=False)) == 1
+        ]
+        return (known or [*self._known_tags, ("<think>", "</think>")])[0]
+
+    def reasoning_tokens(self, prompt: str, tokens: Sequence[int]) -> int:
+        """Count an answer's tokens up to the end of its reasoning, the closing tag among them."""
+        text = self.decode_answer(tokens)
+        end = max(
+            (text.rfind(tag) + len(tag) for _, tag in self._known_tags if tag in text), default=0
+        )
+        if end:
+            lengths = range(len(tokens))
+            return (
+                bisect_left(lengths, end, key=lambda n: len(self.decode_answer(tokens[: n + 1])))
+                + 1
+            )
+        return len(tokens) if self.opens_reasoning(prompt) or self.opened_by(text) else 0
+
+    def usage(self, prompt: str, tokens: Sequence[int]) -> dict[str, int]:
+        """What a record tells of an answer that has reasoning in it; empty for any other."""
+        count = self.reasoning_tokens(prompt, tokens)
+        return {"completion_tokens": len(tokens), "reasoning_tokens": count} if count else {}
+
+    def is_reasoning_closed(self, text: str) -> bool:
+        """Whether an answer has ended its reasoning."""
+        return any(tag in text for _, tag in self._known_tags)
+
+    def opens_reasoning(self, prompt: str) -> bool:
+        """Whether a formatted prompt ends by opening the reasoning."""
+        return prompt.rstrip().endswith(tuple(tag for tag, _ in self._known_tags))
+
+    def opened_by(self, text: str) -> str:
+        """The tag by which an answer begins its reasoning, "" where none does."""
+        text = text.lstrip()
+        return next((tag for tag, _ in self._known_tags if text.startswith(tag)), "")
 
     def decode_answer(self, tokens: Sequence[int]) -> str:
         """Return an answer's text, special tokens skipped but those that mark its reasoning."""

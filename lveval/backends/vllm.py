@@ -26,6 +26,7 @@ from lveval.backends.base import (
     Generation,
     Json,
     Prompt,
+    Status,
     cut_at_stop,
 )
 from lveval.common.errors import UsageError
@@ -108,7 +109,15 @@ VLLM_ENV_DEFAULTS = {
 }
 
 OPTIONS = (
-    *("revision", "tokenizer", "adapter", "hf_overrides", "chat_template_args", "stop"),
+    *(
+        "revision",
+        "tokenizer",
+        "adapter",
+        "hf_overrides",
+        "chat_template_args",
+        "stop",
+        "thinking_budget",
+    ),
     *("plugin", "plugin_args", "think_tags"),
 )
 
@@ -204,6 +213,10 @@ def engine_arguments(options: EngineOptions, window: int | None) -> dict[str, An
         chosen["revision"] = source.revision
     if words:
         chosen |= {"tokenizer": words.name, "tokenizer_revision": words.revision}
+    if options.thinking_budget:
+        opening, closing = tokenizer(options).think_tags
+        tags = {"reasoning_start_str": opening, "reasoning_end_str": closing}
+        chosen["reasoning_config"] = tags
     if source.adapter:
         chosen |= {"enable_lora": True, "max_lora_rank": _lora_rank(source.adapter)}
     if options.hf_overrides:
@@ -224,6 +237,10 @@ def _lora_rank(adapter: Path) -> int:
     return fitting[0]
 
 
+# Request -> what was asked, and who waits for the answer.
+Waiting = dict[str, tuple[Prompt, Future[Generation]]]
+
+
 class VLLMEngine(Engine):
     """A running engine: many threads may call `generate`, one thread of its own drives it."""
 
@@ -241,6 +258,7 @@ class VLLMEngine(Engine):
         self._ends = list(ends)
         self._longest = longest
         self._stop = options.stop
+        self._thinking_budget = options.thinking_budget
         self._adapter = model_files.model_source(options).adapter
         self._inbox: queue.SimpleQueue[tuple[Prompt, Future[Generation]]] = queue.SimpleQueue()
         self._lock = (
@@ -281,18 +299,18 @@ class VLLMEngine(Engine):
             loaded.set_exception(error)
             return
         loaded.set_result(model)
-        waiting: dict[str, Future[Generation]] = {}
+        waiting: Waiting = {}
         try:
             self._serve(model, waiting)
         except Exception as error:  # noqa: BLE001 - whatever it was, the engine's state is unknown now
             with self._lock:
                 self._broken = f"vLLM: {type(error).__name__}: {_first(error)}"
                 while not self._inbox.empty():
-                    waiting[f"late {len(waiting)}"] = self._inbox.get()[1]
-            for future in waiting.values():
+                    waiting[f"late {len(waiting)}"] = self._inbox.get()
+            for _, future in waiting.values():
                 future.set_exception(EngineBroken(self._broken))
 
-    def _serve(self, model: Any, waiting: dict[str, Future[Generation]]) -> None:  # noqa: ANN401
+    def _serve(self, model: Any, waiting: Waiting) -> None:  # noqa: ANN401
         """Take new prompts, compute a step for all rows, return finished ones; for ever."""
         names = map(str, itertools.count())
         while True:
@@ -310,10 +328,11 @@ class VLLMEngine(Engine):
                 except Exception as error:  # noqa: BLE001 - a prompt that vLLM will not take is that row's fault alone
                     future.set_result(Generation("", "error", error=f"vLLM: {_first(error)}"))
                 else:
-                    waiting[name] = future
+                    waiting[name] = prompt, future
             for output in model.llm_engine.step():
                 if output.finished:
-                    waiting[output.request_id].set_result(self._answer(output.outputs[0]))
+                    prompt, future = waiting[output.request_id]
+                    future.set_result(self._answer(prompt, output.outputs[0]))
                     del waiting[
                         output.request_id
                     ]  # not before: were the answer to fail, its row must hear of it
@@ -338,10 +357,11 @@ class VLLMEngine(Engine):
             logprobs=0,  # of the chosen tokens: NaN where the logits were
             detokenize=bool(self._stop),
             stop=list(self._stop),
+            thinking_token_budget=self._thinking_budget or None,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _answer(self, output: Any) -> Generation:  # noqa: ANN401 - vllm.CompletionOutput
+    def _answer(self, prompt: Prompt, output: Any) -> Generation:  # noqa: ANN401 - CompletionOutput
         if output.cumulative_logprob is not None and math.isnan(output.cumulative_logprob):
             return Generation("", "invalid", error="the model's logits contain NaN")
         reason = str(output.finish_reason)
@@ -349,7 +369,9 @@ class VLLMEngine(Engine):
             return Generation("", "error", error=f"vLLM ended the row: {reason}")
         new = list(output.token_ids)
         text, _ = cut_at_stop(self.tokenizer.decode_answer(new), self._stop)
-        return Generation(text, "length" if reason == "length" else "ok", reason, len(new))
+        usage = self.tokenizer.usage(prompt.formatted, new)
+        status: Status = "length" if reason == "length" else "ok"
+        return Generation(text, status, reason, len(new), usage=usage)
 
     def resolved_settings(self) -> dict[str, Json]:
         """Dtype, the generation settings in force, and the hash of the chat template."""

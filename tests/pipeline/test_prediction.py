@@ -85,6 +85,7 @@ def test_every_deciding_option_reaches_the_identity(
         "chat_template_args": ["--chat-template-args", '{"enable_thinking": false}'],
         "think_tags": ["--think-tags", "<a>", "</a>"],
         "stop": ["--stop", "END", "Question:"],
+        "thinking_budget": ["--thinking-budget", "9"],
         "plugin": ["--plugin", str(bm25)],
         "plugin_args": ["--plugin", str(bm25), "--plugin-args", '{"words": 9}'],
     }

@@ -24,7 +24,15 @@ from lveval.backends.openai.settings import (
 )
 from lveval.common.errors import UsageError
 
-OPTIONS = ("tokenizer", "chat_template_args", "plugin", "plugin_args", "think_tags", "stop")
+OPTIONS = (
+    "tokenizer",
+    "chat_template_args",
+    "plugin",
+    "plugin_args",
+    "think_tags",
+    "stop",
+    "thinking_budget",
+)
 
 __all__ = [
     "ENGINE_ARGS",

@@ -67,7 +67,9 @@ def _usage(reply: dict[str, Any]) -> dict[str, int]:
     counts = reply.get("usage")
     if not isinstance(counts, dict):
         return {}
-    names = ("prompt_tokens", "completion_tokens")
+    details = counts.get("completion_tokens_details")
+    counts |= details if isinstance(details, dict) else {}
+    names = ("prompt_tokens", "completion_tokens", "reasoning_tokens")
     return {name: counts[name] for name in names if type(counts.get(name)) is int}
 
 
