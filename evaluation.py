@@ -315,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
             return ExitCode.INCOMPLETE
     from lveval.analysis import comparison, run_analysis
 
-    found = run_analysis.analyze_run(evaluation.rows, evaluation.causes)
+    found = run_analysis.analyze_run(evaluation)
     compared = comparison.compare_with(evaluation, {str(other.folder): other for other in others})
     print_scores(evaluation, found)
     print_findings(found)

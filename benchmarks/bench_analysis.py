@@ -82,7 +82,7 @@ def main() -> int:
         folder = Path(name)
         write_run(folder)
         run = evaluation.evaluate(folder)  # loads jieba's dictionary
-        found = run_analysis.analyze_run(run.rows, run.causes)
+        found = run_analysis.analyze_run(run)
         tasks: dict[str, Callable[[], object]] = {
             "intervals": lambda: anew(lambda: intervals.score_intervals(a)),
             "comparison of two runs": lambda: anew(lambda: comparison.compare_runs(a, b)),

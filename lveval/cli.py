@@ -119,7 +119,7 @@ def report_of_folder(
         )
     return build_report(
         evaluation,
-        run_analysis.analyze_run(evaluation.rows, evaluation.causes),
+        run_analysis.analyze_run(evaluation),
         published=read_published(),
         rank=leaderboard,
         compared=comparison.compare_with(

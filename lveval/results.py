@@ -225,6 +225,12 @@ class Evaluation:
             if file.rows
         }
 
+    @property
+    def thinking_budget(self) -> int | None:
+        """The tokens after which reasoning was closed; None where the run has no such budget."""
+        budget = self.identity.get("given", {}).get("thinking_budget")
+        return budget if type(budget) is int else None
+
     def signature(self, protocol: str) -> str:
         """All that decides the numbers, in one line."""
         recipe = {

@@ -16,6 +16,7 @@ with at once, after Holm (1979, Scandinavian Journal of Statistics 6), and the a
 the verdicts.
 """
 
+import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import fsum
@@ -314,6 +315,13 @@ def _accepted_mismatches(name: str, a: Evaluation, b: Evaluation) -> list[str]:
 
 # --- whether the two runs can be compared at all ---
 
+# Options that say which model it is.
+OF_THE_MODEL = {"revision"}
+
+
+def _short(text: str) -> str:
+    return "none" if text == "null" else text if len(text) <= 60 else f"{text[:57]}…"
+
 
 def mismatches(
     identity_a: Mapping[str, object], identity_b: Mapping[str, object]
@@ -339,6 +347,10 @@ def mismatches(
         ("pure_greedy", "--pure-greedy"),
     ):
         found += difference_notes(words, [engine.get(field) or "none" for engine in engines])
+    given = [section(each, "given") for each in both]
+    for field in sorted({*given[0], *given[1]} - OF_THE_MODEL):
+        values = [json.dumps(each.get(field), sort_keys=True) for each in given]
+        found += difference_notes(field, values, [_short(value) for value in values])
     budgets = [section(each, "budgets") for each in both]
     if not all(budgets):
         found += difference_notes("budgets of answers", [each or None for each in budgets])

@@ -1,22 +1,23 @@
 """All that the analyses find in one run, together, and as data for results_meta.json.
 
-    found = run_analysis.analyze_run(evaluation.rows, evaluation.causes)
+    found = run_analysis.analyze_run(evaluation)
     found.intervals["released"].levels["16k"], found.lost.levels["64k"]
 
 Imports numpy at once: import this module where it is used.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lveval.analysis import causes, evidence, intervals, length_effect
+from lveval.analysis import causes, evidence, intervals, length_effect, measures
 from lveval.analysis.causes import PointsLost
 from lveval.analysis.clusters import Breakdown
 from lveval.analysis.evidence import Evidence
 from lveval.analysis.intervals import Interval
 from lveval.analysis.length_effect import EffectiveLength, LengthCurve, LengthEffect
+from lveval.analysis.measures import Reasoning, Spread
 from lveval.common.levels import FileKey
-from lveval.results import PROTOCOLS, Cause, ScoredRow
+from lveval.results import PROTOCOLS, Evaluation
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class RunAnalysis:
     lost: PointsLost
     evidence_by_file: Mapping[FileKey, Evidence]
     evidence_by_level: Mapping[str, Evidence]
+    reasoning: Mapping[str, Reasoning]  # by level; empty where no answer has any
+    measures: Mapping[str, Mapping[str, Spread]]  # of plugins, by name and level
 
     @property
     def interval_notes(self) -> list[str]:
@@ -36,20 +39,24 @@ class RunAnalysis:
         return intervals.notes({**parts.levels, **parts.subsets})
 
 
-def analyze_run(rows: Sequence[ScoredRow], found: Sequence[Cause]) -> RunAnalysis:
-    """Analyse rows with their causes; UsageError as clusters.cluster_tables, also without a row."""
+def analyze_run(evaluation: Evaluation) -> RunAnalysis:
+    """Analyse a run's rows; UsageError as clusters.cluster_tables, also without a row."""
+    rows = evaluation.rows
     return RunAnalysis(
         intervals={protocol: intervals.score_intervals(rows, protocol) for protocol in PROTOCOLS},
         lengths=length_effect.measure_length_effect(rows),
-        lost=causes.points_lost(rows, found),
+        lost=causes.points_lost(rows, evaluation.causes),
         evidence_by_file=evidence.by_file(rows),
         evidence_by_level=evidence.by_level(rows),
+        reasoning=measures.reasoning_by_level(rows, evaluation.thinking_budget),
+        measures=measures.measures_by_level(rows),
     )
 
 
 def as_data(found: RunAnalysis) -> dict[str, object]:
     """Everything as JSON holds it, rounded to two places (shares to four)."""
     lost = found.lost
+    more = {"reasoning": found.reasoning, "measures": found.measures}
     return {
         "intervals": encode(found.intervals),
         "lengths": encode({"subsets": found.lengths.subsets, "mean": found.lengths.overall}),
@@ -58,6 +65,7 @@ def as_data(found: RunAnalysis) -> dict[str, object]:
         "points_lost": encode(
             {"levels": lost.levels, "subsets": lost.subsets, "files": lost.files}
         ),
+        **{name: encode(part) for name, part in more.items() if part},
     }
 
 
@@ -78,6 +86,8 @@ def encode(value: object, places: int = 2) -> object:
         case Evidence():
             known = ("kept", "cut", "unknown", "kept_percent")
             return encode({**{name: getattr(value, name) for name in known}, **vars(value)})
-        case Breakdown() | LengthCurve():
+        case Breakdown() | LengthCurve() | Reasoning():
             return encode(vars(value))
+        case Spread():
+            return encode(vars(value), places=4)
     return value

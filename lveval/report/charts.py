@@ -49,6 +49,7 @@ class CurveChart:
     name: str  # the run's
     own: dict[str, Interval]  # level -> its mean
     leaderboard_levels: list[str]  # of the own curve; points at others are hollow
+    title: str = "Mean score by length of the context, this run and the published models"
 
     def across(self, level: str) -> float:
         """Place a level on the logarithmic axis, 0 to 1."""
@@ -89,6 +90,23 @@ def curve_chart(page: ReportData) -> CurveChart:
         {level: own[level] for level in page.levels},
         page.leaderboard_levels,
     )
+
+
+def reasoning_chart(page: ReportData) -> CurveChart:
+    """Collect the tokens of reasoning by length, of a page that has some, at equal questions."""
+    tokens = {
+        level: part.tokens.mean
+        if part.tokens_same_questions is None
+        else part.tokens_same_questions
+        for level, part in page.reasoning.items()
+    }
+    own = {
+        level: Interval(mean, None, None, page.reasoning[level].tokens.rows, "questions")
+        for level, mean in tokens.items()
+    }
+    title = "Tokens of reasoning by length of the context"
+    ticks = ticks_up_to(max(tokens.values()))
+    return CurveChart(list(own), ticks, [], "tokens", own, list(own), title)
 
 
 def published_curves(page: ReportData) -> list[tuple[str, dict[str, float]]]:
@@ -166,8 +184,9 @@ def spread_labels(wanted: Sequence[float], low: float, high: float) -> list[floa
 
 
 def ticks_up_to(value: float) -> list[float]:
-    """Choose at most seven ticks from 0 for `value` (0 to 100); the last ends the axis."""
-    step = next(step for step in (1, 2, 5, 10, 20) if value <= 6 * step or step == 20)
+    """Choose at most seven ticks from 0 for `value`; the last ends the axis."""
+    steps = (part * 10**power for power in range(9) for part in (1, 2, 5))
+    step = next(step for step in steps if value <= 6 * step)
     return [float(step * number) for number in range(max(2, ceil(value / step) + 1))]
 
 
@@ -243,7 +262,7 @@ class Frame:
 
 
 def draw_curves(chart: CurveChart, width: int) -> str:
-    """Draw the published models' curves and above them the run's."""
+    """Draw the published models' curves, if any, and above them the run's."""
     frame = Frame(chart, width)
     body = _axes(frame)
     for number, (name, line) in enumerate(chart.published):
@@ -251,8 +270,7 @@ def draw_curves(chart: CurveChart, width: int) -> str:
         body.append(_line(points, f"published d{number % 4}", _title(name)))
     body += _curve_names(frame)
     body += _own_curve(frame)
-    title = "Mean score by length of the context, this run and the published models"
-    return _figure(width, frame.height, title, body)
+    return _figure(width, frame.height, chart.title, body)
 
 
 def _axes(frame: Frame) -> list[str]:

@@ -1,6 +1,6 @@
 """What a report shows, whatever form it takes: built from an evaluation and its analysis.
 
-    found = run_analysis.analyze_run(evaluation.rows, evaluation.causes)
+    found = run_analysis.analyze_run(evaluation)
     page = build_report(evaluation, found, published=leaderboard.read_published())
 
 Scores, intervals and points lost are on the scale of 0 to 100, of the released protocol but for the
@@ -17,6 +17,7 @@ from lveval.analysis.comparison import Comparison
 from lveval.analysis.evidence import Evidence
 from lveval.analysis.intervals import Interval
 from lveval.analysis.length_effect import LengthCurve, LengthEffect
+from lveval.analysis.measures import Reasoning, Spread
 from lveval.analysis.run_analysis import RunAnalysis
 from lveval.analysis.score_breakdown import ScoreBreakdown, explain_score
 from lveval.common.levels import FileKey
@@ -82,6 +83,8 @@ class ReportData:
     evidence_by_level: Mapping[str, Evidence]
     lost: PointsLost
     lengths: LengthEffect
+    reasoning: Mapping[str, Reasoning]  # by level; empty where no answer has any
+    measures: Mapping[str, Mapping[str, Spread]]  # of plugins, by name and level
     facts: list[tuple[str, str]]  # what length costs the mean of the subsets, as names and values
     compared: Mapping[str, Comparison]  # by the other run's folder; this run is A
     rows: list[RowView]
@@ -130,6 +133,8 @@ def build_report(
         evidence_by_level=found.evidence_by_level,
         lost=found.lost,
         lengths=found.lengths,
+        reasoning=found.reasoning,
+        measures=found.measures,
         facts=length_summary(found.lengths.overall),
         compared=compared or {},
         limit=limit if type(limit) is int else None,

@@ -76,12 +76,23 @@ def render(page: ReportData) -> str:
         in_words=causes.IN_WORDS,
         evidence_by_file=by_file,
         evidence_table=tables.evidence_table,
+        reasoning_table=tables.reasoning_table,
+        measures_table=tables.measures_table,
+        reasoning=_reasoning(page) if page.reasoning else [],
         length_table=tables.length_table,
         comparison_table=tables.comparison_table,
         curves=[Markup(charts.draw_curves(curves, width)) for width in charts.WIDTHS],  # noqa: S704
         evidence_bars=_bars("Evidence kept by level", charts.evidence_bars(page)),
         cause_bars=_bars("Points by cause and level", charts.cause_bars(page)),
     )
+
+
+def _reasoning(page: ReportData) -> list[str]:
+    """The curve of reasoning tokens for wide and narrow screens, as markup."""
+    from markupsafe import Markup
+
+    chart = charts.reasoning_chart(page)
+    return [Markup(charts.draw_curves(chart, width)) for width in charts.WIDTHS]  # noqa: S704
 
 
 def _bars(title: str, bars: list[charts.Bar]) -> list[str]:

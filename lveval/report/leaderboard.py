@@ -134,6 +134,10 @@ def rank_run(
     return Ranking(ranked, own if reasons else None, reasons)
 
 
+# Options of a run that the published runs had no like of; others say what the model is.
+NOT_AS_PUBLISHED = {"plugins", "stop", "thinking_budget", "generate_args", "think_tags"}
+
+
 def reasons_unranked(evaluation: Evaluation) -> list[str]:
     """List why a run cannot be ranked among the published models; empty where it can."""
     reasons = _selection_reasons(evaluation)
@@ -176,6 +180,9 @@ def _decoding_reasons(evaluation: Evaluation) -> list[str]:
         reasons.append(
             "--pure-greedy: the published runs kept the generation settings that a model ships"
         )
+    given = identity.get("given", {})
+    if changes := sorted(NOT_AS_PUBLISHED & given.keys()):
+        reasons.append(f"the answers were made with {', '.join(changes)}")
     if engine.get("request_args"):
         fields = ", ".join(sorted(engine["request_args"]))
         reasons.append(f"--request-args changes the request: {fields}")

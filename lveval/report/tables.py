@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # numpy is behind these
     from lveval.analysis.evidence import Evidence
     from lveval.analysis.intervals import Interval
     from lveval.analysis.length_effect import LengthEffect
+    from lveval.analysis.measures import Reasoning, Spread
     from lveval.report.data import ReportData
     from lveval.report.leaderboard import Ranking
 
@@ -131,6 +132,41 @@ def evidence_table(parts: "Mapping[str, Evidence]") -> Table:
     return Table("Evidence kept by the truncation", head, lines, "evidence")
 
 
+def reasoning_table(parts: "Mapping[str, Reasoning]") -> Table:
+    """The reasoning before the answers, a line for each level."""
+    lines = [
+        [
+            level,
+            str(part.tokens.rows),
+            number(part.tokens.mean, ",.0f"),
+            number(part.tokens_same_questions, ",.0f"),
+            number(part.tokens.high, ",.0f"),
+            number(part.cut_percent, ".1f"),
+            number(part.score_finished),
+            number(part.score_cut),
+        ]
+        for level, part in parts.items()
+    ]
+    head = ("", "rows", "tokens, mean", "at equal questions", "90th percentile", "cut (%)")
+    scores = ("score, finished", "score, cut")
+    return Table("Tokens of reasoning", [*head, *scores], lines, "reasoning")
+
+
+def measures_table(found: "Mapping[str, Mapping[str, Spread]]") -> Table:
+    """What plugins measured of the answers, a line for each measure and level."""
+    lines = [
+        [
+            f"{name}, {level}",
+            str(part.rows),
+            *(f"{value:,.4g}" for value in (part.mean, part.low, part.median, part.high)),
+        ]
+        for name, levels in found.items()
+        for level, part in levels.items()
+    ]
+    head = ("measure", "rows", "mean", "10th percentile", "median", "90th percentile")
+    return Table("Measures of the plugins", head, lines, "measures")
+
+
 def length_table(found: "LengthEffect") -> Table:
     """What length costs each subset and their mean; blank where it could not be measured."""
     curves = {subset: found.subsets[subset] for subset in table_order(found.subsets)}
@@ -192,6 +228,8 @@ def page_tables(page: "ReportData") -> list[Table]:
         *([_ranking_table(page.name, page.standing)] if page.standing else []),
         evidence_table(page.evidence_by_level),
         length_table(page.lengths),
+        *([reasoning_table(page.reasoning)] if page.reasoning else []),
+        *([measures_table(page.measures)] if page.measures else []),
         causes_table(page.lost, page.lost.levels, "length"),
         causes_table(page.lost, page.lost.subsets, "subset"),
         *(

@@ -18,7 +18,9 @@ from lveval.report.tables import (
     comparison_table,
     evidence_table,
     length_table,
+    measures_table,
     number,
+    reasoning_table,
 )
 from lveval.results import PUBLISHED, Evaluation, grouped, level_means, subset_means
 
@@ -126,6 +128,12 @@ def print_findings(found: "RunAnalysis") -> None:
             "A question with several rows at a length counts once in drop and slope: they can "
             "differ from the scores."
         )
+    if found.reasoning:
+        print("\nreasoning before the answers; cut: its room was spent")
+        print(reasoning_table(found.reasoning).text())
+    if found.measures:
+        print("\nwhat the plugins measured")
+        print(measures_table(found.measures).text())
     lost = found.lost
     print("\npoints lost by cause, of 100 (docs/causes.md)")
     print(causes_table(lost, {**lost.levels, **lost.subsets}, "").text())

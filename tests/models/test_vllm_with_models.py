@@ -176,6 +176,19 @@ def test_an_option_of_the_model_acts_as_in_transformers(
     assert (answers == others("hf", model_path, {}, *texts)) is (given == "tokenizer")
 
 
+@needs_vllm
+def test_reasoning_is_closed_by_the_engines_own_limit(model_path: Path) -> None:
+    more = {"thinking_budget": 5, "think_tags": [["<think>", "</think>"]]}
+    texts = ("What day is it?\n<think>", "What day is it?")
+    thought, plain = others("vllm", model_path, more, *texts)
+    expected, same = others("hf", model_path, more, *texts)
+    assert plain == same and "</think>" not in plain[1]
+    # It may let a token more pass.
+    ours = expected[1].partition("</think>")
+    theirs = thought[1].partition("</think>")
+    assert theirs[0].startswith(ours[0]) and theirs[2] and ours[2]
+
+
 def adapter(model_path: Path, tmp_path: Path) -> Path:
     """A LoRA adapter of the model with random weights."""
     import torch

@@ -168,7 +168,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bare_page(folder: Path) -> ReportData:
     """A page with what every run has."""
     evaluation = evaluate(folder)
-    return build_report(evaluation, run_analysis.analyze_run(evaluation.rows, evaluation.causes))
+    return build_report(evaluation, run_analysis.analyze_run(evaluation))
 
 
 def rich_page(folder: Path) -> ReportData:
@@ -179,7 +179,7 @@ def rich_page(folder: Path) -> ReportData:
     )
     return build_report(
         evaluation,
-        run_analysis.analyze_run(evaluation.rows, evaluation.causes),
+        run_analysis.analyze_run(evaluation),
         published=read_published(),
         rank=True,
         compared={
