@@ -88,6 +88,8 @@ class Prompt:
     key: str = ""  # <subset>/<level>/<index>
     after_context: str = ""  # what of `text` follows the row's context
     question_start: int | None = None  # its first token in `tokens`, for plugins
+    # Of --generate-args, for decoding in the hf backend and in plugins.
+    generate_args: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,15 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lveval.backends import checkpoints, hf_models
 from lveval.backends.base import Engine, EngineBroken, EngineOptions, Generation, Json, Prompt
+from lveval.backends.decoding import NaNError, greedy
 from lveval.backends.plugins import load_plugins, question_start
 from lveval.common.errors import LVEvalError, UsageError
 from lveval.common.logs import log
 from lveval.common.text import first_line
-
-if TYPE_CHECKING:
-    import torch
-
 
 # window=N: the model's true window in tokens, where its config says too few.
 ENGINE_ARGS = {"window": int}
@@ -111,17 +108,6 @@ def _attention(options: EngineOptions) -> str | None:
     return asked
 
 
-class _NaNError(Exception):
-    """The model's logits contain NaN."""
-
-
-def _refuse_nan(ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
-    """Check logits, as a logits processor: argmax over NaN would give a token all the same."""
-    if bool(scores.isnan().any()):
-        raise _NaNError
-    return scores
-
-
 class HFEngine(Engine):
     """A loaded model that answers prompts one by one."""
 
@@ -156,6 +142,7 @@ class HFEngine(Engine):
                 f"{self._window}"
             )
             return Generation("", "context_overflow", error=message)
+        prompt = replace(prompt, generate_args=self._generate_args)
         if self._plugins:
             prompt = replace(prompt, question_start=question_start(prompt, self.tokenizer))
         for _ in range(2):
@@ -163,7 +150,7 @@ class HFEngine(Engine):
                 with self._plugins.generating(self._model, prompt):
                     answer = self._decode(prompt)
                 return replace(answer, measures=self._plugins.measures())
-            except _NaNError:
+            except NaNError:
                 return Generation("", "invalid", error="the model's logits contain NaN")
             except Exception as error:  # noqa: BLE001 - a model's own code may raise anything: this row fails
                 if not hf_models.is_out_of_memory(error):
@@ -178,23 +165,9 @@ class HFEngine(Engine):
         for hook in self._plugins.hooks("generate"):
             new = hook(self._model, self.tokenizer.raw, prompt)
             return Generation(new, "ok") if isinstance(new, str) else self._ended(prompt, list(new))
-        return self._chat(prompt) if prompt.native_chat else self._greedy(prompt)
-
-    def _greedy(self, prompt: Prompt) -> Generation:
-        import torch
-        from transformers import LogitsProcessorList
-
-        with torch.inference_mode():
-            ids = torch.tensor([list(prompt.tokens)], device=self._model.device)
-            output = self._model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=prompt.max_new_tokens,
-                do_sample=False,
-                logits_processor=LogitsProcessorList([_refuse_nan]),
-                **self._generate_args,
-            )[0]
-        return self._ended(prompt, output[ids.shape[1] :].tolist())
+        if prompt.native_chat:
+            return self._chat(prompt)
+        return self._ended(prompt, greedy(self._model, prompt))
 
     def _ended(self, prompt: Prompt, new: list[int]) -> Generation:
         ends = self._model.generation_config.eos_token_id
