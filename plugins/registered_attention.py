@@ -75,24 +75,23 @@ def attend(
     extra = [name for name in ("s_aux", "softcap", "position_bias") if kwargs.get(name) is not None]
     if extra:
         raise UsageError(f"top-k attention knows no {', '.join(extra)} of this model")
-    groups, length, past = (
-        query.shape[1] // key.shape[1],
-        key.shape[2],
-        key.shape[2] - query.shape[2],
-    )
+    groups, length = query.shape[1] // key.shape[1], key.shape[2]
+    past = length - query.shape[2]
     key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
     positions = torch.arange(length, device=query.device)
     counts, parts = vars(module).setdefault(COUNTS, [0, 0]), []
     for start in range(0, query.shape[2], BLOCK):
         rows = query[:, :, start : start + BLOCK]
-        if attention_mask is None:
+        if attention_mask is None:  # left out where it would be the causal one
             seen = positions <= positions[past + start :][: rows.shape[2], None]
         else:
             seen = attention_mask[..., start : start + BLOCK, :]
-        scores = (rows @ key.transpose(2, 3) * scaling).masked_fill(~seen, -torch.inf)
+        scores = rows @ key.transpose(2, 3) * scaling
+        seen = seen.expand_as(scores)
+        scores = scores.masked_fill(~seen, -torch.inf)
         best = scores.topk(min(k, length), dim=-1)
         scores = torch.full_like(scores, -torch.inf).scatter(-1, best.indices, best.values)
         counts[0] += int(scores.isfinite().sum())
-        counts[1] += int(seen.sum()) * scores.shape[1] // (seen.shape[1] if seen.dim() > 2 else 1)
+        counts[1] += int(seen.sum())
         parts.append(scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value)
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
