@@ -104,9 +104,11 @@ def run(model: Path, data_path: Path, output: Path, *words: str | Path) -> str:
     return f"{found.returncode} {found.stderr}"
 
 
-def rows(output: Path) -> dict[str, bytes]:
-    found = {path.name: path.read_bytes() for path in (output / "run/rows").iterdir()}
-    return found | {"exported": (output / "run/cmrc_mixup_1k.jsonl").read_bytes()}
+def recorded(output: Path) -> tuple[bytes, list[bytes]]:
+    """The exported file, and the lines of the store, which stand there as they became ready."""
+    (store,) = (output / "run/rows").glob("*.jsonl")
+    exported = (output / "run/cmrc_mixup_1k.jsonl").read_bytes()
+    return exported, sorted(store.read_bytes().splitlines())
 
 
 @each_plugin
@@ -124,12 +126,12 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes_and_mixes_with_no_other(
     assert run(tiny_model, data_path, tmp_path / "at_once", *words, "--limit", "3")[0] == "0"
     for limit in ("1", "3"):
         assert run(tiny_model, data_path, tmp_path / "twice", *words, "--limit", limit)[0] == "0"
-    assert rows(tmp_path / "twice") == rows(tmp_path / "at_once")
+    assert recorded(tmp_path / "twice") == recorded(tmp_path / "at_once")
     assert all(record["measures"] for record in lines(tmp_path / "twice/run/cmrc_mixup_1k.jsonl"))
     for refused in ((*words[:3], json.dumps(other)), ()):
         said = run(tiny_model, data_path, tmp_path / "twice", *refused, "--limit", "3")
         assert said.startswith("4") and "given.plugins" in said
-    assert rows(tmp_path / "twice") == rows(tmp_path / "at_once")
+    assert recorded(tmp_path / "twice") == recorded(tmp_path / "at_once")
 
 
 @each_plugin
