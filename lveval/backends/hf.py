@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lveval.backends import checkpoints, hf_models, model_files
 from lveval.backends.base import (
@@ -24,14 +24,11 @@ from lveval.backends.base import (
     Prompt,
     cut_at_stop,
 )
+from lveval.backends.decoding import CloseReasoning, NaNError, greedy
 from lveval.backends.plugins import load_plugins, question_start
 from lveval.common.errors import LVEvalError, UsageError
 from lveval.common.logs import log
 from lveval.common.text import first_line
-
-if TYPE_CHECKING:
-    import torch
-
 
 # window=N: the model's true window in tokens, where its config says too few.
 ENGINE_ARGS = {"window": int}
@@ -128,48 +125,6 @@ def _attention(options: EngineOptions) -> str | None:
     return asked
 
 
-class _NaNError(Exception):
-    """The model's logits contain NaN."""
-
-
-def _refuse_nan(ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
-    """Check logits, as a logits processor: argmax over NaN would give a token all the same."""
-    if bool(scores.isnan().any()):
-        raise _NaNError
-    return scores
-
-
-class _CloseReasoning:
-    """A logits processor that closes reasoning which has gone on for a number of tokens."""
-
-    def __init__(self, tokenizer: hf_models.HFTokenizer, prompt: Prompt, budget: int) -> None:
-        self._tokenizer = tokenizer
-        self._prompt_tokens = len(prompt.tokens)
-        self._budget = budget
-        # The number of new tokens after which it is to end.
-        self._end = budget if tokenizer.opens_reasoning(prompt.formatted) else None
-        self._close = tokenizer.encode(tokenizer.think_tags[1], add_special_tokens=False)
-
-    def __call__(self, ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
-        """Leave only the next token of the closing tag, where the reasoning is to end."""
-        new = ids.shape[1] - self._prompt_tokens
-        if new == self._budget and self._end is None and (tag := self._opened_by(ids)):
-            self._end = new + len(self._tokenizer.encode(tag, add_special_tokens=False))
-        if new == self._end and self._tokenizer.is_reasoning_closed(self._text(ids)):
-            self._end = None
-        if self._end is None or not 0 <= new - self._end < len(self._close):
-            return scores
-        forced = scores.new_full(scores.shape, -math.inf)
-        forced[:, int(self._close[new - self._end])] = 0.0
-        return forced
-
-    def _text(self, ids: "torch.Tensor") -> str:
-        return self._tokenizer.decode_answer(ids[0, self._prompt_tokens :].tolist())
-
-    def _opened_by(self, ids: "torch.Tensor") -> str:
-        return self._tokenizer.opened_by(self._text(ids))
-
-
 class HFEngine(Engine):
     """A loaded model that answers prompts one by one."""
 
@@ -216,6 +171,7 @@ class HFEngine(Engine):
                 f"{self._vocabulary} tokens; is it another model's tokenizer?"
             )
             return Generation("", "error", error=message)
+        prompt = replace(prompt, generate_args=self._arguments(prompt))
         if self._plugins:
             prompt = replace(prompt, question_start=question_start(prompt, self.tokenizer))
         for _ in range(2):
@@ -223,7 +179,7 @@ class HFEngine(Engine):
                 with self._plugins.generating(self._model, prompt):
                     answer = self._decode(prompt)
                 return replace(answer, measures=self._plugins.measures())
-            except _NaNError:
+            except NaNError:
                 return Generation("", "invalid", error="the model's logits contain NaN")
             except Exception as error:  # noqa: BLE001 - a model's own code may raise anything: this row fails
                 if not hf_models.is_out_of_memory(error):
@@ -241,28 +197,16 @@ class HFEngine(Engine):
         for hook in self._plugins.hooks("generate"):
             new = hook(self._model, self.tokenizer.raw, prompt)
             return Generation(new, "ok") if isinstance(new, str) else self._ended(prompt, list(new))
-        return self._chat(prompt) if prompt.native_chat else self._greedy(prompt)
+        if prompt.native_chat:
+            return self._chat(prompt)
+        return self._ended(prompt, greedy(self._model, prompt))
 
-    def _greedy(self, prompt: Prompt) -> Generation:
-        import torch
-        from transformers import LogitsProcessorList
-
-        with torch.inference_mode():
-            ids = torch.tensor([list(prompt.tokens)], device=self._model.device)
-            output = self._model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=prompt.max_new_tokens,
-                do_sample=False,
-                logits_processor=LogitsProcessorList(self._processors(prompt)),
-                **self._generate_args,
-            )[0]
-        return self._ended(prompt, output[ids.shape[1] :].tolist())
-
-    def _processors(self, prompt: Prompt) -> list[Any]:
+    def _arguments(self, prompt: Prompt) -> dict[str, Any]:
+        """Arguments of `generate` for a prompt, also of one that a plugin decodes."""
         if not self._thinking_budget:
-            return [_refuse_nan]
-        return [_refuse_nan, _CloseReasoning(self.tokenizer, prompt, self._thinking_budget)]
+            return self._generate_args
+        close = CloseReasoning(self.tokenizer, prompt, self._thinking_budget)
+        return {**self._generate_args, "logits_processor": [close]}
 
     def _ended(self, prompt: Prompt, new: list[int]) -> Generation:
         ends = self._model.generation_config.eos_token_id

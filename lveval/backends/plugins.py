@@ -157,6 +157,8 @@ def _path_of(spec: str) -> Path:
 def _told(name: str) -> Iterator[None]:
     try:
         yield
+    except UsageError as error:
+        raise UsageError(f"--plugin {name}: {error.message}") from error
     except Exception as error:  # a plugin's own code may raise anything
         message = f"{type(error).__name__}: {first_line(error)}"
         raise UsageError(f"--plugin {name}: {message}") from error

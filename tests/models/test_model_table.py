@@ -277,7 +277,7 @@ def expected(line: Line, engine: EngineOptions) -> str:
     if line.chat_format == "bare":
         return PROMPT
     if line.chat_format == "template":
-        return hf.tokenizer(engine).apply_chat_template(PROMPT)
+        return str(hf.tokenizer(engine).apply_chat_template(PROMPT))
     before, after = utils.PUBLISHED_FORMATS[line.chat_format.strip("`")]
     return before + PROMPT + after
 
