@@ -20,6 +20,7 @@ from lveval.analysis.length_effect import LengthCurve, LengthEffect
 from lveval.analysis.measures import Reasoning, Spread
 from lveval.analysis.run_analysis import RunAnalysis
 from lveval.analysis.score_breakdown import ScoreBreakdown, explain_score
+from lveval.analysis.sweep import Sweep
 from lveval.common.levels import FileKey
 from lveval.report.leaderboard import PublishedModel, Ranking, rank_run
 from lveval.results import (
@@ -87,6 +88,7 @@ class ReportData:
     measures: Mapping[str, Mapping[str, Spread]]  # of plugins, by name and level
     facts: list[tuple[str, str]]  # what length costs the mean of the subsets, as names and values
     compared: Mapping[str, Comparison]  # by the other run's folder; this run is A
+    sweep: Sweep | None  # of a method, with this run as the dense one
     rows: list[RowView]
     interval_note: str
     limit: int | None  # the longest prompt, in tokens without the chat format
@@ -99,6 +101,7 @@ def build_report(
     published: Sequence[PublishedModel] = (),
     rank: bool = False,
     compared: Mapping[str, Comparison] | None = None,
+    sweep: Sweep | None = None,
 ) -> ReportData:
     """Collect everything that is known of a run.
 
@@ -137,6 +140,7 @@ def build_report(
         measures=found.measures,
         facts=length_summary(found.lengths.overall),
         compared=compared or {},
+        sweep=sweep,
         limit=limit if type(limit) is int else None,
         interval_note="; ".join((INTERVAL_NOTE, *found.interval_notes)),
         rows=list(map(row_view, evaluation.rows, evaluation.causes)),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # numpy is behind these
     from lveval.analysis.intervals import Interval
     from lveval.analysis.length_effect import LengthEffect
     from lveval.analysis.measures import Reasoning, Spread
+    from lveval.analysis.sweep import Sweep
     from lveval.report.data import ReportData
     from lveval.report.leaderboard import Ranking
 
@@ -221,6 +222,24 @@ def comparison_table(found: "Comparison", a: str, b: str, label: int = 1) -> Tab
     return Table(f"A: {a}, B: {b}", head, lines, f"comparison-{label}", note)
 
 
+def sweep_table(found: "Sweep") -> Table:
+    """The runs of a sweep, a line for each level and run."""
+    lines = [
+        [
+            f"{point.level}, {point.run}",
+            f"{point.measure:,.4g}",
+            number(point.score),
+            number(point.dense),
+            f"{point.difference.value:+.2f}",
+            point.difference.between("+"),
+        ]
+        for point in found.points
+    ]
+    head = ("run", found.measure, "score", "dense", "difference", "95 % interval")
+    note = " ".join(f"{said}." for said in (*found.alarms, *found.notes))
+    return Table(f"Score by {found.measure}", head, lines, "sweep", note)
+
+
 def page_tables(page: "ReportData") -> list[Table]:
     """Every table of the page."""
     return [
@@ -236,6 +255,7 @@ def page_tables(page: "ReportData") -> list[Table]:
             comparison_table(found, page.name, other, number)
             for number, (other, found) in enumerate(page.compared.items(), 1)
         ),
+        *([sweep_table(page.sweep)] if page.sweep else []),
     ]
 
 
