@@ -322,18 +322,13 @@ def _load_arguments(source: model_files.ModelSource, options: EngineOptions) -> 
 
 
 def _load_weights(source: model_files.ModelSource, options: EngineOptions) -> Any:  # noqa: ANN401
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-
     config = hf_models.load_config(source, options)
     arguments = _load_arguments(source, options) | dict(options.model_args)
     # What does not fit is then named, and refused below.
     arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if not source.gguf:
         arguments["config"] = config
-    # Of a model that also sees, the part that reads and writes text is used.
-    sees = type(config) in AutoModelForImageTextToText._model_mapping
-    known = type(config) in AutoModelForCausalLM._model_mapping
-    auto_class = AutoModelForImageTextToText if sees and not known else AutoModelForCausalLM
+    auto_class = hf_models.auto_class(config)
     for hook in load_plugins(options).hooks("before_load"):
         hook(config, arguments)
     try:

@@ -401,6 +401,7 @@ def load(options: EngineOptions) -> VLLMEngine:
     """Load the engine on this process's GPUs or the CPU; raises UsageError."""
     source = _source(options)
     model_files.reject_pickled_weights(source, options)
+    hf_models.require_whole(source, options)
     hf_models.require_gpu(options)
     settings = hf_models.load_config(source, options)
     window = hf_models.context_window(settings, options)
