@@ -161,3 +161,19 @@ def test_the_window_is_found_under_each_name(config: dict[str, int], window: int
     from transformers import PretrainedConfig
 
     assert hf_models.context_window(PretrainedConfig(**config), options(Path())) == window
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "bitsandbytes", "unheard-of"])
+def test_packed_weights_that_nothing_here_unpacks_are_one_sentence(
+    method: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    packed = {"quant_method": method, "bits": 4, "group_size": 128, "load_in_4bit": True}
+    folder = tiny_models.edited(
+        tiny_model,
+        tmp_path / "model",
+        "config.json",
+        lambda data: data.update(quantization_config=packed),
+    )
+    with pytest.raises(UsageError) as caught:
+        hf.load(options(folder))
+    assert "\n" not in caught.value.message and str(folder) in caught.value.message
