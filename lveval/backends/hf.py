@@ -323,6 +323,7 @@ def _load_arguments(source: model_files.ModelSource, options: EngineOptions) -> 
 
 def _load_weights(source: model_files.ModelSource, options: EngineOptions) -> Any:  # noqa: ANN401
     config = hf_models.load_config(source, options)
+    checkpoints.require_known_packing(config, source)
     arguments = _load_arguments(source, options) | dict(options.model_args)
     # What does not fit is then named, and refused below.
     arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
