@@ -85,7 +85,7 @@ class RunOptions(
 
     def __post_init__(self) -> None:
         """Refuse values, and pairs of them, that cannot work. Raises UsageError."""
-        known = self.engine.OPTIONS
+        known = self.module.OPTIONS
         for each in fields(self):
             valid, value = each.metadata["valid"], getattr(self, each.name)
             if valid and value is not None and not valid[0](value):
@@ -94,7 +94,7 @@ class RunOptions(
                 able = [name for name in BACKENDS if each.name in backend_module(name).OPTIONS]
                 raise UsageError(
                     f"{flag(each.name)} is for --backend {' or '.join(able)}; found --backend "
-                    f"{self.engine.name}"
+                    f"{self.module.name}"
                 )
         for holds, message in CONFLICTS:
             if holds(self):
@@ -132,7 +132,7 @@ class RunOptions(
         return cls(**given)
 
     @property
-    def engine(self) -> BackendModule:
+    def module(self) -> BackendModule:
         """The backend that answers. Raises UsageError where there is none of that name."""
         return backend_module(self.backend)
 
@@ -152,7 +152,7 @@ class RunOptions(
 
     def engine_options(self) -> EngineOptions:
         """What the backend has to know of the options. Raises UsageError."""
-        remote = self.engine.REMOTE
+        remote = self.module.REMOTE
         asked = {each.name: getattr(self, each.name) for each in fields(EndpointOptions)}
         api = ApiOptions(
             **asked | {"request_args": self.request_args or {}},
@@ -178,7 +178,7 @@ class RunOptions(
             thinking_budget=self.thinking_budget or 0,
             **values,
         )
-        if self.max_cost is not None and self.engine.answer_tokens(options) is None:
+        if self.max_cost is not None and self.module.answer_tokens(options) is None:
             raise UsageError(
                 "--max-cost: --request-args drops the answers' budget; expected another budget in "
                 "it"
@@ -240,7 +240,7 @@ CONFLICTS: list[tuple[Callable[[RunOptions], object], str]] = [
         "--check asks one prompt at once; found --batch too, expected one of the two",
     ),
     (
-        lambda o: o.calibrate and o.engine.REMOTE,
+        lambda o: o.calibrate and o.module.REMOTE,
         "--calibrate: a service would take money for it; expected a --backend that loads its model "
         "here, as hf or vllm",
     ),
@@ -255,7 +255,7 @@ CONFLICTS: list[tuple[Callable[[RunOptions], object], str]] = [
         "the two",
     ),
     (
-        lambda o: o.scheduler and o.engine.REMOTE,
+        lambda o: o.scheduler and o.module.REMOTE,
         "--scheduler: a service is asked from this process; expected another --backend",
     ),
     (

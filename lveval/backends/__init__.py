@@ -38,7 +38,8 @@ def pinned_backend(name: str) -> str:
     """
     pinned = name if name in BACKENDS else pin(name)
     if pinned is None:
-        raise unknown_name(name, "backend", [*BACKENDS, *installed_names(), "FILE.py"])
+        known = dict.fromkeys([*BACKENDS, *installed_names(), "FILE.py"])
+        raise unknown_name(name, "backend", list(known))
     return pinned
 
 

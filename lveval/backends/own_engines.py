@@ -99,8 +99,8 @@ def _backend(where: str, module: object, name: str, origin: dict[str, Json]) -> 
         raise UsageError(f"{where}: found no {', '.join(missing)}; expected {wanted}")
     backend = BackendModule(module, name, origin)
     backend.settings_fingerprint = _checked_fingerprint(where, module.settings_fingerprint)
-    wanted = (*OF_AN_ENGINE, "stop_waiting") if backend.REMOTE else OF_AN_ENGINE
-    backend.load = _checked_load(where, module.load, wanted)
+    parts = (*OF_AN_ENGINE, "stop_waiting") if backend.REMOTE else OF_AN_ENGINE
+    backend.load = _checked_load(where, module.load, parts)
     return backend
 
 
@@ -122,11 +122,11 @@ def _checked_fingerprint(
 
 
 def _checked_load(
-    where: str, own: Callable[[EngineOptions], Any], wanted: Sequence[str]
+    where: str, own: Callable[[EngineOptions], Any], parts: Sequence[str]
 ) -> Callable[[EngineOptions], Engine]:
     def load(options: EngineOptions) -> Engine:
         engine: Engine = own(options)
-        if missing := [each for each in wanted if _lacks(engine, each)]:
+        if missing := [each for each in parts if _lacks(engine, each)]:
             raise UsageError(
                 f"{where}: load() gave {type(engine).__name__} without {', '.join(missing)}; "
                 f"expected {REQUIRED['load']}"
