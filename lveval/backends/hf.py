@@ -30,6 +30,8 @@ from lveval.common.errors import LVEvalError, UsageError
 from lveval.common.logs import log
 from lveval.common.text import first_line
 
+ON_GPUS = True
+
 # window=N: the model's true window in tokens, where its config says too few.
 ENGINE_ARGS = {"window": int}
 

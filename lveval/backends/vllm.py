@@ -39,6 +39,12 @@ INSTALL = (
 
 check_model = hf_models.check_model
 
+ON_GPUS = True
+
+# Enough to keep a GPU busy while answers are written token by token. A long prompt fills it alone;
+# what does not fit waits in vLLM's queue.
+BATCH_SIZE = 16
+
 
 def boolean(text: str) -> bool:
     """`true` or `false`; raises ValueError."""

@@ -20,7 +20,7 @@ from lveval.runs.record import FINAL_STATUSES, Prediction
 class Job:
     """All that a worker must know to answer a row; the same for every task of a run."""
 
-    backend: str
+    backend: str  # pinned: a worker refuses another file, or version, of that name
     options: EngineOptions
     model_name: str
     chat_template: str
