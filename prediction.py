@@ -18,7 +18,7 @@ from pathlib import Path
 from lveval import __version__, config, utils
 from lveval.backends import load_plugins
 from lveval.backends.base import EngineOptions
-from lveval.common import logs
+from lveval.common import interrupts, logs
 from lveval.common.errors import ExitCode, UsageError, run_cli
 from lveval.common.levels import FileKey
 from lveval.common.logs import log
@@ -99,11 +99,13 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         # --- 5. Answers: each is recorded as it comes -----------------------------------------
         recorder = Recorder(store, files, cost)
         try:
-            failures = recorder.record(answers(run, job, tasks, cost))
-        except KeyboardInterrupt:
-            saved = f"interrupted: all answers so far are saved in {options.folder}"
-            log.warning("%s; run %s", saved, run.resume_command)
-            return ExitCode.INTERRUPTED
+            with interrupts.graceful(cost.stop):  # what is in flight may still come
+                failures = recorder.record(answers(run, job, tasks, cost))
+        except KeyboardInterrupt as error:
+            saved = f"all answers so far are saved in {options.folder}"
+            how = f"interrupted{interrupts.by(error)}"
+            log.warning("%s: %s; run %s", how, saved, run.resume_command)
+            return ExitCode(interrupts.exit_code(error))
         left = sum(len(file.missing(store.answered(*file.key))) for file in files)
         used = {
             "prompt_tokens": cost.prompt_tokens,

@@ -303,7 +303,7 @@ def option_parser() -> argparse.ArgumentParser:
         "resume.",
         epilog="exit codes: 0 complete, 2 a wrong option, bad data or set-up, 3 rows are missing "
         "(run again), 4 the folder holds a run with other settings, 5 a service refused for good, "
-        "6 the disk failed, 130 Ctrl-C",
+        "6 the disk failed, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP",
         formatter_class=_Help,
         allow_abbrev=False,  # what a prefix means would change with the next option
     )
