@@ -84,9 +84,9 @@ def _common_measure(spreads: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _negated(found: Interval) -> Interval:
-    low = None if found.high is None else -found.high
-    high = None if found.low is None else -found.low
-    return replace(found, value=-found.value, low=low, high=high)
+    low = None if found.high is None else 0.0 - found.high
+    high = None if found.low is None else 0.0 - found.low
+    return replace(found, value=0.0 - found.value, low=low, high=high)
 
 
 def _alarms(name: str, dense: Evaluation, run: Evaluation, measure: str) -> list[str]:

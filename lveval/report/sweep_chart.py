@@ -48,13 +48,14 @@ def draw(sweep: Sweep, width: int) -> str:
         body.append(label(place(value, 0)[0], bottom + 20, f"{value:g}", "axis", "middle"))
     body.append(label((left + right) / 2, bottom + 40, sweep.measure, "axis", "middle"))
     names = []
-    for level in sweep.levels:
+    for number, level in enumerate(sweep.levels):
         points = [point for point in sweep.points if point.level == level]
         hue = f"s{_hue(level, sweep.levels)}"
         y = place(0, points[0].dense)[1]
         body.append(polyline([(left, y), (right, y)], f"dense {hue}", tooltip(f"{level}, dense")))
         body.append(polyline([place(each.measure, each.score) for each in points], f"sweep {hue}"))
-        body += [mark for point in points for mark in _marks(point, place, hue)]
+        beside = 4 * (number - (len(sweep.levels) - 1) / 2)  # whiskers of levels do not overlap
+        body += [mark for point in points for mark in _marks(point, place, hue, beside)]
         names.append((y, f"{level}, dense" if wide else level, hue))
     spread = spread_labels([y for y, _, _ in names], top, bottom)
     for (_, name, hue), y in zip(names, spread, strict=True):
@@ -72,7 +73,7 @@ def _high(point: SweepPoint) -> float:
     return max(point.score, point.dense + (point.difference.high or 0.0))
 
 
-def _marks(point: SweepPoint, place: Place, hue: str) -> list[str]:
+def _marks(point: SweepPoint, place: Place, hue: str, beside: float) -> list[str]:
     """A point, and the interval of its difference to the dense run's score."""
     x, y = place(point.measure, point.score)
     found = point.difference
@@ -81,5 +82,7 @@ def _marks(point: SweepPoint, place: Place, hue: str) -> list[str]:
     if found.low is not None and found.high is not None:
         ends = (place(point.measure, point.dense + bound)[1] for bound in (found.low, found.high))
         low, high = ends
-        marks.insert(0, tag("line", css=f"whisker {hue}", x1=x, x2=x, y1=low, y2=high))
+        marks.insert(
+            0, tag("line", css=f"whisker {hue}", x1=x + beside, x2=x + beside, y1=low, y2=high)
+        )
     return marks
