@@ -78,6 +78,8 @@ def render(page: ReportData) -> str:
         evidence_table=tables.evidence_table,
         reasoning_table=tables.reasoning_table,
         measures_table=tables.measures_table,
+        times_table=tables.times_table,
+        times_note=tables.TIMES_NOTE,
         reasoning=_reasoning(page) if page.reasoning else [],
         length_table=tables.length_table,
         comparison_table=tables.comparison_table,
