@@ -104,7 +104,10 @@ def report_parser(argv: Sequence[str] | None) -> argparse.Namespace:
         help="folders of runs with a method; this run is the one without it",
     )
     parser.add_argument(
-        "--sweep-by", default="", metavar="MEASURE", help="what the runs are placed by (kept)"
+        "--sweep-by",
+        default="",
+        metavar="MEASURE",
+        help="what the runs are placed by, a measure or seconds, prefill, decode (default: kept)",
     )
     arguments = parser.parse_args(argv)
     arguments.folder = named_run_folder(parser, arguments)

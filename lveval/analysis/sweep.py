@@ -13,10 +13,13 @@ from typing import Any
 
 from lveval.analysis.comparison import Comparison, compare_with
 from lveval.analysis.intervals import Interval
-from lveval.analysis.measures import measures_by_level
+from lveval.analysis.measures import Spread, measures_by_level
+from lveval.analysis.times import times_by_level
 from lveval.common.errors import UsageError
 from lveval.common.levels import level_length
 from lveval.results import Evaluation, ScoredRow
+
+TIMES = ("seconds", "prefill", "decode")  # of times.jsonl, which runs can be placed by, too
 
 PREFERRED = "kept"  # the share of the cache that is left, as the shipped plugins call it
 
@@ -49,7 +52,7 @@ class Sweep:
 
 
 def sweep_runs(dense: Evaluation, runs: Mapping[str, Evaluation], measure: str = "") -> Sweep:
-    """Place runs by a measure that all their rows record; "": the one called kept, or the only one.
+    """Place runs by a measure of all their rows, or by their times; "": by kept, or the only one.
 
     Raises UsageError where no such measure is there, SettingsMismatch where a run cannot be
     compared with the dense one.
@@ -57,6 +60,8 @@ def sweep_runs(dense: Evaluation, runs: Mapping[str, Evaluation], measure: str =
     compared = compare_with(dense, runs)
     spreads = {name: measures_by_level(run.rows) for name, run in runs.items()}
     measure = measure or _common_measure(spreads)
+    if measure in TIMES:
+        spreads = {name: {measure: _seconds(run, measure)} for name, run in runs.items()}
     points = []
     for name, found in compared.items():
         if measure not in spreads[name]:
@@ -81,6 +86,12 @@ def _common_measure(spreads: Mapping[str, Mapping[str, Any]]) -> str:
         f"--sweep-by is missing: all runs record {', '.join(sorted(common)) or 'no number'}; "
         "expected one of the measures that a plugin tells of its answers"
     )
+
+
+def _seconds(run: Evaluation, measure: str) -> dict[str, Spread]:
+    times = times_by_level(run.rows, run.times)
+    found = {level: getattr(each, measure) for level, each in times.items()}
+    return {level: spread for level, spread in found.items() if spread is not None}
 
 
 def _negated(found: Interval) -> Interval:

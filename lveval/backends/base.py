@@ -106,6 +106,8 @@ class Generation:
     error: str = ""
     usage: Mapping[str, int] = field(default_factory=dict)  # tokens, as a service counted them
     measures: Mapping[str, Json] = field(default_factory=dict)  # what plugins tell of the answer
+    # Seconds, bytes and device, for times.jsonl; of no two generations the same, so not compared.
+    times: Mapping[str, Json] = field(default_factory=dict, compare=False)
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:

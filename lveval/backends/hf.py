@@ -24,7 +24,7 @@ from lveval.backends.base import (
     Prompt,
     cut_at_stop,
 )
-from lveval.backends.decoding import CloseReasoning, NaNError, greedy
+from lveval.backends.decoding import Clock, CloseReasoning, NaNError, greedy
 from lveval.backends.plugins import load_plugins, question_start
 from lveval.common.errors import LVEvalError, UsageError
 from lveval.common.logs import log
@@ -173,14 +173,17 @@ class HFEngine(Engine):
                 f"{self._vocabulary} tokens; is it another model's tokenizer?"
             )
             return Generation("", "error", error=message)
-        prompt = replace(prompt, generate_args=self._arguments(prompt))
         if self._plugins:
             prompt = replace(prompt, question_start=question_start(prompt, self.tokenizer))
         for _ in range(2):
             try:
+                clock = Clock(self._model)
+                prompt = replace(prompt, generate_args=self._arguments(prompt, clock))
                 with self._plugins.generating(self._model, prompt):
                     answer = self._decode(prompt)
-                return replace(answer, measures=self._plugins.measures())
+                    times = clock.times()
+                measures = self._plugins.measures()
+                return replace(answer, measures=measures, times=times | self._plugins.times())
             except NaNError:
                 return Generation("", "invalid", error="the model's logits contain NaN")
             except Exception as error:  # noqa: BLE001 - a model's own code may raise anything: this row fails
@@ -203,12 +206,12 @@ class HFEngine(Engine):
             return self._chat(prompt)
         return self._ended(prompt, greedy(self._model, prompt))
 
-    def _arguments(self, prompt: Prompt) -> dict[str, Any]:
+    def _arguments(self, prompt: Prompt, clock: Clock) -> dict[str, Any]:
         """Arguments of `generate` for a prompt, also of one that a plugin decodes."""
-        if not self._thinking_budget:
-            return self._generate_args
-        close = CloseReasoning(self.tokenizer, prompt, self._thinking_budget)
-        return {**self._generate_args, "logits_processor": [close]}
+        processors: list[object] = [clock]
+        if self._thinking_budget:
+            processors.append(CloseReasoning(self.tokenizer, prompt, self._thinking_budget))
+        return {**self._generate_args, "logits_processor": processors}
 
     def _ended(self, prompt: Prompt, new: list[int]) -> Generation:
         ends = self._model.generation_config.eos_token_id

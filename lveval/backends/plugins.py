@@ -10,6 +10,7 @@ A plugin is a plain class; its keyword arguments are --plugin-args, and every me
     generate(model, tokenizer, prompt) decode: return the text, or the new token ids
     context(row)                       the context to use for a row: retrieval, compression
     measures()                         numbers of the last generation that are a property of it
+    times()                            numbers of the last generation that differ from run to run
     identity()                         more that decides the answers, in plain JSON values
 
 `prompt` is a backends.base.Prompt; `prompt.question_start` is the index of its first token after
@@ -27,7 +28,10 @@ from lveval.backends.base import EngineOptions, Json, Prompt, Tokenizer
 from lveval.backends.user_files import content_hash, read_file, run_file, told
 from lveval.common.errors import UsageError
 
-HOOKS = ("before_load", "after_load", "generating", "generate", "context", "measures", "identity")
+HOOKS = (
+    *("before_load", "after_load", "generating", "generate", "context"),
+    *("measures", "times", "identity"),
+)
 
 # What a backend can offer that does not hold the model itself.
 OUTSIDE_THE_MODEL = ("context", "identity")
@@ -91,6 +95,13 @@ class Plugins:
         for hook in self.hooks("measures"):
             merged |= hook() or {}
         return merged
+
+    def times(self) -> dict[str, Json]:
+        """What the plugins timed of the last row, as `plugins` in its times; TypeError: no JSON."""
+        merged: dict[str, Json] = {}
+        for hook in self.hooks("times"):
+            merged |= hook() or {}
+        return {"plugins": json.loads(json.dumps(merged))} if merged else {}
 
     @contextmanager
     def generating(self, model: Any, prompt: Prompt) -> Iterator[None]:  # noqa: ANN401

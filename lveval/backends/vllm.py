@@ -13,8 +13,10 @@ import math
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -277,9 +279,12 @@ class VLLMEngine(Engine):
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation]]:
         """Submit all prompts and yield each answer when it is finished; raises EngineBroken."""
+        began = time.perf_counter()
         futures = {self._submit(prompt): position for position, prompt in enumerate(prompts)}
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            # Beside other rows, which share the engine.
+            times: dict[str, Json] = {"seconds": round(time.perf_counter() - began, 6)}
+            yield futures[future], replace(future.result(), times=times)
 
     def _submit(self, prompt: Prompt) -> Future[Generation]:
         future: Future[Generation] = Future()

@@ -81,6 +81,8 @@ def render(page: ReportData) -> str:
         measures_table=tables.measures_table,
         sweep_table=tables.sweep_table,
         sweep=_sweep(page.sweep) if page.sweep else [],
+        times_table=tables.times_table,
+        times_note=tables.TIMES_NOTE,
         reasoning=_reasoning(page) if page.reasoning else [],
         length_table=tables.length_table,
         comparison_table=tables.comparison_table,

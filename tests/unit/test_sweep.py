@@ -1,5 +1,6 @@
 """A method at several strengths against the dense run: points, alarms, and the figure."""
 
+import json
 import random
 import re
 from pathlib import Path
@@ -70,9 +71,23 @@ def test_a_method_that_is_off_raises_the_alarm(tmp_path: Path) -> None:
     ]
 
 
+def test_runs_are_placed_by_their_times(tmp_path: Path) -> None:
+    dense, folder = evaluate(run(tmp_path / "dense", None)), run(tmp_path / "half", 0.5)
+    times = [
+        {"dataset": "lic_mixup", "level": level, "index": index, "seconds": 3.0, "new_tokens": 9}
+        for level in LEVELS
+        for index in range(30)
+    ]
+    (folder / "times.jsonl").write_text("".join(json.dumps(line) + "\n" for line in times))
+    found = sweep.sweep_runs(dense, {"half": evaluate(folder)}, "seconds")
+    assert [point.measure for point in found.points] == [3.0, 3.0] and not found.alarms
+
+
 def test_what_cannot_be_swept_is_refused(tmp_path: Path) -> None:
     dense = evaluate(run(tmp_path / "dense", None))
     half = evaluate(run(tmp_path / "half", 0.5))
+    with pytest.raises(UsageError, match=r'record no number "seconds"'):
+        sweep.sweep_runs(dense, {"half": half}, "seconds")
     with pytest.raises(UsageError, match=r'record no number "density"; found kept, cache_tokens'):
         sweep.sweep_runs(dense, {"half": half}, "density")
     with pytest.raises(UsageError, match="--sweep-by is missing: all runs record no number"):
