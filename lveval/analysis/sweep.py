@@ -61,7 +61,8 @@ def sweep_runs(dense: Evaluation, runs: Mapping[str, Evaluation], measure: str =
     spreads = {name: measures_by_level(run.rows) for name, run in runs.items()}
     measure = measure or _common_measure(spreads)
     if measure in TIMES:
-        spreads = {name: {measure: _seconds(run, measure)} for name, run in runs.items()}
+        timed = {name: _seconds(run, measure) for name, run in runs.items()}
+        spreads = {name: {measure: found} if found else {} for name, found in timed.items()}
     points = []
     for name, found in compared.items():
         if measure not in spreads[name]:
