@@ -48,6 +48,7 @@ from lveval.results import (
 )
 from lveval.runs import folder as run_folders
 from lveval.runs.record import FINAL_STATUSES
+from lveval.runs.times import read_times
 
 if TYPE_CHECKING:
     from lveval.analysis.comparison import Comparison
@@ -80,7 +81,8 @@ def evaluate(folder: Path) -> Evaluation:
                 )
     pairs.sort(key=lambda pair: (results.SUBSETS.index(pair[0]), level_length(pair[1])))
     manifest = run_folders.read_manifest(folder) or {}
-    return Evaluation(folder, manifest, [score_file(folder, manifest, *pair) for pair in pairs])
+    files = [score_file(folder, manifest, *pair) for pair in pairs]
+    return Evaluation(folder, manifest, files, read_times(folder))
 
 
 def score_file(folder: Path, manifest: Mapping[str, object], subset: str, level: str) -> FileResult:

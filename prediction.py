@@ -16,9 +16,9 @@ from functools import cached_property
 from pathlib import Path
 
 from lveval import __version__, config, utils
-from lveval.backends import ON_GPUS, REMOTE, backend_module, load_plugins
+from lveval.backends import load_plugins
 from lveval.backends.base import EngineOptions
-from lveval.common import logs
+from lveval.common import interrupts, logs
 from lveval.common.errors import ExitCode, UsageError, run_cli
 from lveval.common.levels import FileKey
 from lveval.common.logs import log
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     with RunStore.open(
         options.folder, spec.as_identity(), selection, rows, overwrite=options.overwrite
     ) as store:
-        backend = backend_module(options.backend)
+        backend = options.module
         cost = CostTracker.from_options(
             options, run.budgets, backend.answer_tokens(run.engine) or 0
         )
@@ -99,11 +99,13 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         # --- 5. Answers: each is recorded as it comes -----------------------------------------
         recorder = Recorder(store, files, cost)
         try:
-            failures = recorder.record(answers(run, job, tasks, cost))
-        except KeyboardInterrupt:
-            saved = f"interrupted: all answers so far are saved in {options.folder}"
-            log.warning("%s; run %s", saved, run.resume_command)
-            return ExitCode.INTERRUPTED
+            with interrupts.graceful(cost.stop):  # what is in flight may still come
+                failures = recorder.record(answers(run, job, tasks, cost))
+        except KeyboardInterrupt as error:
+            saved = f"all answers so far are saved in {options.folder}"
+            how = f"interrupted{interrupts.by(error)}"
+            log.warning("%s: %s; run %s", how, saved, run.resume_command)
+            return ExitCode(interrupts.exit_code(error))
         left = sum(len(file.missing(store.answered(*file.key))) for file in files)
         used = {
             "prompt_tokens": cost.prompt_tokens,
@@ -130,7 +132,7 @@ class Run:
     def of(cls, options: RunOptions, keys: Sequence[FileKey]) -> "Run":
         """Share the visible GPUs among workers. Raises UsageError where there are too few."""
         scheduler, engine = options.cluster_scheduler(), options.engine_options()
-        gpus = visible_gpus() if options.backend in ON_GPUS and not scheduler else []
+        gpus = visible_gpus() if options.module.ON_GPUS and not scheduler else []
         each = max(1, len(gpus)) if options.single_process else options.gpus_per_worker
         # A plan can be made on a machine without the GPUs that the run will have.
         absent = options.plan and not options.calibrate and not gpus
@@ -168,7 +170,7 @@ class Run:
     @property
     def remote(self) -> bool:
         """Whether the rows are answered at an endpoint, without workers."""
-        return self.options.backend in REMOTE
+        return self.options.module.REMOTE
 
     @property
     def idle_gpus(self) -> int:
@@ -228,12 +230,12 @@ def build_spec(
     With a scheduler its workers say what the engine is: this machine may have neither GPU nor
     model. Raises LVEvalError where the engine cannot work with these options.
     """
-    options, backend = run.options, backend_module(run.options.backend)
+    options, backend = run.options, run.options.module
     plugins = load_plugins(run.engine)
-    plugins.require_outside_the_model(options.backend)
+    plugins.require_outside_the_model(backend.name)
     subsets = dict.fromkeys(file.file.subset for file in files)
     return RunSpec(
-        backend=options.backend,
+        backend=backend.name,
         engine=environment["engine"] if environment else backend.settings_fingerprint(run.engine),
         backend_args={
             k: v for k, v in run.engine.args.items() if k not in backend.RUNTIME_ONLY_ARGS
@@ -246,7 +248,7 @@ def build_spec(
         tables=utils.format_overrides(options.model_name, run.chat_mode),
         budgets={subset: config.DATASET_MAXGEN[subset] for subset in subsets},
         data={file.name: file.file.fingerprint for file in files},
-        given=options.given() | plugins.fingerprint(),
+        given={**options.given(), **plugins.fingerprint(), **backend.origin},
     )
 
 
@@ -268,7 +270,7 @@ def make_job(
         fingerprints={file.name: file.file.fingerprint for file in files},
         data_path=options.data_path and options.data_path.absolute(),
         expected=environment or {},
-        max_concurrent_rows=backend_module(options.backend).max_concurrent_rows(run.engine),
+        max_concurrent_rows=options.module.max_concurrent_rows(run.engine),
         row_hours=options.row_hours,
     )
 
@@ -310,7 +312,7 @@ def warn_of_surprises(run: Run, spec: RunSpec) -> None:
 
 def prompt_format(run: Run) -> str:
     """Which chat format is put around the prompts, and why."""
-    backend, mode, name = backend_module(run.options.backend), run.chat_mode, run.options.model_name
+    backend, mode, name = run.options.module, run.chat_mode, run.options.model_name
     if utils.uses_native_chat(run.remote or backend.native_chat(run.engine), mode):
         return "made by the service" if run.remote else "made by the model's own .chat()"
     tokenizer = backend.tokenizer(run.engine)

@@ -19,6 +19,7 @@ from lveval import __version__, user_tables
 from lveval.common import logs
 from lveval.common.errors import ExitCode, UsageError, run_cli
 from lveval.common.files import disk_errors, write_atomic
+from lveval.common.logs import log
 from lveval.common.text import printable
 from lveval.options import add_run_folder_options, named_run_folder
 
@@ -94,19 +95,38 @@ def report_parser(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--markdown", action="store_true", help="the tables as Markdown, too")
     parser.add_argument("--latex", action="store_true", help="the tables as LaTeX, too")
+    parser.add_argument(
+        "--sweep",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="folders of runs with a method; this run is the one without it",
+    )
+    parser.add_argument(
+        "--sweep-by",
+        default="",
+        metavar="MEASURE",
+        help="what the runs are placed by, a measure or seconds, prefill, decode (default: kept)",
+    )
     arguments = parser.parse_args(argv)
     arguments.folder = named_run_folder(parser, arguments)
     return arguments
 
 
 def report_of_folder(
-    folder: Path, others: Sequence[Path] = (), *, leaderboard: bool = False
+    folder: Path,
+    others: Sequence[Path] = (),
+    *,
+    leaderboard: bool = False,
+    swept: Sequence[Path] = (),
+    measure: str = "",
 ) -> "ReportData":
     """Analyse the run in `folder` for its page.
 
     Raises LVEvalError where it cannot be read, has no row, or cannot be compared.
     """
-    from lveval.analysis import comparison, run_analysis
+    from lveval.analysis import comparison, run_analysis, sweep
     from lveval.evaluation import evaluate
     from lveval.report.data import build_report
     from lveval.report.leaderboard import read_published
@@ -125,6 +145,9 @@ def report_of_folder(
         compared=comparison.compare_with(
             evaluation, {str(other): evaluate(other) for other in others}
         ),
+        sweep=sweep.sweep_runs(evaluation, {run.name: evaluate(run) for run in swept}, measure)
+        if swept
+        else None,
     )
 
 
@@ -138,7 +161,17 @@ def report(argv: Sequence[str] | None = None) -> ExitCode:
         raise UsageError(f"--output {output}: expected the name of a page, ending in .html")
     from lveval.report import html, plots, tables
 
-    page = report_of_folder(arguments.folder, arguments.compare, leaderboard=arguments.leaderboard)
+    page = report_of_folder(
+        arguments.folder,
+        arguments.compare,
+        leaderboard=arguments.leaderboard,
+        swept=arguments.sweep,
+        measure=arguments.sweep_by,
+    )
+    if page.sweep:
+        print(f"{tables.sweep_table(page.sweep).text()}\n")
+        for alarm in page.sweep.alarms:
+            log.warning("warning: %s", alarm)
     with disk_errors("making the folder", output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
     written = []

@@ -68,7 +68,13 @@ class ModelOptions:
     """The model and how its engine is set."""
 
     TITLE: ClassVar[str] = "model"
-    backend: str = option(f"the engine: {', '.join(BACKENDS)}", "hf", decides=True)
+    backend: str = option(
+        f"the engine: {', '.join(BACKENDS)}, or one of your own (docs/plugins.md): FILE.py, or the "
+        "name that an installed package gives it",
+        "hf",
+        decides=True,
+        metavar="NAME",
+    )
     model_path: str | None = option(
         "model folder, .gguf file or Hub name (not needed for echo)", decides=True
     )

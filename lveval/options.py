@@ -17,13 +17,13 @@ from typing import Any, ClassVar, get_args, get_type_hints
 from lveval import config
 from lveval.backends import (
     BACKENDS,
-    REMOTE,
     backend_module,
     parse_engine_args,
+    pinned_backend,
     plugin_hash,
     run_name,
 )
-from lveval.backends.base import ApiOptions, EngineOptions, Json
+from lveval.backends.base import ApiOptions, BackendModule, EngineOptions, Json
 from lveval.common.errors import UsageError, unknown_name
 from lveval.common.levels import FileKey
 from lveval.option_groups import (
@@ -38,10 +38,6 @@ from lveval.option_groups import (
 from lveval.runs.folder import run_folder
 
 CHAT_MODES = ("auto", "published", "tokenizer", "none")
-
-# Rows in a batch where --batch-size does not say: enough to keep a GPU busy while answers are
-# written token by token. A long prompt fills it alone; what does not fit waits in vLLM's queue.
-BATCH_SIZE = {"vllm": 16}
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ class RunOptions(
 
     def __post_init__(self) -> None:
         """Refuse values, and pairs of them, that cannot work. Raises UsageError."""
-        known = backend_module(self.backend).OPTIONS
+        known = self.module.OPTIONS
         for each in fields(self):
             valid, value = each.metadata["valid"], getattr(self, each.name)
             if valid and value is not None and not valid[0](value):
@@ -98,7 +94,7 @@ class RunOptions(
                 able = [name for name in BACKENDS if each.name in backend_module(name).OPTIONS]
                 raise UsageError(
                     f"{flag(each.name)} is for --backend {' or '.join(able)}; found --backend "
-                    f"{self.backend}"
+                    f"{self.module.name}"
                 )
         for holds, message in CONFLICTS:
             if holds(self):
@@ -113,13 +109,15 @@ class RunOptions(
         Raises UsageError; ends the process where argparse refuses a word.
         """
         given = vars(option_parser().parse_args(argv))
+        given["backend"] = pinned_backend(given["backend"])
+        engine = backend_module(given["backend"])
         for each in fields(cls):
             if not each.metadata["remote_only"]:
                 continue
             if given[each.name] is None:
                 given[each.name] = each.default
-            elif given["backend"] not in REMOTE:
-                found = f"found --backend {given['backend']}"
+            elif not engine.REMOTE:
+                found = f"found --backend {engine.name}"
                 raise UsageError(f"{flag(each.name)} is for --backend openai; {found}")
         published = given["published"]
         if published and given["chat_template"] not in ("", "published"):
@@ -128,10 +126,15 @@ class RunOptions(
         given["prompts"] = given["prompts"] or ("official" if published else "builtin")
         given["chat_template"] = given["chat_template"] or ("published" if published else "auto")
         if given["batch_size"] is None:
-            given["batch_size"] = BATCH_SIZE.get(given["backend"], 1)
+            given["batch_size"] = engine.BATCH_SIZE
         given["think_tags"] = given["think_tags"] and tuple(given["think_tags"])
         given["model_name"] = given["model_name"] or run_name(given["model_path"] or "")
         return cls(**given)
+
+    @property
+    def module(self) -> BackendModule:
+        """The backend that answers. Raises UsageError where there is none of that name."""
+        return backend_module(self.backend)
 
     @property
     def folder(self) -> Path:
@@ -149,7 +152,7 @@ class RunOptions(
 
     def engine_options(self) -> EngineOptions:
         """What the backend has to know of the options. Raises UsageError."""
-        remote = self.backend in REMOTE
+        remote = self.module.REMOTE
         asked = {each.name: getattr(self, each.name) for each in fields(EndpointOptions)}
         api = ApiOptions(
             **asked | {"request_args": self.request_args or {}},
@@ -175,10 +178,7 @@ class RunOptions(
             thinking_budget=self.thinking_budget or 0,
             **values,
         )
-        if (
-            self.max_cost is not None
-            and backend_module(self.backend).answer_tokens(options) is None
-        ):
+        if self.max_cost is not None and self.module.answer_tokens(options) is None:
             raise UsageError(
                 "--max-cost: --request-args drops the answers' budget; expected another budget in "
                 "it"
@@ -240,9 +240,9 @@ CONFLICTS: list[tuple[Callable[[RunOptions], object], str]] = [
         "--check asks one prompt at once; found --batch too, expected one of the two",
     ),
     (
-        lambda o: o.calibrate and o.backend in REMOTE,
-        "--calibrate: a service would take money for it; found --backend openai, expected hf or "
-        "vllm",
+        lambda o: o.calibrate and o.module.REMOTE,
+        "--calibrate: a service would take money for it; expected a --backend that loads its model "
+        "here, as hf or vllm",
     ),
     (
         lambda o: o.calibrate and not o.plan,
@@ -255,8 +255,8 @@ CONFLICTS: list[tuple[Callable[[RunOptions], object], str]] = [
         "the two",
     ),
     (
-        lambda o: o.scheduler and o.backend in REMOTE,
-        "--scheduler: --backend openai asks a service from this process; expected another",
+        lambda o: o.scheduler and o.module.REMOTE,
+        "--scheduler: a service is asked from this process; expected another --backend",
     ),
     (
         lambda o: o.scheduler and (o.check or o.calibrate),
@@ -303,7 +303,7 @@ def option_parser() -> argparse.ArgumentParser:
         "resume.",
         epilog="exit codes: 0 complete, 2 a wrong option, bad data or set-up, 3 rows are missing "
         "(run again), 4 the folder holds a run with other settings, 5 a service refused for good, "
-        "6 the disk failed, 130 Ctrl-C",
+        "6 the disk failed, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP",
         formatter_class=_Help,
         allow_abbrev=False,  # what a prefix means would change with the next option
     )

@@ -158,6 +158,8 @@ class Evaluation:
     folder: Path
     manifest: Mapping[str, Any]  # empty for a folder of the published harness
     files: list[FileResult]
+    # (subset, level, index) -> the row's line of times.jsonl; no score depends on it.
+    times: Mapping[tuple[str, str, int], Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def unfinished(self) -> list[FileResult]:

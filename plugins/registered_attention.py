@@ -66,15 +66,19 @@ def attend(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    scaling: float,
     dropout: float = 0.0,
+    scaling: float | None = None,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
-    """Attend to the k best keys of each query (Gupta et al. 2021), in transformers' signature."""
+    """Attend to the k best keys of each query (Gupta et al. 2021), in the signature of sdpa's.
+
+    kvpress, once imported, wraps every registered attention and hands dropout over by its place.
+    """
     # Models hand over here what changes scores; it would be left out without a word.
     extra = [name for name in ("s_aux", "softcap", "position_bias") if kwargs.get(name) is not None]
     if extra:
         raise UsageError(f"top-k attention knows no {', '.join(extra)} of this model")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     groups, length = query.shape[1] // key.shape[1], key.shape[2]
     past = length - query.shape[2]
     key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))

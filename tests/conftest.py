@@ -68,6 +68,10 @@ SLOW_WITH_REASON = {
     "test_the_same_command_again_resumes_and_asks_nothing_twice": "a script, twice",
     "test_a_growing_selection_only_adds": "a run that is resumed three times",
     "test_hub_archive_then_offline_then_by_fingerprint": "three processes and a server",
+    "test_worker_processes_answer_as_one_process_does": "a cluster of two processes",
+    "test_a_worker_refuses_a_file_that_has_changed": "a worker process",
+    "test_an_entry_point_is_an_engine_by_its_name_and_only_then": "a cluster, and four more starts",
+    "test_plan_and_check_work_with_a_file": "processes that count tokens",
     "test_a_subset_and_a_format_of_ones_own": "two commands with a worker process",
 }
 

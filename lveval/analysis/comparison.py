@@ -316,7 +316,7 @@ def _accepted_mismatches(name: str, a: Evaluation, b: Evaluation) -> list[str]:
 # --- whether the two runs can be compared at all ---
 
 # Options that say which model it is.
-OF_THE_MODEL = {"revision"}
+OF_THE_MODEL = {"revision", "backend_file", "backend_package"}
 
 
 def _short(text: str) -> str:

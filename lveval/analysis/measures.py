@@ -1,7 +1,7 @@
 """Numbers that the records of a run hold beside the answers: reasoning tokens, measures of plugins.
 
     measures.reasoning_by_level(rows, budget=4000)["64k"].tokens.mean
-    measures.measures_by_level(rows)["kept"]["64k"].median
+    measures.measuresrows_by_level(rows)["kept"]["64k"].median
 
 Both are empty for most runs: no row tells of such.
 """
@@ -66,7 +66,7 @@ def reasoning_by_level(
     """Summarize each level, by length; empty where no row has reasoning."""
     if not any(map(reasoning_tokens, rows)):
         return {}
-    levels = _by_level(rows)
+    levels = rows_by_level(rows)
     by_question = grouped(((row.subset, row.question), row) for row in rows)
     everywhere = {
         question
@@ -95,7 +95,7 @@ def measures_by_level(rows: Iterable[ScoredRow]) -> dict[str, dict[str, Spread]]
     Measures that are no numbers are left out.
     """
     found: dict[str, dict[str, Spread]] = {}
-    for level, of_level in _by_level(rows).items():
+    for level, of_level in rows_by_level(rows).items():
         told = [row.record.get("measures") for row in of_level]
         values = grouped(
             (name, float(value))
@@ -109,7 +109,8 @@ def measures_by_level(rows: Iterable[ScoredRow]) -> dict[str, dict[str, Spread]]
     return found
 
 
-def _by_level(rows: Iterable[ScoredRow]) -> dict[str, list[ScoredRow]]:
+def rows_by_level(rows: Iterable[ScoredRow]) -> dict[str, list[ScoredRow]]:
+    """Group rows by level, the levels by length."""
     groups = grouped((row.level, row) for row in rows)
     return {level: groups[level] for level in sorted(groups, key=level_length)}
 

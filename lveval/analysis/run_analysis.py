@@ -9,13 +9,14 @@ Imports numpy at once: import this module where it is used.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lveval.analysis import causes, evidence, intervals, length_effect, measures
+from lveval.analysis import causes, evidence, intervals, length_effect, measures, times
 from lveval.analysis.causes import PointsLost
 from lveval.analysis.clusters import Breakdown
 from lveval.analysis.evidence import Evidence
 from lveval.analysis.intervals import Interval
 from lveval.analysis.length_effect import EffectiveLength, LengthCurve, LengthEffect
 from lveval.analysis.measures import Reasoning, Spread
+from lveval.analysis.times import Times
 from lveval.common.levels import FileKey
 from lveval.results import PROTOCOLS, Evaluation
 
@@ -31,6 +32,7 @@ class RunAnalysis:
     evidence_by_level: Mapping[str, Evidence]
     reasoning: Mapping[str, Reasoning]  # by level; empty where no answer has any
     measures: Mapping[str, Mapping[str, Spread]]  # of plugins, by name and level
+    times: Mapping[str, Times]  # by level; to be shown only
 
     @property
     def interval_notes(self) -> list[str]:
@@ -50,11 +52,12 @@ def analyze_run(evaluation: Evaluation) -> RunAnalysis:
         evidence_by_level=evidence.by_level(rows),
         reasoning=measures.reasoning_by_level(rows, evaluation.thinking_budget),
         measures=measures.measures_by_level(rows),
+        times=times.times_by_level(rows, evaluation.times),
     )
 
 
 def as_data(found: RunAnalysis) -> dict[str, object]:
-    """Everything as JSON holds it, rounded to two places (shares to four)."""
+    """Everything but the times as JSON holds it, rounded to two places (shares to four)."""
     lost = found.lost
     more = {"reasoning": found.reasoning, "measures": found.measures}
     return {

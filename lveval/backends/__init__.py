@@ -1,4 +1,4 @@
-"""The registry of backends, one module an engine.
+"""The registry of backends, one module an engine; one's own by file or by entry point.
 
 python prediction.py --backend echo --data-path DATA --model-name dry-run
 """
@@ -7,6 +7,7 @@ import importlib
 
 from lveval.backends.base import BackendModule, Json
 from lveval.backends.model_files import run_name
+from lveval.backends.own_engines import installed_names, own_engine, pin
 from lveval.backends.plugins import load_plugins, plugin_hash
 from lveval.common.errors import UsageError, unknown_name
 
@@ -15,6 +16,7 @@ __all__ = [
     "backend_module",
     "load_plugins",
     "parse_engine_args",
+    "pinned_backend",
     "plugin_hash",
     "run_name",
 ]
@@ -27,29 +29,40 @@ BACKENDS: dict[str, str] = {
     "echo": "lveval.backends.echo",
 }
 
-# Those that run on the GPUs of this machine.
-ON_GPUS = ("hf", "vllm")
 
-# Engines that run elsewhere: the coordinator asks them, many rows at once, without workers.
-REMOTE = ("openai",)
+def pinned_backend(name: str) -> str:
+    """Return what every process of a run loads the same backend by; a built-in one's name is that.
+
+    A built-in name comes before an entry point's: no installed package changes what it stands for.
+    Raises UsageError listing the choices.
+    """
+    pinned = name if name in BACKENDS else pin(name)
+    if pinned is None:
+        known = dict.fromkeys([*BACKENDS, *installed_names(), "FILE.py"])
+        raise unknown_name(name, "backend", list(known))
+    return pinned
 
 
 def backend_module(name: str) -> BackendModule:
-    """Return backend `name`; raises UsageError listing the choices. Imports nothing heavy."""
-    if name not in BACKENDS:
-        raise unknown_name(name, "backend", list(BACKENDS))
-    return BackendModule(importlib.import_module(BACKENDS[name]))
+    """Return a backend by its name, pinned or not; raises UsageError.
+
+    Imports nothing heavy, but runs a file, or imports a package, that `name` names.
+    """
+    if name in BACKENDS:
+        return BackendModule(importlib.import_module(BACKENDS[name]), name)
+    return own_engine(pinned_backend(name))
 
 
 def parse_engine_args(name: str, text: str) -> dict[str, Json]:
     """Parse `key=value,…` of --backend-args for backend `name`; raises UsageError."""
-    known = backend_module(name).ENGINE_ARGS
+    backend = backend_module(name)
+    known = backend.ENGINE_ARGS
     parsed: dict[str, Json] = {}
     for item in filter(None, text.split(",")):
         key, equals, value = item.partition("=")
         if key not in known:
             raise unknown_name(
-                key, f"--backend-args key of backend {name}", list(known) or ["(none)"]
+                key, f"--backend-args key of backend {backend.name}", list(known) or ["(none)"]
             )
         try:
             if not equals:

@@ -106,6 +106,8 @@ class Generation:
     error: str = ""
     usage: Mapping[str, int] = field(default_factory=dict)  # tokens, as a service counted them
     measures: Mapping[str, Json] = field(default_factory=dict)  # what plugins tell of the answer
+    # Seconds, bytes and device, for times.jsonl; of no two generations the same, so not compared.
+    times: Mapping[str, Json] = field(default_factory=dict, compare=False)
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
@@ -221,6 +223,9 @@ class BackendModule:
     ENGINE_ARGS: Mapping[str, Callable[[str], Json]] = {}  # of --backend-args, name -> parser
     RUNTIME_ONLY_ARGS: tuple[str, ...] = ()  # those of them that change no answer
     OPTIONS: tuple[str, ...] = ()  # those of a model's options that not every backend has
+    BATCH_SIZE = 1  # where --batch-size does not say
+    ON_GPUS = False  # whether it runs on the GPUs of the worker's machine
+    REMOTE = False  # runs elsewhere: the coordinator asks a RemoteEngine, without workers
 
     # What decides the answers; checks the options without loading the model.
     settings_fingerprint: Callable[[EngineOptions], dict[str, Json]]
@@ -228,8 +233,12 @@ class BackendModule:
     tokenizer: Callable[[EngineOptions], Tokenizer]
     load: Callable[[EngineOptions], Engine]
 
-    def __init__(self, module: ModuleType) -> None:
+    def __init__(
+        self, module: ModuleType, name: str, origin: Mapping[str, Json] | None = None
+    ) -> None:
         vars(self).update(vars(module))  # the module's own functions hide the methods below
+        self.name = name  # for people: a built-in one's, a file's or an entry point's
+        self.origin = origin or {}  # for the run's identity, where it is no built-in one
 
     def native_chat(self, options: EngineOptions) -> bool:
         """Return whether the engine that `load` gives has a `.chat()`, without loading it."""

@@ -59,6 +59,22 @@ def require_generative(config: Any, source: "ModelSource") -> None:  # noqa: ANN
         )
 
 
+def require_known_packing(config: Any, source: "ModelSource") -> None:  # noqa: ANN401
+    """Raise UsageError for weights packed in a way that transformers does not know.
+
+    It would load them as they are, without their scales.
+    """
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING as KNOWN
+
+    packing = getattr(config, "quantization_config", None)
+    method = packing.get("quant_method") if isinstance(packing, dict) else None
+    if method is not None and method not in {*KNOWN, "bitsandbytes"}:
+        raise UsageError(
+            f"{source.name}: config.json names the quantisation {method}, which this transformers "
+            f"does not know; it knows {', '.join(sorted(KNOWN))}. --backend vllm may know it"
+        )
+
+
 def overridden(config: Any, overrides: Mapping[str, Json]) -> Any:  # noqa: ANN401
     """Return the configuration with --hf-overrides merged in; raises UsageError.
 

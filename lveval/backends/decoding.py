@@ -4,9 +4,10 @@ new = greedy(model, prompt, cache)
 """
 
 import math
+import time
 from typing import TYPE_CHECKING, Any
 
-from lveval.backends.base import Prompt
+from lveval.backends.base import Json, Prompt
 from lveval.common.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +56,57 @@ class CloseReasoning:
 
     def _opened_by(self, ids: "torch.Tensor") -> str:
         return self._tokenizer.opened_by(self._text(ids))
+
+
+class Clock:
+    """Times a row from its making on: a logits processor that notes the first new token's scores.
+
+    It is among the logits processors of `prompt.generate_args`, so a plugin that decodes with these
+    is timed like any other run.
+    """
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401
+        import torch
+
+        self._device = torch.device(model.device)
+        self._on_gpu = self._device.type == "cuda"
+        if self._on_gpu:
+            for gpu in range(torch.cuda.device_count()):
+                torch.cuda.reset_peak_memory_stats(gpu)
+        self._first: float | None = None
+        self._began = time.perf_counter()
+
+    def __call__(self, ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
+        """Note the time of the first call: prefill ends with it."""
+        if self._first is None:
+            self._first = self._now()
+        return scores
+
+    def times(self) -> dict[str, Json]:
+        """Return the seconds up to now, in parts where they are known, peak memory, the device.
+
+        Memory is in bytes and of all visible GPUs together; a CPU's is left out. Raises
+        RuntimeError for a CUDA fault.
+        """
+        import torch
+
+        ended = self._now()
+        found: dict[str, Json] = {"seconds": round(ended - self._began, 6)}
+        if self._first is not None:
+            found["prefill_seconds"] = round(self._first - self._began, 6)
+            found["decode_seconds"] = round(ended - self._first, 6)
+        if not self._on_gpu:
+            return found | {"device": self._device.type}
+        gpus = range(torch.cuda.device_count())
+        found["peak_memory_bytes"] = sum(map(torch.cuda.max_memory_allocated, gpus))
+        return found | {"device": torch.cuda.get_device_name(self._device)}
+
+    def _now(self) -> float:
+        import torch
+
+        if self._on_gpu:  # what was asked of it may still be computing
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
 
 def greedy(model: Any, prompt: Prompt, cache: Any = None) -> list[int]:  # noqa: ANN401

@@ -24,11 +24,13 @@ from lveval.backends.base import (
     Prompt,
     cut_at_stop,
 )
-from lveval.backends.decoding import CloseReasoning, NaNError, greedy
+from lveval.backends.decoding import Clock, CloseReasoning, NaNError, greedy
 from lveval.backends.plugins import load_plugins, question_start
 from lveval.common.errors import LVEvalError, UsageError
 from lveval.common.logs import log
 from lveval.common.text import first_line
+
+ON_GPUS = True
 
 # window=N: the model's true window in tokens, where its config says too few.
 ENGINE_ARGS = {"window": int}
@@ -171,14 +173,17 @@ class HFEngine(Engine):
                 f"{self._vocabulary} tokens; is it another model's tokenizer?"
             )
             return Generation("", "error", error=message)
-        prompt = replace(prompt, generate_args=self._arguments(prompt))
         if self._plugins:
             prompt = replace(prompt, question_start=question_start(prompt, self.tokenizer))
         for _ in range(2):
             try:
+                clock = Clock(self._model)
+                prompt = replace(prompt, generate_args=self._arguments(prompt, clock))
                 with self._plugins.generating(self._model, prompt):
                     answer = self._decode(prompt)
-                return replace(answer, measures=self._plugins.measures())
+                    times = clock.times()
+                measures = self._plugins.measures()
+                return replace(answer, measures=measures, times=times | self._plugins.times())
             except NaNError:
                 return Generation("", "invalid", error="the model's logits contain NaN")
             except Exception as error:  # noqa: BLE001 - a model's own code may raise anything: this row fails
@@ -201,12 +206,12 @@ class HFEngine(Engine):
             return self._chat(prompt)
         return self._ended(prompt, greedy(self._model, prompt))
 
-    def _arguments(self, prompt: Prompt) -> dict[str, Any]:
+    def _arguments(self, prompt: Prompt, clock: Clock) -> dict[str, Any]:
         """Arguments of `generate` for a prompt, also of one that a plugin decodes."""
-        if not self._thinking_budget:
-            return self._generate_args
-        close = CloseReasoning(self.tokenizer, prompt, self._thinking_budget)
-        return {**self._generate_args, "logits_processor": [close]}
+        processors: list[object] = [clock]
+        if self._thinking_budget:
+            processors.append(CloseReasoning(self.tokenizer, prompt, self._thinking_budget))
+        return {**self._generate_args, "logits_processor": processors}
 
     def _ended(self, prompt: Prompt, new: list[int]) -> Generation:
         ends = self._model.generation_config.eos_token_id
@@ -322,18 +327,14 @@ def _load_arguments(source: model_files.ModelSource, options: EngineOptions) -> 
 
 
 def _load_weights(source: model_files.ModelSource, options: EngineOptions) -> Any:  # noqa: ANN401
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-
     config = hf_models.load_config(source, options)
+    checkpoints.require_known_packing(config, source)
     arguments = _load_arguments(source, options) | dict(options.model_args)
     # What does not fit is then named, and refused below.
     arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if not source.gguf:
         arguments["config"] = config
-    # Of a model that also sees, the part that reads and writes text is used.
-    sees = type(config) in AutoModelForImageTextToText._model_mapping
-    known = type(config) in AutoModelForCausalLM._model_mapping
-    auto_class = AutoModelForImageTextToText if sees and not known else AutoModelForCausalLM
+    auto_class = hf_models.auto_class(config)
     for hook in load_plugins(options).hooks("before_load"):
         hook(config, arguments)
     try:

@@ -150,6 +150,35 @@ def load_config(source: ModelSource, options: EngineOptions) -> Any:  # noqa: AN
 SCALED = "max_sequence_length"
 
 
+def auto_class(config: Any) -> Any:  # noqa: ANN401 - of transformers
+    """Choose the Auto class that loads a model; of one that also sees, its part for text."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    sees = type(config) in AutoModelForImageTextToText._model_mapping
+    known = type(config) in AutoModelForCausalLM._model_mapping
+    return AutoModelForImageTextToText if sees and not known else AutoModelForCausalLM
+
+
+def require_whole(source: ModelSource, options: EngineOptions) -> None:
+    """Raise UsageError where weights are missing, from the names and shapes alone.
+
+    For engines that load a model themselves: vLLM answers with what is left. Where transformers
+    does not read the weights (packed ones, an architecture that it does not know), nothing is said.
+    """
+    config = load_config(source, options)
+    if getattr(config, "quantization_config", None):
+        return
+    arguments = {"config": config, "device_map": "meta", "output_loading_info": True}
+    arguments["use_safetensors"] = None if options.allow_pickle else True
+    try:
+        _, info = from_pretrained(
+            auto_class(config), source, options, ignore_mismatched_sizes=True, **arguments
+        )
+    except UsageError:
+        return
+    checkpoints.require_whole(info, source)
+
+
 def merged_overrides(source: ModelSource, options: EngineOptions) -> dict[str, Json]:
     """Return the fields of config.json that --hf-overrides changes, as they are after merging."""
     shipped = load_config(source, replace(options, hf_overrides={})).to_dict()

@@ -10,6 +10,7 @@ A plugin is a plain class; its keyword arguments are --plugin-args, and every me
     generate(model, tokenizer, prompt) decode: return the text, or the new token ids
     context(row)                       the context to use for a row: retrieval, compression
     measures()                         numbers of the last generation that are a property of it
+    times()                            numbers of the last generation that differ from run to run
     identity()                         more that decides the answers, in plain JSON values
 
 `prompt` is a backends.base.Prompt; `prompt.question_start` is the index of its first token after
@@ -17,20 +18,20 @@ the context, chat format and cut counted. Naming the file is the consent to run 
 """
 
 import functools
-import hashlib
-import importlib.machinery
 import json
-import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from lveval.backends.base import EngineOptions, Json, Prompt, Tokenizer
+from lveval.backends.user_files import content_hash, read_file, run_file, told
 from lveval.common.errors import UsageError
-from lveval.common.text import first_line
 
-HOOKS = ("before_load", "after_load", "generating", "generate", "context", "measures", "identity")
+HOOKS = (
+    *("before_load", "after_load", "generating", "generate", "context"),
+    *("measures", "times", "identity"),
+)
 
 # What a backend can offer that does not hold the model itself.
 OUTSIDE_THE_MODEL = ("context", "identity")
@@ -95,6 +96,13 @@ class Plugins:
             merged |= hook() or {}
         return merged
 
+    def times(self) -> dict[str, Json]:
+        """What the plugins timed of the last row, as `plugins` in its times; TypeError: no JSON."""
+        merged: dict[str, Json] = {}
+        for hook in self.hooks("times"):
+            merged |= hook() or {}
+        return {"plugins": json.loads(json.dumps(merged))} if merged else {}
+
     @contextmanager
     def generating(self, model: Any, prompt: Prompt) -> Iterator[None]:  # noqa: ANN401
         """Enter every plugin's context manager around a generation."""
@@ -106,13 +114,7 @@ class Plugins:
 
 def plugin_hash(spec: str) -> str:
     """Hash the file of FILE.py[:NAME]; raises UsageError where there is none."""
-    path = _path_of(spec)
-    try:
-        return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
-    except OSError as error:
-        raise UsageError(
-            f"--plugin {path}: {error.strerror}; expected FILE.py or FILE.py:NAME"
-        ) from None
+    return content_hash(_content(spec))
 
 
 def load_plugins(options: EngineOptions) -> Plugins:
@@ -129,9 +131,10 @@ def _load(named: tuple[tuple[str, str], ...], arguments: str) -> Plugins:
     classes: dict[str, type] = {}
     hashes: dict[str, str] = {}
     for spec, expected in named:
-        found = _class(spec)
-        if plugin_hash(spec) != expected:
+        content = _content(spec)
+        if content_hash(content) != expected:
             raise UsageError(f"--plugin {spec}: the file has changed since the run began")
+        found = _class(spec, content)
         if found.__name__ in classes:
             raise UsageError(f"--plugin {spec}: {found.__name__} is named twice")
         classes[found.__name__], hashes[found.__name__] = found, expected
@@ -144,7 +147,7 @@ def _load(named: tuple[tuple[str, str], ...], arguments: str) -> Plugins:
         )
     plugins = {}
     for name, plugin in classes.items():
-        with _told(name):
+        with told(f"--plugin {name}"):
             plugins[name] = plugin(**given.get(name, {}))
     return Plugins(plugins, hashes)
 
@@ -153,24 +156,14 @@ def _path_of(spec: str) -> Path:
     return Path(spec.partition(":")[0])
 
 
-@contextmanager
-def _told(name: str) -> Iterator[None]:
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(f"--plugin {name}: {error.message}") from error
-    except Exception as error:  # a plugin's own code may raise anything
-        message = f"{type(error).__name__}: {first_line(error)}"
-        raise UsageError(f"--plugin {name}: {message}") from error
+def _content(spec: str) -> bytes:
+    return read_file("--plugin", _path_of(spec), "FILE.py or FILE.py:NAME")
 
 
-def _class(spec: str) -> type:
+def _class(spec: str, content: bytes) -> type:
     """Run a file; returns the class of the name, else the only one that has hooks."""
     path, name = _path_of(spec), spec.partition(":")[2]
-    loader = importlib.machinery.SourceFileLoader(path.stem, str(path))
-    module = types.ModuleType(path.stem)
-    with _told(str(path)):
-        loader.exec_module(module)
+    module = run_file(f"--plugin {path}", path, content)
     known = [
         value
         for value in vars(module).values()

@@ -13,8 +13,10 @@ import math
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,12 @@ INSTALL = (
 )
 
 check_model = hf_models.check_model
+
+ON_GPUS = True
+
+# Enough to keep a GPU busy while answers are written token by token. A long prompt fills it alone;
+# what does not fit waits in vLLM's queue.
+BATCH_SIZE = 16
 
 
 def boolean(text: str) -> bool:
@@ -271,9 +279,12 @@ class VLLMEngine(Engine):
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation]]:
         """Submit all prompts and yield each answer when it is finished; raises EngineBroken."""
+        began = time.perf_counter()
         futures = {self._submit(prompt): position for position, prompt in enumerate(prompts)}
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            # Beside other rows, which share the engine.
+            times: dict[str, Json] = {"seconds": round(time.perf_counter() - began, 6)}
+            yield futures[future], replace(future.result(), times=times)
 
     def _submit(self, prompt: Prompt) -> Future[Generation]:
         future: Future[Generation] = Future()
@@ -401,6 +412,7 @@ def load(options: EngineOptions) -> VLLMEngine:
     """Load the engine on this process's GPUs or the CPU; raises UsageError."""
     source = _source(options)
     model_files.reject_pickled_weights(source, options)
+    hf_models.require_whole(source, options)
     hf_models.require_gpu(options)
     settings = hf_models.load_config(source, options)
     window = hf_models.context_window(settings, options)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from enum import IntEnum
 
+from lveval.common import interrupts
 from lveval.common.text import printable
 
 
@@ -23,7 +24,9 @@ class ExitCode(IntEnum):
     IDENTITY = 4
     SERVICE = 5
     STORAGE = 6
+    HANGUP = 129
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class LVEvalError(Exception):
@@ -84,6 +87,7 @@ def run_cli(main: Callable[[], ExitCode | int]) -> None:
     bug of ours and keeps its traceback (exit 1). Standard output that is closed early (`| head`)
     ends quietly.
     """
+    interrupts.listen()
     try:
         code = int(main())
         sys.stdout.flush()
@@ -94,9 +98,9 @@ def run_cli(main: Callable[[], ExitCode | int]) -> None:
         how = "run: pip install -r requirements.txt (or the extra of lveval that has it)"
         print(f"error: the package {error.name} is not installed; {how}", file=sys.stderr)
         code = int(ExitCode.USAGE)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = int(ExitCode.INTERRUPTED)
+    except KeyboardInterrupt as error:
+        print(f"interrupted{interrupts.by(error)}", file=sys.stderr)
+        code = interrupts.exit_code(error)
     except BrokenPipeError:
         # The reader left; point stdout at nothing so that the interpreter's own flush at exit stays
         # quiet.

@@ -1,6 +1,6 @@
 """Processes that compute side by side, and that end with this one however it ends.
 
-with pools.processes(4) as pool:
+with process_pool(4) as pool:
     futures = [pool.submit(function, item) for item in items]
 """
 

@@ -98,6 +98,10 @@ class CostTracker:
             self._reserved |= wanted
         return True
 
+    def stop(self, reason: str) -> None:
+        """Hand out no row any more."""
+        self.stop_reason = self.stop_reason or reason
+
     def _must_stop(self, wanted: float) -> bool:
         hours = (time.monotonic() - self._began) / 3600
         total = self.cost + sum(self._reserved.values()) + wanted

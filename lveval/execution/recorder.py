@@ -65,7 +65,7 @@ class Recorder:
         self._tokens += result.generated_tokens
         task, name = result.task, result.task.file_name
         for record in result.records:
-            if self._store.append(record):
+            if self._store.append(record, result.times.get(record["index"])):
                 self._cost.charge(record)
                 self._bar.update()
                 self._tokens += record["prompt_tokens"]

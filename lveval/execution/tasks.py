@@ -20,7 +20,7 @@ from lveval.runs.record import FINAL_STATUSES, Prediction
 class Job:
     """All that a worker must know to answer a row; the same for every task of a run."""
 
-    backend: str
+    backend: str  # pinned: a worker refuses another file, or version, of that name
     options: EngineOptions
     model_name: str
     chat_template: str
@@ -91,11 +91,15 @@ class TaskResult:
     attempts: list[Attempt] = field(default_factory=list)
     effective: Mapping[str, Json] = field(default_factory=dict)
     generated_tokens: int = 0
+    # By index: the line of times.jsonl, of answers whose engine tells it. No part of the record.
+    times: dict[int, dict[str, Json]] = field(default_factory=dict)
 
     def add(self, job: Job, row: PreparedRow, answer: Generation) -> None:
         """Take in the answer to one row, or the failure to get one."""
         if answer.status in FINAL_STATUSES:
             self.records.append(make_record(job.model_name, row, answer, job.options.think_tags))
+            if answer.times:
+                self.times[row.key[2]] = times_line(row, answer)
         else:
             self.attempts.append(Attempt(row.key[2], answer.status, answer.error))
         self.generated_tokens += answer.output_tokens or 0
@@ -118,6 +122,14 @@ def prepare_row(job: Job, tokenizer: Tokenizer, native_chat: bool, key: RowKey) 
         context=load_plugins(job.options).context(row),
     )
     return PreparedRow(key, row, prepared)
+
+
+def times_line(item: PreparedRow, answer: Generation) -> dict[str, Json]:
+    """Make a row's line of times.jsonl: which row, its tokens, what the engine timed."""
+    subset, level, index = item.key
+    row: dict[str, Json] = {"dataset": subset, "level": level, "index": index}
+    tokens = len(item.prepared.prompt.tokens)
+    return {**row, "prompt_tokens": tokens, "new_tokens": answer.output_tokens, **answer.times}
 
 
 def make_record(

@@ -13,7 +13,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, cast
 
 from lveval import config, utils
-from lveval.backends import ON_GPUS, REMOTE, backend_module
+from lveval.backends import backend_module
 from lveval.backends.base import (
     CheckResult,
     Engine,
@@ -72,7 +72,7 @@ def _results(
     tokenizer = module.tokenizer(job.options)
     native_chat = utils.uses_native_chat(module.native_chat(job.options), job.chat_template)
     yield from check_format(job, tokenizer, native_chat)
-    if single_process or job.backend not in ON_GPUS:
+    if single_process or not module.ON_GPUS:
         yield from ask_model(job)
     else:
         yield from _ask_model_in_worker(job, gpus)
@@ -174,7 +174,7 @@ def _check_eos(tokenizer: Tokenizer, tokens: Tokens) -> Iterator[CheckResult]:
 
 def check_service(job: Job, backend: Engine) -> Iterator[CheckResult]:
     """Report what a remote backend says of itself, and whether its window is large enough."""
-    if job.backend not in REMOTE:
+    if not backend_module(job.backend).REMOTE:
         return
     settings = ", ".join(f"{name} {value}" for name, value in backend.resolved_settings().items())
     yield ok(f"service: it answers, {settings}")

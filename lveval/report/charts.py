@@ -220,20 +220,23 @@ def label(x: float, y: float, text: str, css: str = "", anchor: str = "start") -
     return tag("text", _escape(text), x=x, y=y, css=css, text_anchor=anchor)
 
 
-def _title(text: str) -> str:
+def tooltip(text: str) -> str:
+    """Write what an element is, for its tooltip and for screen readers; escaped."""
     return tag("title", _escape(text))
 
 
-def _line(points: Sequence[Point], css: str, content: str = "") -> str:
+def polyline(points: Sequence[Point], css: str, content: str = "") -> str:
+    """Write a line through points."""
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     return tag("polyline", content, points=path, css=css)
 
 
-def _figure(width: int, height: float, title: str, body: Sequence[str]) -> str:
+def figure(width: int, height: float, title: str, body: Sequence[str]) -> str:
+    """Write a chart with its title; the style shows it on screens of its width."""
     size = "wide" if width == WIDE else "narrow"
     return tag(
         "svg",
-        _title(title) + "".join(body),
+        tooltip(title) + "".join(body),
         viewBox=f"0 0 {width} {ceil(height)}",
         css=f"chart {size}",
         role="img",
@@ -267,10 +270,10 @@ def draw_curves(chart: CurveChart, width: int) -> str:
     body = _axes(frame)
     for number, (name, line) in enumerate(chart.published):
         points = [(frame.x(level), frame.y(value)) for level, value in line.items()]
-        body.append(_line(points, f"published d{number % 4}", _title(name)))
+        body.append(polyline(points, f"published d{number % 4}", tooltip(name)))
     body += _curve_names(frame)
     body += _own_curve(frame)
-    return _figure(width, frame.height, chart.title, body)
+    return figure(width, frame.height, chart.title, body)
 
 
 def _axes(frame: Frame) -> list[str]:
@@ -301,7 +304,7 @@ def _curve_names(frame: Frame) -> list[str]:
         css = "own" if end.is_own else "published"
         leader = [(frame.x(end.level) + 4, y), (x - 2, place), (x + 6, place)]
         name = shortened(end.name, 26 if frame.is_wide else 16)
-        body += [_line(leader, f"lead {css}"), label(x + 9, place + 4, name, f"name {css}")]
+        body += [polyline(leader, f"lead {css}"), label(x + 9, place + 4, name, f"name {css}")]
     return body
 
 
@@ -324,8 +327,8 @@ def _own_curve(frame: Frame) -> list[str]:
         said, css = f"{level}: {mean.value:.2f}", "own"
         if level not in frame.chart.leaderboard_levels:
             said, css = f"{said} (not the leaderboard’s mean)", "own hollow"
-        circles.append(tag("circle", _title(said), cx=x, cy=y, r=4.5, css=css))
-    return [*whiskers, _line(list(points.values()), "own"), *circles, *numbers]
+        circles.append(tag("circle", tooltip(said), cx=x, cy=y, r=4.5, css=css))
+    return [*whiskers, polyline(list(points.values()), "own"), *circles, *numbers]
 
 
 def draw_bars(title: str, bars: Sequence[Bar], width: int) -> str:
@@ -344,10 +347,10 @@ def draw_bars(title: str, bars: Sequence[Bar], width: int) -> str:
             length, said = span * segment.value / whole, f"{segment.value:.1f}"
             if length <= 0:
                 continue
-            title_of_part = _title(f"{name}, {segment.name}: {said}")
+            title_of_part = tooltip(f"{name}, {segment.name}: {said}")
             css = f"part {segment.css}"
             body.append(tag("rect", title_of_part, x=x, y=top, width=length, height=20.0, css=css))
             if length > 27:
                 body.append(label(x + length / 2, top + 14.5, said, f"in {segment.css}", "middle"))
             x += length
-    return _figure(width, len(bars) * height + 8, title, body)
+    return figure(width, len(bars) * height + 8, title, body)

@@ -20,6 +20,8 @@ from lveval.analysis.length_effect import LengthCurve, LengthEffect
 from lveval.analysis.measures import Reasoning, Spread
 from lveval.analysis.run_analysis import RunAnalysis
 from lveval.analysis.score_breakdown import ScoreBreakdown, explain_score
+from lveval.analysis.sweep import Sweep
+from lveval.analysis.times import Times
 from lveval.common.levels import FileKey
 from lveval.report.leaderboard import PublishedModel, Ranking, rank_run
 from lveval.results import (
@@ -85,8 +87,10 @@ class ReportData:
     lengths: LengthEffect
     reasoning: Mapping[str, Reasoning]  # by level; empty where no answer has any
     measures: Mapping[str, Mapping[str, Spread]]  # of plugins, by name and level
+    times: Mapping[str, Times]  # by level; empty where times.jsonl tells none
     facts: list[tuple[str, str]]  # what length costs the mean of the subsets, as names and values
     compared: Mapping[str, Comparison]  # by the other run's folder; this run is A
+    sweep: Sweep | None  # of a method, with this run as the dense one
     rows: list[RowView]
     interval_note: str
     limit: int | None  # the longest prompt, in tokens without the chat format
@@ -99,6 +103,7 @@ def build_report(
     published: Sequence[PublishedModel] = (),
     rank: bool = False,
     compared: Mapping[str, Comparison] | None = None,
+    sweep: Sweep | None = None,
 ) -> ReportData:
     """Collect everything that is known of a run.
 
@@ -135,8 +140,10 @@ def build_report(
         lengths=found.lengths,
         reasoning=found.reasoning,
         measures=found.measures,
+        times=found.times,
         facts=length_summary(found.lengths.overall),
         compared=compared or {},
+        sweep=sweep,
         limit=limit if type(limit) is int else None,
         interval_note="; ".join((INTERVAL_NOTE, *found.interval_notes)),
         rows=list(map(row_view, evaluation.rows, evaluation.causes)),

@@ -17,8 +17,9 @@ from typing import TypeVar
 
 from lveval.analysis import causes, length_effect
 from lveval.analysis.intervals import Interval
+from lveval.analysis.sweep import Sweep
 from lveval.common.text import printable
-from lveval.report import charts, tables
+from lveval.report import charts, sweep_chart, tables
 from lveval.report.data import ReportData, RowView
 from lveval.results import PUBLISHED_LEVELS
 
@@ -78,6 +79,10 @@ def render(page: ReportData) -> str:
         evidence_table=tables.evidence_table,
         reasoning_table=tables.reasoning_table,
         measures_table=tables.measures_table,
+        sweep_table=tables.sweep_table,
+        sweep=_sweep(page.sweep) if page.sweep else [],
+        times_table=tables.times_table,
+        times_note=tables.TIMES_NOTE,
         reasoning=_reasoning(page) if page.reasoning else [],
         length_table=tables.length_table,
         comparison_table=tables.comparison_table,
@@ -93,6 +98,13 @@ def _reasoning(page: ReportData) -> list[str]:
 
     chart = charts.reasoning_chart(page)
     return [Markup(charts.draw_curves(chart, width)) for width in charts.WIDTHS]  # noqa: S704
+
+
+def _sweep(found: Sweep) -> list[str]:
+    """A sweep's chart for wide and narrow screens, as markup."""
+    from markupsafe import Markup
+
+    return [Markup(sweep_chart.draw(found, width)) for width in charts.WIDTHS]  # noqa: S704
 
 
 def _bars(title: str, bars: list[charts.Bar]) -> list[str]:

@@ -10,6 +10,7 @@ take for a formula starts with an escape that prints nothing.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from math import fsum
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:  # numpy is behind these
     from lveval.analysis.intervals import Interval
     from lveval.analysis.length_effect import LengthEffect
     from lveval.analysis.measures import Reasoning, Spread
+    from lveval.analysis.sweep import Sweep
+    from lveval.analysis.times import Times
     from lveval.report.data import ReportData
     from lveval.report.leaderboard import Ranking
 
@@ -44,6 +47,12 @@ _LATEX = {
     "]": "{]}",
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
 }
+
+TIMES_NOTE = (
+    "Seconds of a row, as mean and 90th percentile: all of it, up to the scores of the first new "
+    "token (prefill), and from there on (decode). Tokens/s: new tokens after the first, a second "
+    "of decoding. Peak: memory allocated on the GPUs, the largest of a row."
+)
 
 FORMULA = ("=", "+", "-", "@")  # how a spreadsheet's formula starts
 
@@ -167,6 +176,29 @@ def measures_table(found: "Mapping[str, Mapping[str, Spread]]") -> Table:
     return Table("Measures of the plugins", head, lines, "measures")
 
 
+def times_table(parts: "Mapping[str, Times]") -> Table:
+    """Times and memory, a line for each level; columns that no level fills are left out."""
+    head = ["", "rows"]
+    for name in ("seconds", "prefill", "decode"):
+        head += [name, "90 %"]
+    head += ["tokens/s", "peak (GiB)", "device"]
+    lines = []
+    for level, part in parts.items():
+        spreads = (part.seconds, part.prefill, part.decode)
+        cells = (
+            number(value, ",.2f")
+            for each in spreads
+            for value in ((each.mean, each.high) if each else (None, None))
+        )
+        speed, memory = number(part.tokens_per_second, ",.1f"), number(part.peak_memory)
+        lines.append(
+            [level, str(part.rows), *cells, speed, memory, one_line(", ".join(part.devices))]
+        )
+    filled = [any(column) for column in zip(*lines, strict=True)]
+    head, *lines = (list(compress(line, filled)) for line in (head, *lines))
+    return Table("Times and memory", head, lines, "times", TIMES_NOTE)
+
+
 def length_table(found: "LengthEffect") -> Table:
     """What length costs each subset and their mean; blank where it could not be measured."""
     curves = {subset: found.subsets[subset] for subset in table_order(found.subsets)}
@@ -221,6 +253,24 @@ def comparison_table(found: "Comparison", a: str, b: str, label: int = 1) -> Tab
     return Table(f"A: {a}, B: {b}", head, lines, f"comparison-{label}", note)
 
 
+def sweep_table(found: "Sweep") -> Table:
+    """The runs of a sweep, a line for each level and run."""
+    lines = [
+        [
+            f"{point.level}, {point.run}",
+            f"{point.measure:,.4g}",
+            number(point.score),
+            number(point.dense),
+            f"{point.difference.value:+.2f}",
+            point.difference.between("+"),
+        ]
+        for point in found.points
+    ]
+    head = ("run", found.measure, "score", "dense", "difference", "95 % interval")
+    note = " ".join(f"{said}." for said in (*found.alarms, *found.notes))
+    return Table(f"Score by {found.measure}", head, lines, "sweep", note)
+
+
 def page_tables(page: "ReportData") -> list[Table]:
     """Every table of the page."""
     return [
@@ -230,12 +280,14 @@ def page_tables(page: "ReportData") -> list[Table]:
         length_table(page.lengths),
         *([reasoning_table(page.reasoning)] if page.reasoning else []),
         *([measures_table(page.measures)] if page.measures else []),
+        *([times_table(page.times)] if page.times else []),
         causes_table(page.lost, page.lost.levels, "length"),
         causes_table(page.lost, page.lost.subsets, "subset"),
         *(
             comparison_table(found, page.name, other, number)
             for number, (other, found) in enumerate(page.compared.items(), 1)
         ),
+        *([sweep_table(page.sweep)] if page.sweep else []),
     ]
 
 

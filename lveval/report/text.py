@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lveval.analysis import evidence
 from lveval.common.text import one_line, printable
 from lveval.report.tables import (
+    TIMES_NOTE,
     Table,
     causes_table,
     comparison_table,
@@ -21,6 +22,7 @@ from lveval.report.tables import (
     measures_table,
     number,
     reasoning_table,
+    times_table,
 )
 from lveval.results import PUBLISHED, Evaluation, grouped, level_means, subset_means
 
@@ -134,6 +136,9 @@ def print_findings(found: "RunAnalysis") -> None:
     if found.measures:
         print("\nwhat the plugins measured")
         print(measures_table(found.measures).text())
+    if found.times:
+        print("\ntimes and memory")
+        print(f"{times_table(found.times).text()}\n{TIMES_NOTE}")
     lost = found.lost
     print("\npoints lost by cause, of 100 (docs/causes.md)")
     print(causes_table(lost, {**lost.levels, **lost.subsets}, "").text())

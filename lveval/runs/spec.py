@@ -49,14 +49,16 @@ def require_same_spec(
     """Raise SettingsMismatch naming each field that differs.
 
     What the engine decided while loading ("effective") is compared only where both have it; of the
-    parts that may grow, only the names on both sides count.
+    parts that may grow, only the names on both sides count. An engine's file may be renamed.
     """
     if "effective" not in asked:
         recorded = {name: value for name, value in recorded.items() if name != "effective"}
+    file = _backend_file(asked)
+    renamed = {"backend"} if file and file == _backend_file(recorded) else set()
     lines = [
         f"\n  {field}: recorded {old}, asked {new}"
         for field, old, new in differences(recorded, asked)
-        if not (MAY_GROW.match(field) and "nothing" in (old, new))
+        if field not in renamed and not (MAY_GROW.match(field) and "nothing" in (old, new))
     ]
     if lines:
         raise SettingsMismatch(
@@ -64,6 +66,11 @@ def require_same_spec(
             f"different ones{''.join(lines)}\nuse the recorded settings, another --output-dir or "
             "--model-name, or --overwrite to move the run aside"
         )
+
+
+def _backend_file(identity: Mapping[str, object]) -> object:
+    given = identity.get("given")
+    return given.get("backend_file") if isinstance(given, Mapping) else None
 
 
 def differences(

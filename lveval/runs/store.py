@@ -39,6 +39,7 @@ from lveval.runs.folder import (
 )
 from lveval.runs.record import CAUSES, FINAL_STATUSES, JsonObject, Prediction, parse_record
 from lveval.runs.spec import require_same_spec
+from lveval.runs.times import TimesFile
 
 Counts = Mapping[str, int]  # <subset>_<level> -> a number of rows
 RowKey = tuple[str, str, int]  # (subset, level, index)
@@ -54,6 +55,7 @@ class RunStore:
         self._files: dict[Path, int] = {}  # open descriptors
         self._lines: dict[str, dict[int, bytes]] = {}  # file name -> index -> the record's line
         self._broken = ""  # why nothing may be written any more
+        self._times = TimesFile(folder)
         self._causes: dict[RowKey, str] = {}  # of the row's last attempt
 
     @classmethod
@@ -93,6 +95,7 @@ class RunStore:
 
     def __exit__(self, *_: object) -> None:
         self._broken = "the run was closed"
+        self._times.close()
         for descriptor in (*self._files.values(), self._lock):
             os.close(descriptor)
 
@@ -125,11 +128,11 @@ class RunStore:
 
     # --- What is written ------------------------------------------------------------------------
 
-    def append(self, record: Prediction) -> bool:
+    def append(self, record: Prediction, times: Mapping[str, object] | None = None) -> bool:
         """Make `record` durable; False, and nothing written, where the row has its record already.
 
-        Raises StorageError where the disk fails, and from then on always; ValueError for a record
-        that is not final or not selected.
+        `times` is the row's line of times.jsonl. Raises StorageError where the disk fails, and from
+        then on always; ValueError for a record that is not final or not selected.
         """
         if record["status"] not in FINAL_STATUSES:
             raise ValueError(f"status {record['status']!r} is an attempt, not a final record")
@@ -139,6 +142,8 @@ class RunStore:
         known = self._lines.setdefault(name, {})
         if record["index"] in known:
             return False
+        if times:  # first, so that no kill leaves an answered row without
+            self._times.append(times)
         line = encode(record)
         checked = line[:-1] + b', "crc32": "%08x"}\n' % zlib.crc32(line)
         self._append_line(self.folder / "rows" / f"{name}.jsonl", checked)

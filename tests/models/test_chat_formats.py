@@ -9,10 +9,12 @@ from conftest import in_process
 from support import tiny_models
 
 
-def run(model: Path, data_path: Path, output: Path, *words: str) -> tuple[int, str]:
+def run(
+    model: Path, data_path: Path, output: Path, *words: str, name: str = "my-sft"
+) -> tuple[int, str]:
     found = in_process(
         "prediction.py",
-        *("--model-path", model, "--model-name", "my-sft", "--model-max-len", "300"),
+        *("--model-path", model, "--model-name", name, "--model-max-len", "300"),
         *("--data-path", data_path, "--output-dir", output, "--single-process"),
         *("--datasets", "cmrc_mixup", "--lengths", "1k", *words),
     )
@@ -118,3 +120,27 @@ def test_check_says_that_an_end_token_is_left_out(
     )
     assert code == 0 and "EOS: the tokenizer puts one after a text; none is sent" in said, said
     assert "<|im_end|>' to" not in said
+
+
+@pytest.mark.parametrize(
+    ("templates", "found"),
+    [
+        ({}, "neither tokenizer nor utils.py has one"),
+        ({"default": "<u>{{ messages[0]['content'] }}", "tool_use": "<t>"}, "own template"),
+        ({"rag": "<r>", "tool_use": "<t>"}, "template fails"),
+    ],
+)
+def test_a_model_without_a_template_or_with_several(
+    tiny_model: Path, data_path: Path, tmp_path: Path, templates: dict[str, str], found: str
+) -> None:
+    def several(settings: dict[str, object]) -> None:
+        if templates:
+            settings["chat_template"] = [
+                {"name": name, "template": text} for name, text in templates.items()
+            ]
+
+    folder = tiny_models.edited(tiny_model, tmp_path / "model", "tokenizer_config.json", several)
+    (folder / "chat_template.jinja").unlink()
+    code, said = run(folder, data_path, tmp_path, "--limit", "1", name="several")
+    assert code == (2 if "fails" in found else 0), said
+    assert found in said and "Traceback" not in said

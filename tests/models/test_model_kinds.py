@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
 from support import tiny_models
 from support.backends_parts import ask, options
 
-from lveval.backends import hf, hf_models
+from lveval.backends import hf, hf_models, model_files
 from lveval.common.errors import UsageError
 
 SILENT = ("classifier", "bare decoder", "masked", "bare encoder", "encoder-decoder")
@@ -16,7 +15,9 @@ SILENT = ("classifier", "bare decoder", "masked", "bare encoder", "encoder-decod
 
 @pytest.mark.parametrize("kind", [kind for kind in tiny_models.KINDS if kind not in SILENT])
 def test_a_model_of_each_kind_answers(kind: str, model_path: Path, tmp_path: Path) -> None:
-    engine = hf.load(options(tiny_models.build(kind, tmp_path / "model", model_path)))
+    given = options(tiny_models.build(kind, tmp_path / "model", model_path))
+    hf_models.require_whole(model_files.model_source(given), given)
+    engine = hf.load(given)
     answer = ask(engine, "The capital of France is", 4)
     assert answer.status in ("ok", "length") and 1 <= (answer.output_tokens or 0) <= 4, answer
 
@@ -46,18 +47,12 @@ def test_a_sharded_model_answers_as_the_whole(
 def test_a_model_without_all_its_weights_is_refused(
     fault: str, tiny_model: Path, tmp_path: Path
 ) -> None:
-    folder = tiny_models.edited(tiny_model, tmp_path / "model", "config.json", lambda _: None)
-    weights = load_file(folder / "model.safetensors")
-    lost = "model.layers.1.mlp.up_proj.weight"
-    if fault == "missing":
-        del weights[lost]
-    elif fault == "prefixed":
-        weights = {f"student.{name}": weight for name, weight in weights.items()}
-    else:
-        weights[lost] = weights[lost][:3].clone()
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UsageError, match=lost if fault != "prefixed" else "student"):
+    folder = tiny_models.without_weights(tiny_model, tmp_path / "model", fault)
+    said = tiny_models.LOST if fault != "prefixed" else "student"
+    with pytest.raises(UsageError, match=said):
         hf.load(options(folder))
+    with pytest.raises(UsageError, match=said):  # what vllm asks first: it would answer
+        hf_models.require_whole(model_files.model_source(options(folder)), options(folder))
 
 
 def test_a_gguf_file_without_all_its_tensors_is_refused(tmp_path: Path) -> None:
@@ -166,3 +161,20 @@ def test_the_window_is_found_under_each_name(config: dict[str, int], window: int
     from transformers import PretrainedConfig
 
     assert hf_models.context_window(PretrainedConfig(**config), options(Path())) == window
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "bitsandbytes", "unheard-of"])
+def test_packed_weights_that_nothing_here_unpacks_are_one_sentence(
+    method: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    packed = {"quant_method": method, "bits": 4, "group_size": 128}
+    packed |= {"load_in_4bit": True} if method == "bitsandbytes" else {}
+    folder = tiny_models.edited(
+        tiny_model,
+        tmp_path / "model",
+        "config.json",
+        lambda data: data.update(quantization_config=packed),
+    )
+    with pytest.raises(UsageError) as caught:
+        hf.load(options(folder))
+    assert "\n" not in caught.value.message and str(folder) in caught.value.message

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from conftest import lines, row, script, write_data
+from support import tiny_models
 from support.processes import running, wait_for_rows
 from support.vllm_parts import ECHO, INSTALLED, SHORT, engine, options
 
@@ -174,6 +175,13 @@ def test_an_option_of_the_model_acts_as_in_transformers(
     answers = others("vllm", model_path, more, *texts)
     assert answers == others("hf", model_path, more, *texts)
     assert (answers == others("hf", model_path, {}, *texts)) is (given == "tokenizer")
+
+
+@needs_vllm
+def test_a_model_without_all_its_weights_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tiny_models.without_weights(tiny_model, tmp_path / "model", "missing")
+    with pytest.raises(LVEvalError, match=f"would be random numbers: {tiny_models.LOST}"):
+        vllm.load(options(folder, **SHORT))
 
 
 @needs_vllm

@@ -23,7 +23,8 @@ def bash(*arguments: str | Path, **environment: str) -> subprocess.CompletedProc
 
 
 def predictions(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.jsonl"))}
+    paths = (path for path in sorted(folder.glob("*.jsonl")) if path.name != "times.jsonl")
+    return {path.name: path.read_bytes() for path in paths}
 
 
 @pytest.fixture(scope="module")

@@ -126,3 +126,22 @@ def edited(folder: Path, target: Path, name: str, edit: Callable[[dict[str, Any]
     edit(content)
     path.write_text(json.dumps(content))
     return target
+
+
+LOST = "model.layers.1.mlp.up_proj.weight"
+
+
+def without_weights(folder: Path, target: Path, fault: str) -> Path:
+    """Copy a Llama's folder whose weights are in part "missing", "prefixed" or "misshapen"."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, target)
+    weights = load_file(target / "model.safetensors")
+    if fault == "missing":
+        del weights[LOST]
+    elif fault == "prefixed":
+        weights = {f"student.{name}": weight for name, weight in weights.items()}
+    else:
+        weights[LOST] = weights[LOST][:3].clone()
+    save_file(weights, target / "model.safetensors", {"format": "pt"})
+    return target

@@ -24,6 +24,8 @@ from lveval.backends.openai.settings import (
 )
 from lveval.common.errors import UsageError
 
+REMOTE = True
+
 OPTIONS = (
     "tokenizer",
     "chat_template_args",
@@ -37,6 +39,7 @@ OPTIONS = (
 __all__ = [
     "ENGINE_ARGS",
     "OPTIONS",
+    "REMOTE",
     "RUNTIME_ONLY_ARGS",
     "answer_tokens",
     "claim_rows_in_flight",

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from lveval.backends.base import (
@@ -346,12 +346,13 @@ class OpenAIEngine(RemoteEngine):
                 sent_at = time.monotonic()
                 try:
                     answer = await self._ask(client, row.prompt)
+                    seconds = round(time.monotonic() - sent_at, 6)
                 except ApiError as error:
                     fault = error
                 else:
                     self._answered()
                     limiter.answered()
-                    await deliver(row.position, answer)
+                    await deliver(row.position, replace(answer, times={"seconds": seconds}))
                     return
             if fault.kind == "throttled":
                 limiter.throttled(

@@ -1,0 +1,117 @@
+"""SIGTERM and SIGHUP end a run as Ctrl-C does: a job's time limit, docker stop, a lost terminal."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import ROOT, lines, row, script, write_data
+from support.processes import running, wait_for_rows
+from support.service import (
+    Served,
+    assert_all_right,
+    data,
+    environment,
+    predict,
+    server,
+    starting,
+    wait_for_requests,
+)
+
+__all__ = ["environment", "server"]  # fixtures
+
+ROWS = 60
+
+
+def echo(folder: Path, *more: str) -> tuple[str, ...]:
+    rows = [row(number=number) for number in range(ROWS)]
+    write_data(folder / "data", "hotpotwikiqa_mixup_1k", rows)
+    words = ["prediction.py", "--backend", "echo", "--model-name", "dry", "--lengths", "1k"]
+    words += ["--datasets", "hotpotwikiqa_mixup", "--data-path", str(folder / "data")]
+    return (*words, "--output-dir", str(folder / "out"), *more)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("where", [("--single-process",), ("--num-workers", "2")])
+def test_a_signal_keeps_what_is_in_flight_and_leaves_no_worker(
+    tmp_path: Path, number: signal.Signals, where: tuple[str, ...]
+) -> None:
+    command = echo(tmp_path, *where)
+    with running(*command, "--backend-args", "delay=0.3") as process:
+        wait_for_rows(tmp_path / "out/dry", 3)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number, errors
+    closing = errors.splitlines()[-1]
+    assert f"interrupted by {number.name}: all answers so far are saved" in closing
+    assert "Traceback" not in errors and "same command again" in closing
+    assert not psutil.wait_procs(children, timeout=10)[1]
+    kept = len(lines(tmp_path / "out/dry/rows/hotpotwikiqa_mixup_1k.jsonl"))
+    assert 3 < kept < ROWS  # what was handed out came, nothing more was
+    resumed = script(*command)
+    assert resumed.returncode == 0, resumed.stderr
+    records = lines(tmp_path / "out/dry/hotpotwikiqa_mixup_1k.jsonl")
+    assert [record["index"] for record in records] == list(range(ROWS))
+
+
+def test_a_row_that_takes_too_long_is_not_waited_for(tmp_path: Path) -> None:
+    with running(*echo(tmp_path, "--single-process"), "--backend-args", "delay=60") as process:
+        end = time.monotonic() + 60
+        while not (tmp_path / "out/dry/run.json").exists():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 143 and "interrupted by SIGTERM: " in errors, errors
+
+
+def test_requests_in_flight_are_answered_and_recorded(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 200)
+    server.control(latency=0.5)
+    with starting(server, tmp_path) as process:
+        wait_for_requests(server, 20, process)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 143 and "interrupted by SIGTERM: " in errors, errors
+    assert predict(server, tmp_path, "--concurrency", "32").returncode == 0
+    assert_all_right(tmp_path, 200)
+    assert not [key for key, times in server.asked.items() if times > 1]  # none was lost
+
+
+def test_a_second_signal_ends_at_once_and_nohup_keeps_its_meaning(tmp_path: Path) -> None:
+    with running(*echo(tmp_path, "--single-process"), "--backend-args", "delay=60") as process:
+        end = time.monotonic() + 60
+        while not (tmp_path / "out/dry/run.json").exists():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=4)
+    assert process.returncode == 143
+    code = (
+        "import signal\nfrom lveval.common import interrupts\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\ninterrupts.listen()\n"
+        "assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN\n"
+        "assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_IGN, signal.SIG_DFL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_signal_outside_of_a_run_is_one_line(tmp_path: Path) -> None:
+    code = (
+        "import os, signal\nfrom lveval.common.errors import run_cli\n"
+        "run_cli(lambda: os.kill(os.getpid(), signal.SIGTERM))\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    assert (found.returncode, found.stderr) == (143, "interrupted by SIGTERM\n")
+    assert json.dumps(found.stdout) == '""'
