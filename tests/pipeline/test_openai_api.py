@@ -573,7 +573,7 @@ def test_what_an_error_means(status: int, error: dict[str, object], kind: str, r
             responses.parse_response(json.dumps({"error": error}).encode())
         found = caught.value
     else:
-        found = classify_status(status, {}, error)
+        found = classify_status(status, {}, json.dumps({"error": error}))
     assert (found.kind, found.status) == (kind, row)
     if kind == "row":
         assert responses.failed_generation(found).finish_reason == {

@@ -293,8 +293,7 @@ class BatchEngine(RemoteEngine):
             except ApiError as fault:
                 return key, fault
         if isinstance(status, int):
-            words = body.get("error") if isinstance(body, dict) else None
-            return key, classify_status(status, {}, words if isinstance(words, dict) else {})
+            return key, classify_status(status, {}, json.dumps(body))
         return key, ApiError("transient", f"{error.get('code')}: {error.get('message')}"[:200])
 
     def _ask(

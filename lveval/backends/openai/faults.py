@@ -6,12 +6,12 @@ fault = classify_exception(error)  # of the openai client, whose own retries are
 import email.utils
 import math
 import os
-import re
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from lveval.backends.base import Status
+from lveval.backends.openai import dialects
 
 if TYPE_CHECKING:
     import openai
@@ -24,36 +24,6 @@ Kind = Literal["fatal", "bad", "row", "throttled", "timeout", "malformed", "tran
 
 # Repeating such a request changes nothing.
 PERMANENT: tuple[Kind, ...] = ("fatal", "bad", "row")
-
-QUOTA_CODES = (
-    "insufficient_quota",
-    "billing_hard_limit_reached",
-    "billing_not_active",
-    "account_deactivated",
-)
-
-FILTER_CODES = (
-    "content_filter",
-    "content_policy_violation",
-    "invalid_prompt",
-    "ResponsibleAIPolicyViolation",
-)
-
-TOO_LONG = re.compile(
-    r"maximum context length|context[ _](length|window|size)|max_model_len|"
-    r"(prompt|input) is too long",
-    re.I,
-)
-
-# OpenRouter's message for a moderated prompt, and OpenAI's for a budget used up by reasoning.
-FLAGGED = re.compile(
-    r"\b(input|prompt|content|message)s? (was|were|is|are|has been|have been) flagged\b", re.I
-)
-
-UNFINISHED = re.compile(r"could not finish the message", re.I)
-
-# A request beyond the account's tokens per minute is answered with 429, however long one waits.
-NEVER_FITS = re.compile(r"request too large", re.I)
 
 ABSURD_WAIT = 24 * 3600.0  # seconds; a Retry-After beyond this is no wish but a mistake
 
@@ -87,55 +57,49 @@ def classify_exception(error: "openai.APIError | TimeoutError") -> ApiError:
     if isinstance(error, TimeoutError | openai.APITimeoutError):
         return ApiError("timeout", "no reply in time")
     if isinstance(error, openai.APIStatusError):
-        body = error.body if isinstance(error.body, dict) else {"message": error.body or ""}
-        return classify_status(error.status_code, error.response.headers, body)
+        return classify_status(error.status_code, error.response.headers, error.response.content)
     cause = error.__cause__ or error
     return ApiError("transient", f"connection failed: {type(cause).__name__}: {cause}")
 
 
-def classify_status(
-    status: int, headers: Mapping[str, str], body: Mapping[str, object]
-) -> ApiError:
-    """What a reply of another status than 200 means; `body` is its "error" object."""
-    code, field = str(body.get("code") or body.get("type") or ""), str(body.get("param") or "")
-    words = str(body.get("message") or body.get("detail") or "")
-    if words.lstrip().startswith("<"):
-        words = "a page instead of a reply"
-    said = (
-        f"HTTP {status}"
-        + (f" {code}" if code and code != str(status) else "")
-        + (f": {words}" if words else "")
-    )
+def classify_status(status: int, headers: Mapping[str, str], content: bytes | str) -> ApiError:
+    """What a reply of another status than 200 means for its row and for the run."""
+    reply = dialects.read_error(status, content)
+    code = f" {reply.code}" if reply.code and reply.code != str(status) else ""
+    said = f"HTTP {status}{code}{reply.words and f': {reply.words}'}"
     if 300 <= status < 400:
         target = headers.get("location", "nowhere").partition("?")[0]
         return ApiError(
             "fatal",
             f"the service redirects to {target}; pass the address that answers as --base-url",
         )
-    if code in FILTER_CODES or (status == 403 and FLAGGED.search(words)):
-        return ApiError("row", said, status="refused")
-    if status in (401, 403):
-        return ApiError(
-            "fatal",
-            f"the service refuses the key of OPENAI_API_KEY, or it may not use this model ({said})",
-        )
-    if status == 402 or code in QUOTA_CODES:
-        return ApiError("fatal", f"the account's quota is used up ({said})")
-    if status == 404:
-        return ApiError(
-            "fatal", f"the service knows no such model, or --base-url is not its address ({said})"
-        )
-    if status == 429:
-        if NEVER_FITS.search(words):
+    match dialects.classify(reply):
+        case "refused":
+            return ApiError("row", said, status="refused")
+        case "cut":
+            return ApiError("row", said, status="length")
+        case "too_long":
+            return ApiError("row", said, status="context_overflow")
+        case "never_fits":
             return ApiError("row", said)
-        return ApiError("throttled", said, retry_after=retry_after(headers))
-    if status in (408, 409, 425) or status >= 500:
-        return ApiError("transient", said, retry_after=retry_after(headers))
-    if UNFINISHED.search(words):
-        return ApiError("row", said, status="length")
-    if status == 413 or TOO_LONG.search(f"{code} {words}"):
-        return ApiError("row", said, status="context_overflow")
-    return ApiError("bad", said, field=field)
+        case "key" if status == 407:
+            return ApiError(
+                "fatal", f"the proxy of HTTPS_PROXY wants a name and a password ({said})"
+            )
+        case "key":
+            refuses = "the service refuses the key of OPENAI_API_KEY, or it may not use this model"
+            return ApiError("fatal", f"{refuses} ({said})")
+        case "quota":
+            return ApiError("fatal", f"the account's quota is used up ({said})")
+        case "no_model":
+            unknown = "the service knows no such model, or --base-url is not its address"
+            return ApiError("fatal", f"{unknown} ({said})")
+        case "bad_request":
+            return ApiError("bad", said, field=reply.field)
+    wait = retry_after(headers)
+    if wait is None:
+        wait = dialects.asked_to_wait(reply)
+    return ApiError("throttled" if status == 429 else "transient", said, retry_after=wait)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -170,13 +170,17 @@ class OpenAIEngine(RemoteEngine):
         except (openai.APIError, TimeoutError) as error:
             raise redacted(classify_exception(error)) from None
         try:
-            return self.read(reply.content)
+            asked = requested_max_tokens(self._service.request_args) or prompt.max_new_tokens
+            return self.read(reply.content, asked)
         except ApiError as fault:
             raise redacted(fault) from None
 
-    def read(self, content: bytes) -> Generation:
-        """The answer in a reply's body, of the model that gave the first one. Raises ApiError."""
-        answer, served = parse_response(content)
+    def read(self, content: bytes, budget: int | None = None) -> Generation:
+        """The answer in a reply's body, of the model that gave the first one. Raises ApiError.
+
+        `budget`: the new tokens that it may have.
+        """
+        answer, served = parse_response(content, budget)
         if served and self._served is None:
             asked = self._model
             if not re.fullmatch(

@@ -7,21 +7,21 @@ import json
 from typing import Any
 
 from lveval.backends.base import Generation, Status
+from lveval.backends.openai import dialects
 from lveval.backends.openai.faults import ApiError, classify_status
+from lveval.common.logs import log
 
-# finish_reason -> status; "max_tokens" and a missing one are what some services send.
-STATUSES: dict[object, Status] = {
-    "stop": "ok",
-    "length": "length",
-    "max_tokens": "length",
-    "model_length": "length",
-    "content_filter": "refused",
-    None: "ok",
-}
+STATUSES: dict[str, Status] = {"finished": "ok", "cut": "length", "refused": "refused"}
+
+_unknown_reasons: set[str] = set()  # that a warning has named
 
 
-def parse_response(content: bytes) -> tuple[Generation, str | None]:
-    """Read a reply of either endpoint: the generation and the model; raises ApiError."""
+def parse_response(content: bytes, budget: int | None = None) -> tuple[Generation, str | None]:
+    """Read a reply of either endpoint: the generation and the model; raises ApiError.
+
+    `budget`: the new tokens that were asked for, which tell whether an answer with a finish reason
+    that no service was seen to send ended by itself.
+    """
     try:
         reply = json.loads(content)
     except (ValueError, RecursionError):
@@ -34,7 +34,7 @@ def parse_response(content: bytes) -> tuple[Generation, str | None]:
     if not isinstance(message, dict):
         message = {"content": choice.get("text")}  # the completions endpoint
     finish = choice.get("finish_reason")
-    status = _status(finish, message)
+    status = _status(finish, message, usage, budget)
     text = _text(message, status)
     if status == "ok" and not text.strip():
         status = "empty"
@@ -54,7 +54,7 @@ def _choice(reply: dict[str, Any]) -> dict[str, Any]:
     if isinstance(error, dict):
         code = error.get("code")
         if type(code) is int and 400 <= code < 600:  # a gateway hands on another server's failure
-            raise classify_status(code, {}, error)
+            raise classify_status(code, {}, json.dumps({"error": error}))
         message = str(error.get("message"))[:200]
         raise ApiError("transient", f"an error in a reply of status 200: {message}")
     choices = reply.get("choices")
@@ -73,12 +73,33 @@ def _usage(reply: dict[str, Any]) -> dict[str, int]:
     return {name: counts[name] for name in names if type(counts.get(name)) is int}
 
 
-def _status(finish: object, message: dict[str, Any]) -> Status:
-    if not isinstance(finish, str | None) or finish not in STATUSES:
+def _status(
+    finish: object, message: dict[str, Any], usage: dict[str, int], budget: int | None
+) -> Status:
+    if message.get("refusal"):
+        return "refused"
+    meaning = dialects.finish(finish)
+    if meaning == "busy":
+        raise ApiError("transient", f"the service broke the answer off: {finish}")
+    if meaning != "unknown":
+        return STATUSES[meaning]
+    if finish is None and not message.get("content"):
+        raise ApiError("malformed", "the reply has neither a finish reason nor a text")
+    if not isinstance(finish, str | None) or not message.get("content"):
         raise ApiError(
             "malformed", f"the reply ended by {finish!r}; expected stop, length or content_filter"
         )
-    return "refused" if message.get("refusal") else STATUSES[finish]
+    at_limit = budget is not None and usage.get("completion_tokens", 0) >= budget
+    status: Status = "length" if at_limit else "ok"
+    if finish is not None and finish not in _unknown_reasons:
+        _unknown_reasons.add(finish)
+        log.warning(
+            'warning: the service ends an answer by "%s", which is not known here; taken for %s, '
+            "by its number of tokens",
+            finish,
+            status,
+        )
+    return status
 
 
 def _text(message: dict[str, Any], status: Status) -> str:
