@@ -80,10 +80,13 @@ def test_what_no_waiting_mends_ends_the_run_at_once(
         with starting(server, tmp_path, "--concurrency", "64") as process:
             _, errors = process.communicate(timeout=120)
         assert process.returncode == 5, errors
-        assert server.requests == 1 if from_start else server.requests <= 1 + 64 + 64
+        # A status without telling words may be one row's: what failed while others were still
+        # answered is asked again, once.
+        again = 64 if kind in ("403", "404") and not from_start else 0
+        assert server.requests == 1 if from_start else server.requests <= 1 + 64 + 64 + again
     assert errors.count("error: ") == 1 and "Traceback" not in errors
     assert KEY not in errors and "secret" not in errors
-    assert not attempts(tmp_path)
+    assert len(attempts(tmp_path)) <= again
     rows = tmp_path / "out" / NAME / "rows" / f"{FILE}.jsonl"
     assert from_start is not rows.exists()
     for path in (tmp_path / "out").rglob("*"):

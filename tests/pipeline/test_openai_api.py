@@ -518,6 +518,15 @@ def test_the_api_script_predicts_resumes_by_row_and_evaluates(
     assert json.loads((folder / "results.json").read_text()).keys() == {"factrecall_en_1k"}
 
 
+@pytest.mark.parametrize("kind", ["403", "404", "404-page"])
+def test_one_rows_refusal_is_not_the_accounts(server: Served, tmp_path: Path, kind: str) -> None:
+    data(tmp_path, 12)
+    server.control(script=["ok", "ok", "ok", "ok", kind])
+    found = predict(server, tmp_path, "--concurrency", "2")
+    assert found.returncode == 0, found.stderr
+    assert_all_right(tmp_path, 12)
+
+
 # --- Small parts ------------------------------------------------------------------------------------------------------
 
 
@@ -688,5 +697,5 @@ def test_every_kind_of_fault_is_used() -> None:
         "bad-row",
         "never-fits",
     }
-    terminal |= {"unfinished"}
+    terminal |= {"unfinished", "404-page"}
     assert {*REPLIES} - terminal <= {*PASSING} and len(PASSING) >= 12

@@ -66,6 +66,7 @@ REPLIES: dict[str, tuple[int, dict[str, str], str]] = {
         {},
         '{"error": {"message": "Incorrect API key provided: KEY.", "code": "invalid_api_key"}}',
     ),
+    "404-page": (404, {"Content-Type": "text/html"}, "<html>default backend - 404</html>"),
     "403": (403, {}, '{"error": {"message": "Country not supported"}}'),
     "quota": (
         429,

@@ -1,7 +1,7 @@
 """What a service's reply means, whatever its words: a table, first match first.
 
     reply = dialects.read_error(429, content)
-    dialects.classify(reply)        # "busy", "quota", "too_long" …
+    dialects.classify(reply)        # ("busy", True), ("quota", True), ("key", False) …
     dialects.FINISH["eos_token"]    # "finished"
 
 To teach it a service: its replies go to tests/data/services/, and words that no line here has
@@ -69,7 +69,8 @@ TABLE = (
         "400 403 422 451",
         r"content[_ ]?filter|content (management )?policy|contentpolicyviolation|responsibleai|"
         r"data_?inspection|content exists risk|\b1301\b|usage guidelines|safety_check|"
-        r"\b(was|were|is|been) flagged|considered high risk|invalid_prompt|prohibited_content|敏感",
+        r"\b(input|prompt|content|message|request)s? (was|were|is|are|ha[sv]e? been) flagged|"
+        r"considered high risk|invalid_prompt|prohibited_content|敏感",
     ),
     Words("never_fits", "413 429", r"request too large"),
     Words(
@@ -132,15 +133,18 @@ class Reply:
     everything: str = ""  # all its texts and numbers, for the table
 
 
-def classify(reply: Reply) -> Meaning:
-    """Find the first line of the table that fits; 3xx and what nothing fits count as busy."""
+def classify(reply: Reply) -> tuple[Meaning, bool]:
+    """Find the first line of the table that fits, and whether the service's words told.
+
+    3xx and what nothing fits count as busy.
+    """
     for line in TABLE:
         statuses = line.statuses.split()
         if any(str(reply.status).startswith(each) for each in statuses) and re.search(
             line.words, reply.everything, re.I
         ):
-            return line.meaning
-    return "busy"
+            return line.meaning, bool(line.words)
+    return "busy", False
 
 
 def read_error(status: int, content: bytes | str) -> Reply:

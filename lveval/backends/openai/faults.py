@@ -41,6 +41,7 @@ class ApiError(Exception):
         status: Status = "error",
         retry_after: float | None = None,
         field: str = "",
+        certain: bool = True,
     ) -> None:
         super().__init__(message)
         self.kind = kind
@@ -48,6 +49,8 @@ class ApiError(Exception):
         self.status = status  # of the row, where the kind is row or bad
         self.retry_after = retry_after  # seconds
         self.field = field  # of the request, that the service complains of
+        # Whether the service's words tell it, and not its status alone.
+        self.certain = certain
 
 
 def classify_exception(error: "openai.APIError | TimeoutError") -> ApiError:
@@ -73,7 +76,8 @@ def classify_status(status: int, headers: Mapping[str, str], content: bytes | st
             "fatal",
             f"the service redirects to {target}; pass the address that answers as --base-url",
         )
-    match dialects.classify(reply):
+    meaning, told = dialects.classify(reply)
+    match meaning:
         case "refused":
             return ApiError("row", said, status="refused")
         case "cut":
@@ -88,12 +92,12 @@ def classify_status(status: int, headers: Mapping[str, str], content: bytes | st
             )
         case "key":
             refuses = "the service refuses the key of OPENAI_API_KEY, or it may not use this model"
-            return ApiError("fatal", f"{refuses} ({said})")
+            return ApiError("fatal", f"{refuses} ({said})", certain=told or status == 401)
         case "quota":
             return ApiError("fatal", f"the account's quota is used up ({said})")
         case "no_model":
             unknown = "the service knows no such model, or --base-url is not its address"
-            return ApiError("fatal", f"{unknown} ({said})")
+            return ApiError("fatal", f"{unknown} ({said})", certain=told)
         case "bad_request":
             return ApiError("bad", said, field=reply.field)
     wait = retry_after(headers)

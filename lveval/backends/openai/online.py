@@ -50,6 +50,10 @@ MAX_FAILURES = 30
 
 MAX_SAME_FAILURES = {"malformed": 8, "timeout": 5}
 
+# Failures of a row that only their status makes fatal, and the wait for what others tell of it.
+MAX_DOUBTFUL = 3
+DOUBT_SECONDS = 10.0
+
 
 PROBE = "Write the numbers from 1 to 50 with spaces between them."
 
@@ -67,6 +71,7 @@ class _Row:
     same: int = 0  # failures of that kind, one after another, of the row's own
     own: int = 0  # failures after which the service answered other rows
     answers_seen: int = 0
+    doubtful: int = 0  # failures that only their status makes fatal
 
 
 class OpenAIEngine(RemoteEngine):
@@ -91,6 +96,7 @@ class OpenAIEngine(RemoteEngine):
             self._asked["chat_template_kwargs"] = dict(options.chat_template_args)
         self._answers = 0  # of this start
         self._wrong_model_replies = 0  # replies of another model, one after another
+        self._doubted: set[int] = set()  # rows since the last answer, see _judged
         self._last_answer = time.monotonic()
         self._stop: LVEvalError | None = None  # why no request goes out any more
         self._limiter: ConcurrencyLimiter | None = None
@@ -198,10 +204,13 @@ class OpenAIEngine(RemoteEngine):
             raise ApiError("malformed" if self._answers else "fatal", words, field="model")
         return answer
 
+    def _probe_prompt(self) -> Prompt:
+        tokens = self.tokenizer.encode(PROBE)
+        return Prompt(PROBE, PROBE, tokens, PROBE_BUDGET, native_chat=self.native_chat)
+
     async def probe(self) -> None:
         """Ask one short question and drop fields that the service rejects; raises LVEvalError."""
-        tokens = self.tokenizer.encode(PROBE)
-        prompt = Prompt(PROBE, PROBE, tokens, PROBE_BUDGET, native_chat=self.native_chat)
+        prompt = self._probe_prompt()
         failures = malformed = 0  # one after another
         async with self._client() as client:
             while True:
@@ -352,7 +361,7 @@ class OpenAIEngine(RemoteEngine):
                     answer = await self._ask(client, row.prompt)
                     seconds = round(time.monotonic() - sent_at, 6)
                 except ApiError as error:
-                    fault = error
+                    fault = await self._judged(row, error)
                 else:
                     self._answered()
                     limiter.answered()
@@ -382,7 +391,26 @@ class OpenAIEngine(RemoteEngine):
     def _answered(self) -> None:
         self._answers += 1
         self._wrong_model_replies = 0
+        self._doubted.clear()
         self._last_answer = time.monotonic()
+
+    async def _judged(self, row: _Row, fault: ApiError) -> ApiError:
+        """What a failure means that only its status makes fatal, where rows were answered before.
+
+        Other rows are the evidence: where one of them is answered, the failure is this request's,
+        or that of a gateway in between, and is repeated a few times. Where all that are out fail
+        so, it is the account or the address, as the status says.
+        """
+        if fault.kind != "fatal" or fault.certain or not self._answers:
+            return fault
+        self._doubted.add(row.position)
+        if len(self._doubted) >= max(2, self._service.concurrency):
+            return fault
+        answers, end = self._answers, time.monotonic() + DOUBT_SECONDS
+        while not self._stop and self._answers == answers and time.monotonic() < end:
+            await asyncio.sleep(0.1)
+        row.doubtful += 1
+        return ApiError("transient" if row.doubtful < MAX_DOUBTFUL else "row", fault.message)
 
     def _failed(self, row: _Row, fault: ApiError) -> Generation | None:
         """Count a failure; returns the row's end, or None where the row may be repeated."""
