@@ -48,6 +48,7 @@ SLOW_WITH_REASON = {
     "test_what_never_reached_the_service_is_not_out": "several starts against a real server",
     "test_rows_that_are_out_are_collected_whatever_is_left_to_spend": "several starts, a server",
     "test_a_worker_gets_its_gpu_and_its_share_of_the_cores": "a cluster of two processes",
+    "test_a_worker_sees_all_gpus_of_its_group_and_no_other": "a cluster of two processes",
     "test_a_run_that_ended_goes_on_to_the_same_bytes": "eight starts, each resumes the one before",
     "test_the_three_documented_ways_give_the_same_files_with_echo": "the published commands",
     "test_a_dry_run_becomes_a_page": "data, run, scores and page by the commands of the README",
