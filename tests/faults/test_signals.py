@@ -35,6 +35,15 @@ def echo(folder: Path, *more: str) -> tuple[str, ...]:
     return (*words, "--output-dir", str(folder / "out"), *more)
 
 
+def wait_for_first_row(folder: Path) -> None:
+    """Wait until the first row is being answered."""
+    end = time.monotonic() + 60
+    while not (folder / "out/dry/run.json").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    time.sleep(1)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("where", [("--single-process",), ("--num-workers", "2")])
 def test_a_signal_keeps_what_is_in_flight_and_leaves_no_worker(
@@ -61,11 +70,7 @@ def test_a_signal_keeps_what_is_in_flight_and_leaves_no_worker(
 
 def test_a_row_that_takes_too_long_is_not_waited_for(tmp_path: Path) -> None:
     with running(*echo(tmp_path, "--single-process"), "--backend-args", "delay=60") as process:
-        end = time.monotonic() + 60
-        while not (tmp_path / "out/dry/run.json").exists():
-            assert time.monotonic() < end
-            time.sleep(0.05)
-        time.sleep(1)
+        wait_for_first_row(tmp_path)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 143 and "interrupted by SIGTERM: " in errors, errors
@@ -86,11 +91,7 @@ def test_requests_in_flight_are_answered_and_recorded(server: Served, tmp_path: 
 
 def test_a_second_signal_ends_at_once_and_nohup_keeps_its_meaning(tmp_path: Path) -> None:
     with running(*echo(tmp_path, "--single-process"), "--backend-args", "delay=60") as process:
-        end = time.monotonic() + 60
-        while not (tmp_path / "out/dry/run.json").exists():
-            assert time.monotonic() < end
-            time.sleep(0.05)
-        time.sleep(1)
+        wait_for_first_row(tmp_path)
         process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
