@@ -31,7 +31,7 @@ from lveval.execution.pool import gpu_groups, visible_gpus, worker_pool
 from lveval.execution.recorder import Recorder
 from lveval.execution.schedule import pending_tasks
 from lveval.execution.tasks import Job, Task, TaskResult
-from lveval.options import RunOptions, Scheduler
+from lveval.options import RunOptions, Scheduler, without_secrets
 from lveval.planning import token_counts
 from lveval.planning.check import run_checks
 from lveval.planning.plan import print_plan
@@ -195,7 +195,7 @@ class Run:
     ) -> None:
         """Note in run.json what decides no answer: the command line, the workers, the version."""
         workers = self.options.scheduler or self.workers(tasks)
-        started = {"argv": words, "selection": selection, "workers": workers}
+        started = {"argv": without_secrets(words), "selection": selection, "workers": workers}
         per_worker = {"gpus_per_worker": self.engine.gpus_per_worker}
         store.log({"event": "start", **started, **per_worker, "lveval": __version__})
 

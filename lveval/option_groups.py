@@ -235,6 +235,13 @@ class EndpointOptions:
         type=partial(json_object, "--request-args"),
         metavar="JSON",
     )
+    header: list[str] | None = option(
+        "sent with every request, as 'X-Gate: $GATE_KEY': the harness fills in the variable and "
+        "writes its value nowhere; may be given several times",
+        remote_only=True,
+        action="append",
+        metavar="NAME:VALUE",
+    )
     concurrency: int = option(
         "requests at once (default: 8)", 8, valid=AT_LEAST_1, remote_only=True, metavar="N"
     )

@@ -154,9 +154,11 @@ class RunOptions(
         """What the backend has to know of the options. Raises UsageError."""
         remote = self.module.REMOTE
         asked = {each.name: getattr(self, each.name) for each in fields(EndpointOptions)}
+        headers = tuple(asked.pop("header") or ())
         api = ApiOptions(
             **asked | {"request_args": self.request_args or {}},
             tokenizer=self.tokenizer,
+            headers=headers,
             system_message=config.SYSTEM_MESSAGE,
             chat=self.chat_template in ("auto", "published"),
             batch_folder=str(self.folder / "batches"),
@@ -289,6 +291,29 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 def flag(name: str) -> str:
     """Spell a field's name as its option."""
     return f"--{name.replace('_', '-')}"
+
+
+def without_secrets(argv: Sequence[str]) -> list[str]:
+    """A command line as it may be kept: of each --header the name, and a value that is a variable.
+
+    A word before the variable, as in `Bearer $TOKEN`, stays too.
+    """
+    kept: list[str] = []
+    for word in argv:
+        option, equals, joined = word.partition("=")
+        if kept[-1:] == ["--header"]:
+            kept.append(_without_value(word))
+        elif option == "--header" and equals:
+            kept.append(f"--header={_without_value(joined)}")
+        else:
+            kept.append(word)
+    return kept
+
+
+def _without_value(header: str) -> str:
+    name, _, value = header.partition(":")
+    harmless = re.fullmatch(r"\s*([A-Za-z]+ )?\$\{?\w+\}?\s*", value)
+    return header if harmless else f"{name}: ***"
 
 
 def split_names(values: Sequence[str]) -> list[str]:

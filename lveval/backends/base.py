@@ -160,6 +160,7 @@ class ApiOptions:
 
     base_url: str | None = None
     tokenizer: str | None = None  # hf:PATH, tiktoken:NAME or server
+    headers: tuple[str, ...] = ()  # NAME: VALUE, a $VARIABLE in it not yet filled in
     # Fields of the request; None drops one.
     request_args: Mapping[str, Json] = field(default_factory=dict)
     system_message: str | None = None

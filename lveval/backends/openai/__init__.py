@@ -9,7 +9,7 @@ from pathlib import Path
 from lveval.backends.base import ApiOptions, EngineOptions, Json, Tokenizer
 from lveval.backends.openai import tokenizers
 from lveval.backends.openai.batch import BatchEngine, claim_rows_in_flight, rows_in_flight
-from lveval.backends.openai.client import api_key, base_url, blocking, endpoint_host
+from lveval.backends.openai.client import api_key, base_url, blocking, endpoint_host, extra_headers
 from lveval.backends.openai.online import OpenAIEngine
 from lveval.backends.openai.retry import shutting_down
 from lveval.backends.openai.settings import (
@@ -91,7 +91,7 @@ def tokenizer(options: EngineOptions) -> Tokenizer:
     spec = tokenizers.tokenizer_spec(service, model)
     if spec == "server":
         root = base_url(service).removesuffix("/v1")
-        client = blocking(root, engine_settings(options)["timeout"])
+        client = blocking(service, root, engine_settings(options)["timeout"])
         return tokenizers.ServerTokenizer(client, model, retry_policy(options))
     return tokenizers.load(spec, trust_remote_code=options.trust_remote_code)
 
@@ -101,6 +101,7 @@ def load(options: EngineOptions) -> OpenAIEngine | BatchEngine:
     shutting_down.clear()  # of an earlier run in this process
     service = options.api or ApiOptions()
     api_key(base_url(service))  # before anything is loaded
+    extra_headers(service)
     backend = OpenAIEngine(options, tokenizer(options))
     asyncio.run(backend.probe())
     if not service.batch:

@@ -1,7 +1,6 @@
 """The address and key of a service, and the openai package's clients.
 
-    url = client.base_url(service)
-    with client.blocking(url) as client: ...
+    with client.blocking(service, client.base_url(service)) as opened: ...
 
 The clients neither repeat a request (retry.py and online.py do) nor follow a redirect: credentials
 go to the address that the user named, and nowhere else.
@@ -9,15 +8,19 @@ go to the address that the user named, and nowhere else.
 
 import ipaddress
 import os
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from lveval.backends.base import ApiOptions
+from lveval.backends.openai.faults import secrets
 from lveval.common.errors import UsageError
 
 if TYPE_CHECKING:
     import openai
 
+
+VARIABLE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?")
 
 DEFAULT_URL = "https://api.openai.com/v1"
 
@@ -70,22 +73,55 @@ def api_key(url: str) -> str:
     return key or "none"
 
 
-def blocking(url: str, timeout: float | None = None) -> "openai.OpenAI":
+def extra_headers(service: ApiOptions) -> dict[str, str]:
+    """The headers of --header, variables filled in. Their values are written nowhere.
+
+    Raises UsageError for what is no header, and for a variable that is not set.
+    """
+    found = {}
+    for text in service.headers:
+        name, colon, value = (part.strip() for part in text.partition(":"))
+        if not (colon and value and re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name)):
+            raise UsageError("--header: expected NAME: VALUE, as 'X-Gate: $GATE_KEY'")
+        unset = [each for each in VARIABLE.findall(value) if not os.environ.get(each)]
+        if unset:
+            raise UsageError(f"--header {name}: the variable {unset[0]} is not set")
+        value = VARIABLE.sub(lambda match: os.environ[match[1]].strip(), value)
+        if not (value.isascii() and value.isprintable()):
+            raise UsageError(f"--header {name}: found a character that no header has")
+        found[name] = value
+    secrets.update(found.values())
+    return found
+
+
+def blocking(service: ApiOptions, url: str, timeout: float | None = None) -> "openai.OpenAI":
     """Make a client for few requests; `timeout` in seconds, None: the package's own."""
     import openai
 
     http = openai.DefaultHttpxClient(follow_redirects=False)
     seconds = openai.NOT_GIVEN if timeout is None else timeout
     return openai.OpenAI(
-        base_url=url, api_key=api_key(url), timeout=seconds, max_retries=0, http_client=http
+        base_url=url,
+        api_key=api_key(url),
+        timeout=seconds,
+        max_retries=0,
+        http_client=http,
+        default_headers=extra_headers(service),
     )
 
 
-def many_at_once(url: str, most: int) -> "openai.AsyncOpenAI":
-    """A client for `most` requests at once."""
+def many_at_once(service: ApiOptions, url: str) -> "openai.AsyncOpenAI":
+    """A client for as many requests at once as the options allow."""
     import httpx2
     import openai
 
+    most = service.concurrency
     limits = httpx2.Limits(max_connections=most + 1, max_keepalive_connections=most + 1)
     http = openai.DefaultAsyncHttpxClient(follow_redirects=False, limits=limits)
-    return openai.AsyncOpenAI(base_url=url, api_key=api_key(url), max_retries=0, http_client=http)
+    return openai.AsyncOpenAI(
+        base_url=url,
+        api_key=api_key(url),
+        max_retries=0,
+        http_client=http,
+        default_headers=extra_headers(service),
+    )

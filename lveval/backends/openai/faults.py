@@ -122,10 +122,12 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return None
 
 
+secrets: set[str] = set()  # values of headers, which a service may repeat
+
+
 def redacted(fault: ApiError) -> ApiError:
-    """Shorten the message and remove the key, which a service may repeat."""
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
-    if key:
-        fault.message = fault.message.replace(key, "***")
+    """Shorten the message and remove the key and other secrets, which a service may repeat."""
+    for secret in filter(None, (os.environ.get("OPENAI_API_KEY", "").strip(), *secrets)):
+        fault.message = fault.message.replace(secret, "***")
     fault.message = fault.message[:LONGEST_MESSAGE]
     return fault

@@ -107,11 +107,11 @@ class OpenAIEngine(RemoteEngine):
         return {"fields": [*self._fields, *budget], "served_model": self._served}
 
     def _client(self) -> "openai.AsyncOpenAI":
-        return many_at_once(self._url, self._service.concurrency)
+        return many_at_once(self._service, self._url)
 
     def blocking_client(self) -> "openai.OpenAI":
         """A client for few, large requests one after another."""
-        return blocking(self._url)
+        return blocking(self._service, self._url)
 
     def stop_waiting(self) -> None:
         """Wake a tokenizer that waits for the endpoint."""
