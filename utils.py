@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from lveval.backends.base import Json, Prompt, Tokenizer
+from lveval.common import reasoning
 from lveval.common.errors import UsageError
 from lveval.data.rows import Row
 
@@ -296,12 +297,9 @@ def post_process(
     What stands before the last closing tag is cut off. With `opened` the prompt's chat format had
     opened it already.
     """
-    closed = max(
-        (answer.rfind(close) + len(close) for _, close in think_tags if close in answer), default=0
-    )
-    if closed:
+    if closed := reasoning.end(answer, think_tags):
         answer = answer[closed:].lstrip()
-    elif opened or answer.lstrip().startswith(tuple(tag for tag, _ in think_tags)):
+    elif opened or reasoning.opened_by(answer, think_tags) is not None:
         return "", True
     for part, clean in POSTPROCESSORS.items():
         if part in model_name:
@@ -313,4 +311,4 @@ def prompt_opens_thinking(
     formatted: str, think_tags: Sequence[tuple[str, str]] = THINK_TAGS
 ) -> bool:
     """Whether a prompt in its chat format ends by opening the reasoning block for the model."""
-    return formatted.rstrip().endswith(tuple(tag for tag, _ in think_tags))
+    return reasoning.is_opened(formatted, think_tags)

@@ -259,6 +259,12 @@ def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
     return dict(groups)
 
 
+def rows_by_level(rows: Iterable[ScoredRow]) -> dict[str, list[ScoredRow]]:
+    """Group rows by level, the levels by length."""
+    groups = grouped((row.level, row) for row in rows)
+    return {level: groups[level] for level in sorted(groups, key=level_length)}
+
+
 def subset_means(scores: Scores) -> dict[str, float]:
     """Average the files of each subset, to two places."""
     return _means((subset, score) for (subset, _), score in scores.items())

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from math import fsum
 from statistics import median
 
-from lveval.common.levels import FileKey, level_length
-from lveval.results import ScoredRow, grouped
+from lveval.common.levels import FileKey
+from lveval.results import ScoredRow, grouped, rows_by_level
 
 
 @dataclass(frozen=True)
@@ -67,5 +67,4 @@ def by_file(rows: Iterable[ScoredRow]) -> dict[FileKey, Evidence]:
 
 def by_level(rows: Iterable[ScoredRow]) -> dict[str, Evidence]:
     """Summarize each level, by length."""
-    groups = grouped((row.level, row) for row in rows)
-    return {level: summarize(groups[level]) for level in sorted(groups, key=level_length)}
+    return {level: summarize(group) for level, group in rows_by_level(rows).items()}

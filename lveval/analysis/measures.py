@@ -1,7 +1,7 @@
 """Numbers that the records of a run hold beside the answers: reasoning tokens, measures of plugins.
 
     measures.reasoning_by_level(rows, budget=4000)["64k"].tokens.mean
-    measures.measuresrows_by_level(rows)["kept"]["64k"].median
+    measures.measures_by_level(rows)["kept"]["64k"].median
 
 Both are empty for most runs: no row tells of such.
 """
@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from math import fsum, isfinite
 from statistics import median, quantiles
 
-from lveval.common.levels import level_length
-from lveval.results import ScoredRow, grouped
+from lveval.results import ScoredRow, grouped, rows_by_level
 
 
 @dataclass(frozen=True)
@@ -107,12 +106,6 @@ def measures_by_level(rows: Iterable[ScoredRow]) -> dict[str, dict[str, Spread]]
         for name, numbers in values.items():
             found.setdefault(name, {})[level] = spread(numbers)
     return found
-
-
-def rows_by_level(rows: Iterable[ScoredRow]) -> dict[str, list[ScoredRow]]:
-    """Group rows by level, the levels by length."""
-    groups = grouped((row.level, row) for row in rows)
-    return {level: groups[level] for level in sorted(groups, key=level_length)}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lveval.analysis.measures import Spread, rows_by_level, spread
-from lveval.results import LARGEST_INTEGER, ScoredRow
+from lveval.analysis.measures import Spread, spread
+from lveval.results import LARGEST_INTEGER, ScoredRow, rows_by_level
 
 GIB = 2**30
 

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from lveval.backends.base import Json, Prompt
+from lveval.common import reasoning
 from lveval.common.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class CloseReasoning:
         self._prompt_tokens = len(prompt.tokens)
         self._budget = budget
         # The number of new tokens after which it is to end.
-        self._end = budget if tokenizer.opens_reasoning(prompt.formatted) else None
+        self._end = budget if reasoning.is_opened(prompt.formatted, tokenizer.known_tags) else None
         self._close = tokenizer.encode(tokenizer.think_tags[1], add_special_tokens=False)
 
     def __call__(self, ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
@@ -43,7 +44,7 @@ class CloseReasoning:
         new = ids.shape[1] - self._prompt_tokens
         if new == self._budget and self._end is None and (tag := self._opened_by(ids)):
             self._end = new + len(self._tokenizer.encode(tag, add_special_tokens=False))
-        if new == self._end and self._tokenizer.is_reasoning_closed(self._text(ids)):
+        if new == self._end and reasoning.end(self._text(ids), self._tokenizer.known_tags):
             self._end = None
         if self._end is None or not 0 <= new - self._end < len(self._close):
             return scores
@@ -54,8 +55,8 @@ class CloseReasoning:
     def _text(self, ids: "torch.Tensor") -> str:
         return self._tokenizer.decode_answer(ids[0, self._prompt_tokens :].tolist())
 
-    def _opened_by(self, ids: "torch.Tensor") -> str:
-        return self._tokenizer.opened_by(self._text(ids))
+    def _opened_by(self, ids: "torch.Tensor") -> str | None:
+        return reasoning.opened_by(self._text(ids), self._tokenizer.known_tags)
 
 
 class Clock:

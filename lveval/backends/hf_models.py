@@ -37,6 +37,7 @@ from lveval.backends.model_files import (
     tokenizer_source,
     what_it_is,
 )
+from lveval.common import reasoning
 from lveval.common.errors import UsageError
 from lveval.common.text import first_line
 
@@ -309,7 +310,7 @@ class HFTokenizer:
     ) -> None:
         self.raw = tokenizer
         self._template_args = template_args or {}
-        self._known_tags = [*think_tags]
+        self.known_tags = [*think_tags]
         tags = "".join(itertools.chain(*think_tags))
         # Decoding skips more than the tokenizer's named special tokens: all that are marked so.
         marked = getattr(tokenizer, "added_tokens_decoder", {})
@@ -350,44 +351,30 @@ class HFTokenizer:
         Of several the first that --think-tags or the table in utils.py names.
         """
         template = str(getattr(self.raw, "chat_template", None) or "")
-        known = [tags for tags in self._known_tags if tags[1] in template] or [
+        known = [tags for tags in self.known_tags if tags[1] in template] or [
             tags
-            for tags in self._known_tags
+            for tags in self.known_tags
             if len(self.encode(tags[1], add_special_tokens=False)) == 1
         ]
-        return (known or [*self._known_tags, ("<think>", "</think>")])[0]
+        return (known or [*self.known_tags, ("<think>", "</think>")])[0]
 
     def reasoning_tokens(self, prompt: str, tokens: Sequence[int]) -> int:
         """Count an answer's tokens up to the end of its reasoning, the closing tag among them."""
         text = self.decode_answer(tokens)
-        end = max(
-            (text.rfind(tag) + len(tag) for _, tag in self._known_tags if tag in text), default=0
-        )
+        end = reasoning.end(text, self.known_tags)
         if end:
             lengths = range(len(tokens))
             return (
                 bisect_left(lengths, end, key=lambda n: len(self.decode_answer(tokens[: n + 1])))
                 + 1
             )
-        return len(tokens) if self.opens_reasoning(prompt) or self.opened_by(text) else 0
+        opened = reasoning.is_opened(prompt, self.known_tags)
+        return len(tokens) if opened or reasoning.opened_by(text, self.known_tags) else 0
 
     def usage(self, prompt: str, tokens: Sequence[int]) -> dict[str, int]:
         """What a record tells of an answer that has reasoning in it; empty for any other."""
         count = self.reasoning_tokens(prompt, tokens)
         return {"completion_tokens": len(tokens), "reasoning_tokens": count} if count else {}
-
-    def is_reasoning_closed(self, text: str) -> bool:
-        """Whether an answer has ended its reasoning."""
-        return any(tag in text for _, tag in self._known_tags)
-
-    def opens_reasoning(self, prompt: str) -> bool:
-        """Whether a formatted prompt ends by opening the reasoning."""
-        return prompt.rstrip().endswith(tuple(tag for tag, _ in self._known_tags))
-
-    def opened_by(self, text: str) -> str:
-        """The tag by which an answer begins its reasoning, "" where none does."""
-        text = text.lstrip()
-        return next((tag for tag, _ in self._known_tags if text.startswith(tag)), "")
 
     def decode_answer(self, tokens: Sequence[int]) -> str:
         """Return an answer's text, special tokens skipped but those that mark its reasoning."""

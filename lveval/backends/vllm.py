@@ -221,10 +221,6 @@ def engine_arguments(options: EngineOptions, window: int | None) -> dict[str, An
         chosen["revision"] = source.revision
     if words:
         chosen |= {"tokenizer": words.name, "tokenizer_revision": words.revision}
-    if options.thinking_budget:
-        opening, closing = tokenizer(options).think_tags
-        tags = {"reasoning_start_str": opening, "reasoning_end_str": closing}
-        chosen["reasoning_config"] = tags
     if source.adapter:
         chosen |= {"enable_lora": True, "max_lora_rank": _lora_rank(source.adapter)}
     if options.hf_overrides:
@@ -232,6 +228,16 @@ def engine_arguments(options: EngineOptions, window: int | None) -> dict[str, An
     if options.attn_implementation != "auto":
         chosen["attention_backend"] = options.attn_implementation
     return chosen | {key: value for key, value in options.args.items() if key != "window"}
+
+
+def _reasoning_arguments(
+    words: hf_models.HFTokenizer, options: EngineOptions
+) -> dict[str, dict[str, str]]:
+    """The engine's arguments for a limit on reasoning; empty without one."""
+    if not options.thinking_budget:
+        return {}
+    opening, closing = words.think_tags
+    return {"reasoning_config": {"reasoning_start_str": opening, "reasoning_end_str": closing}}
 
 
 def _lora_rank(adapter: Path) -> int:
@@ -425,10 +431,11 @@ def load(options: EngineOptions) -> VLLMEngine:
         os.environ.setdefault(name, value)
     if "window" in options.args:  # the user says that it is true
         os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
-    ends = generation.eos_token_id
+    ends, words = generation.eos_token_id, tokenizer(options)
+    arguments = engine_arguments(options, window) | _reasoning_arguments(words, options)
     return VLLMEngine(
-        tokenizer(options),
-        lambda: _engine(source.name, engine_arguments(options, window)),
+        words,
+        lambda: _engine(source.name, arguments),
         ends if isinstance(ends, list) else [] if ends is None else [ends],
         max_model_len(options, window),
         options,

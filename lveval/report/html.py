@@ -11,13 +11,13 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from lveval.analysis import causes, length_effect
 from lveval.analysis.intervals import Interval
-from lveval.analysis.sweep import Sweep
 from lveval.common.text import printable
 from lveval.report import charts, sweep_chart, tables
 from lveval.report.data import ReportData, RowView
@@ -58,7 +58,6 @@ def render(page: ReportData) -> str:
         # Controls and bidi overrides are shown, not obeyed.
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    curves = charts.curve_chart(page)
     data, cap = row_data(page.rows, page.limit)
     by_file = {"_".join(file): part for file, part in page.evidence_by_file.items()}
     return environment.get_template("page.html").render(
@@ -80,38 +79,29 @@ def render(page: ReportData) -> str:
         reasoning_table=tables.reasoning_table,
         measures_table=tables.measures_table,
         sweep_table=tables.sweep_table,
-        sweep=_sweep(page.sweep) if page.sweep else [],
+        sweep=_drawn(partial(sweep_chart.draw, page.sweep)) if page.sweep else [],
         times_table=tables.times_table,
         times_note=tables.TIMES_NOTE,
-        reasoning=_reasoning(page) if page.reasoning else [],
+        reasoning=_drawn(partial(charts.draw_curves, charts.reasoning_chart(page)))
+        if page.reasoning
+        else [],
         length_table=tables.length_table,
         comparison_table=tables.comparison_table,
-        curves=[Markup(charts.draw_curves(curves, width)) for width in charts.WIDTHS],  # noqa: S704
-        evidence_bars=_bars("Evidence kept by level", charts.evidence_bars(page)),
-        cause_bars=_bars("Points by cause and level", charts.cause_bars(page)),
+        curves=_drawn(partial(charts.draw_curves, charts.curve_chart(page))),
+        evidence_bars=_drawn(
+            partial(charts.draw_bars, "Evidence kept by level", charts.evidence_bars(page))
+        ),
+        cause_bars=_drawn(
+            partial(charts.draw_bars, "Points by cause and level", charts.cause_bars(page))
+        ),
     )
 
 
-def _reasoning(page: ReportData) -> list[str]:
-    """The curve of reasoning tokens for wide and narrow screens, as markup."""
+def _drawn(draw: Callable[[int], str]) -> list[str]:
+    """A chart for wide and narrow screens, as markup; `draw` takes a width."""
     from markupsafe import Markup
 
-    chart = charts.reasoning_chart(page)
-    return [Markup(charts.draw_curves(chart, width)) for width in charts.WIDTHS]  # noqa: S704
-
-
-def _sweep(found: Sweep) -> list[str]:
-    """A sweep's chart for wide and narrow screens, as markup."""
-    from markupsafe import Markup
-
-    return [Markup(sweep_chart.draw(found, width)) for width in charts.WIDTHS]  # noqa: S704
-
-
-def _bars(title: str, bars: list[charts.Bar]) -> list[str]:
-    """A bar chart for wide and narrow screens, as markup."""
-    from markupsafe import Markup
-
-    return [Markup(charts.draw_bars(title, bars, width)) for width in charts.WIDTHS]  # noqa: S704
+    return [Markup(draw(width)) for width in charts.WIDTHS]  # noqa: S704 - our own drawing
 
 
 def read(name: str) -> str:

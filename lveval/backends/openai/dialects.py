@@ -176,7 +176,7 @@ def _line(text: str) -> str:
 
 
 def _leaves(value: Any) -> Iterator[Any]:  # noqa: ANN401 - JSON
-    """Yield the texts and numbers below a JSON value, and the JSON that stands in a text."""
+    """Yield the texts and numbers below a JSON value."""
     match value:
         case dict():
             for each in value.values():

@@ -204,13 +204,10 @@ class OpenAIEngine(RemoteEngine):
             raise ApiError("malformed" if self._answers else "fatal", words, field="model")
         return answer
 
-    def _probe_prompt(self) -> Prompt:
-        tokens = self.tokenizer.encode(PROBE)
-        return Prompt(PROBE, PROBE, tokens, PROBE_BUDGET, native_chat=self.native_chat)
-
     async def probe(self) -> None:
         """Ask one short question and drop fields that the service rejects; raises LVEvalError."""
-        prompt = self._probe_prompt()
+        tokens = self.tokenizer.encode(PROBE)
+        prompt = Prompt(PROBE, PROBE, tokens, PROBE_BUDGET, native_chat=self.native_chat)
         failures = malformed = 0  # one after another
         async with self._client() as client:
             while True:

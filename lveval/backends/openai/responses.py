@@ -68,7 +68,7 @@ def _usage(reply: dict[str, Any]) -> dict[str, int]:
     if not isinstance(counts, dict):
         return {}
     details = counts.get("completion_tokens_details")
-    counts |= details if isinstance(details, dict) else {}
+    counts = counts | details if isinstance(details, dict) else counts
     names = ("prompt_tokens", "completion_tokens", "reasoning_tokens")
     return {name: counts[name] for name in names if type(counts.get(name)) is int}
 
