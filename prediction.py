@@ -325,8 +325,9 @@ def summary_lines(
 ) -> Iterator[str]:
     """Yield what a start came to: money, answers without text, and why rows are `left`."""
     if cost.cost:
+        cached = f" ({cost.cached_tokens:,} from the cache)" if cost.cached_tokens else ""
         yield (
-            f"spent {cost.cost:,.2f} USD so far: {cost.prompt_tokens:,} prompt tokens, "
+            f"spent {cost.cost:,.2f} USD so far: {cost.prompt_tokens:,} prompt tokens{cached}, "
             f"{cost.answer_tokens:,} answer tokens"
         )
     unfinished = (

@@ -154,11 +154,15 @@ class RunOptions(
         """What the backend has to know of the options. Raises UsageError."""
         remote = self.module.REMOTE
         asked = {each.name: getattr(self, each.name) for each in fields(EndpointOptions)}
-        headers = tuple(asked.pop("header") or ())
+        asked |= {
+            "headers": tuple(asked.pop("header") or ()),
+            "finish_reasons": dict(asked.pop("finish_reason") or ()),
+            "refusal_pattern": self.refusal_pattern or "",
+            "request_args": self.request_args or {},
+        }
         api = ApiOptions(
-            **asked | {"request_args": self.request_args or {}},
+            **asked,
             tokenizer=self.tokenizer,
-            headers=headers,
             system_message=config.SYSTEM_MESSAGE,
             chat=self.chat_template in ("auto", "published"),
             batch_folder=str(self.folder / "batches"),
@@ -236,6 +240,10 @@ CONFLICTS: list[tuple[Callable[[RunOptions], object], str]] = [
         lambda o: o.max_hours is not None and o.batch,
         "--max-hours: a batch takes up to a day at the service, whatever it says; found --batch "
         "too",
+    ),
+    (
+        lambda o: o.stream and o.batch,
+        "--stream: a batch has no streams; found --batch too, expected one of the two",
     ),
     (
         lambda o: o.check and o.batch,

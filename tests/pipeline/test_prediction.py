@@ -38,7 +38,7 @@ NOT_DECIDING = """
     gpus_per_worker row_hours concurrency tokens_per_minute requests_per_minute max_outage batch
     scheduler insecure_scheduler tls_ca_file tls_cert tls_key wait_for_workers plan price_in
     price_out batch_discount tokens_per_second calibrate max_cost max_hours check
-    verbose quiet header
+    verbose quiet header stream wait_for_service price_cached
 """.split()  # noqa: SIM905 - reads as a list of words
 
 
@@ -102,6 +102,8 @@ def test_every_deciding_option_reaches_the_identity(
         "base_url": ["--base-url", "http://example.com/v1"],
         "tokenizer": ["--tokenizer", "tiktoken:o200k_base"],
         "request_args": ["--request-args", '{"top_p": 1}'],
+        "finish_reason": ["--finish-reason", "eos=stop"],
+        "refusal_pattern": ["--refusal-pattern", "^I cannot"],
     }
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     assert {*changes, *of_a_service, "published"} == DECIDING

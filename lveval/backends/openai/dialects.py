@@ -1,7 +1,7 @@
 """What a service's reply means, whatever its words: a table, first match first.
 
     reply = dialects.read_error(429, content)
-    dialects.classify(reply)        # ("busy", True), ("quota", True), ("key", False) …
+    dialects.classify(reply)        # "busy", "quota", "key" …
     dialects.FINISH["eos_token"]    # "finished"
 
 To teach it a service: its replies go to tests/data/services/, and words that no line here has
@@ -105,7 +105,7 @@ TABLE = (
     ),
     Words("quota", "402", ""),
     Words("key", "401 407", ""),
-    Words("key", "400", r"incorrect api key|invalid api key|api key not valid"),
+    Words("key", "400", r"incorrect api key|invalid api key|api key not valid|no_db_connection"),
     # --- the model ---
     Words("bad_request", "404", r"no endpoints found that"),
     Words("no_model", "404", ""),
@@ -133,8 +133,8 @@ class Reply:
     everything: str = ""  # all its texts and numbers, for the table
 
 
-def classify(reply: Reply) -> tuple[Meaning, bool]:
-    """Find the first line of the table that fits, and whether the service's words told.
+def classify(reply: Reply) -> Meaning:
+    """Find the first line of the table that fits.
 
     3xx and what nothing fits count as busy.
     """
@@ -143,8 +143,8 @@ def classify(reply: Reply) -> tuple[Meaning, bool]:
         if any(str(reply.status).startswith(each) for each in statuses) and re.search(
             line.words, reply.everything, re.I
         ):
-            return line.meaning, bool(line.words)
-    return "busy", False
+            return line.meaning
+    return "busy"
 
 
 def read_error(status: int, content: bytes | str) -> Reply:
