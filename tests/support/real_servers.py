@@ -2,12 +2,13 @@
 
     LVEVAL_TEST_SERVERS=/servers/bin:/vllm/bin pytest tests/models/test_real_servers.py
 
-A server is looked for in the tests' own environment and in the folders of LVEVAL_TEST_SERVERS: the
-`bin` of other virtual environments, or where `llama-server` lies.
+A server is looked for in the tests' own environment and in those whose `bin` LVEVAL_TEST_SERVERS
+names.
 """
 
+import contextlib
 import os
-import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def interpreter(*modules: str) -> str | None:
 def found(python: str | None, server: str, how: str) -> str:
     """The interpreter, or the end of the test with what to install."""
     if python is None:
-        pytest.skip(f"{server} is not installed: {how}, or name its folder in LVEVAL_TEST_SERVERS")
+        pytest.skip(f"{server} is not installed: {how}, or name its bin in LVEVAL_TEST_SERVERS")
     return python
 
 
@@ -103,10 +104,10 @@ def running(command: Command, folder: Path, health: str = "/health") -> Iterator
             yield Served(f"http://127.0.0.1:{port}")
         finally:
             process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what it has started, too
 
 
 def wait_until_healthy(url: str, process: subprocess.Popen[bytes], said: Path) -> None:
@@ -141,17 +142,11 @@ def transformers_serve(model: Path, folder: Path) -> Iterator[RealServer]:
 @contextmanager
 def llama_cpp(model: Path, folder: Path) -> Iterator[RealServer]:
     gguf = folder / "model.gguf"
-    binary = shutil.which("llama-server", path=os.pathsep.join(map(str, FOLDERS)))
-    python = binary or found(
-        interpreter("xllamacpp"), "llama.cpp's server", "pip install xllamacpp"
-    )
+    python = found(interpreter("xllamacpp"), "llama.cpp's server", "pip install xllamacpp")
     write_float32_gguf(gguf)
 
     def command(port: str) -> Sequence[str | Path]:
-        if not binary:
-            return [python, "-c", LLAMA_SERVER, gguf, ALIAS, port, str(WINDOW)]
-        where = (binary, "-m", gguf, "--alias", ALIAS, "--host", "127.0.0.1", "--port", port)
-        return [*where, "-c", str(WINDOW), "-np", "1", "-t", "1", "-ctk", "f32", "-ctv", "f32"]
+        return [python, "-c", LLAMA_SERVER, gguf, ALIAS, port, str(WINDOW)]
 
     with running(command, folder) as served:
         yield RealServer(served, ALIAS)
