@@ -148,8 +148,11 @@ def llama_cpp(model: Path, folder: Path) -> Iterator[RealServer]:
     def command(port: str) -> Sequence[str | Path]:
         return [python, "-c", LLAMA_SERVER, gguf, ALIAS, port, str(WINDOW)]
 
-    with running(command, folder) as served:
-        yield RealServer(served, ALIAS)
+    try:
+        with running(command, folder) as served:
+            yield RealServer(served, ALIAS)
+    finally:
+        gguf.unlink()  # half a gigabyte, which pytest would keep for three runs
 
 
 @contextmanager
