@@ -57,16 +57,12 @@ def options(server: RealServer, model_path: Path) -> list[str | Path]:
 
 @pytest.mark.parametrize("chat_format", FORMATS)
 def test_a_run_grows_and_its_answers_are_those_of_the_hf_backend(
-    request: pytest.FixtureRequest,
     server: RealServer,
     chat_format: str,
     model_path: Path,
     tmp_path: Path,
     here: dict[str, list[dict[str, object]]],
 ) -> None:
-    if chat_format != "auto" and not server.takes_token_ids:
-        reason = "prompts go to the completions endpoint as token ids, which this server refuses"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     data(tmp_path, 3)
     for limit in ("1", "3"):
         chosen = ("--chat-template", chat_format, "--limit", limit)

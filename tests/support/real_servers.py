@@ -51,7 +51,6 @@ class RealServer(NamedTuple):
 
     served: Served
     model: str
-    takes_token_ids: bool = True
 
 
 def interpreter(*modules: str) -> str | None:
@@ -136,7 +135,7 @@ def transformers_serve(model: Path, folder: Path) -> Iterator[RealServer]:
         return [*serve, "--dtype", "float32", "--host", "127.0.0.1", "--port", port]
 
     with running(command, folder) as served:
-        yield RealServer(served, str(model), takes_token_ids=False)
+        yield RealServer(served, str(model))
 
 
 @contextmanager

@@ -16,10 +16,19 @@ from typing import Any, Literal
 
 # refused: this prompt alone, by a filter; too_long: for the model's window; never_fits: a limit a
 # minute that this request alone exceeds; key: wrong, or without the right; quota: spent, waiting
-# does not help; busy: ask again; no_model: unknown model or route; cut: at its limit of tokens;
-# bad_request: a field that is not understood.
+# does not help; busy: ask again; crowded: with fewer requests at once; no_model: unknown model or
+# route; cut: at its limit of tokens; bad_request: a field that is not understood.
 Meaning = Literal[
-    "refused", "too_long", "never_fits", "key", "quota", "busy", "no_model", "cut", "bad_request"
+    "refused",
+    "too_long",
+    "never_fits",
+    "key",
+    "quota",
+    "busy",
+    "crowded",
+    "no_model",
+    "cut",
+    "bad_request",
 ]
 
 # Finish reasons, in lower case, by what became of the answer. "busy": the service broke it off.
@@ -87,7 +96,7 @@ TABLE = (
     Words("quota", "429", r"PerDay|-per-day"),
     # --- waiting helps: before the words for what is spent, which some services use for both ---
     Words(
-        "busy",
+        "crowded",
         "403 429",
         r"#token-limit|allocated quota exceeded, please increase|limit_requests|limit_burst|"
         r"per ?minute|/ ?minute|per min\b|tpm|rpm|rate[_ ]limit reached|try again in [\d.]+ ?m?s|"
@@ -116,7 +125,9 @@ TABLE = (
         r"model .{0,80}(does not exist|not found)|is pinned to|unknown model",
     ),
     # --- the service ---
-    Words("busy", "408 409 424 425 429 5", ""),
+    Words("crowded", "429", ""),
+    Words("crowded", "500", r"context size has been exceeded"),  # of all that are in flight
+    Words("busy", "408 409 424 425 5", ""),
     Words("key", "403", ""),
     Words("bad_request", "4", ""),
 )

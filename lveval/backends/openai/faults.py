@@ -125,7 +125,8 @@ def classify_status(status: int, headers: Mapping[str, str], content: bytes | st
             "fatal",
             f"the service redirects to {target}; pass the address that answers as --base-url",
         )
-    match dialects.classify(reply):
+    meaning = dialects.classify(reply)
+    match meaning:
         case "refused":
             return ApiError("row", said, status="refused")
         case "cut":
@@ -151,7 +152,7 @@ def classify_status(status: int, headers: Mapping[str, str], content: bytes | st
     wait = retry_after(headers)
     if wait is None:
         wait = dialects.asked_to_wait(reply)
-    return ApiError("throttled" if status == 429 else "transient", said, retry_after=wait)
+    return ApiError("throttled" if meaning == "crowded" else "transient", said, retry_after=wait)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

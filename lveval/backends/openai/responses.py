@@ -46,9 +46,9 @@ class ReplyReader:
             message = {"content": choice.get("text")}  # the completions endpoint
         written = self._written(message, usage)
         if budget is not None and written is not None:
-            answer = written - self._hidden(message, usage)
             factor, more = BEYOND["completion_tokens" in usage]
-            if answer > budget * factor + more:
+            most = budget * factor + more
+            if written > most and (answer := written - self._hidden(message, usage)) > most:
                 raise _beyond(answer, budget)
         at_limit = budget is not None and written is not None and written >= budget
         finish = choice.get("finish_reason")

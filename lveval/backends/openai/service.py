@@ -8,6 +8,7 @@ generation = await service.ask(client, prompt)
 import asyncio
 import re
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from lveval.backends.base import ApiOptions, EngineOptions, Generation, Json, Prompt
@@ -72,7 +73,7 @@ class Service:
         if options.chat_template_args:  # as vLLM and SGLang call it
             self._asked["chat_template_kwargs"] = dict(options.chat_template_args)
 
-    @property
+    @cached_property
     def question(self) -> Prompt:
         """A short question, which tells whether the service answers at all."""
         tokens = self.tokenizer.encode(QUESTION)

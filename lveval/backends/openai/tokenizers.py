@@ -93,10 +93,11 @@ class ServerTokenizer(PlainTokenizer):
         if self._special is None:  # /detokenize would write them out
             self._special = {int(token) for token in self.encode("")}
         asked = [int(token) for token in tokens if token not in self._special]
-        text = self._ask("/detokenize", {"tokens": cast(Json, asked)}).get(self._words[0])
-        if not isinstance(text, str):
-            raise ServiceError(f"--tokenizer server: /detokenize replied without a text; {HOW}")
-        return text
+        reply = self._ask("/detokenize", {"tokens": cast(Json, asked)})
+        for name in ("prompt", "content", "text"):  # vLLM, llama.cpp, SGLang
+            if isinstance(text := reply.get(name), str):
+                return text
+        raise ServiceError(f"--tokenizer server: /detokenize replied without a text; {HOW}")
 
     def _ask(self, path: str, body: dict[str, Json]) -> dict[str, Json]:
         asked = {"model": self._model, **body}
