@@ -7,7 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from support.service import data, environment, predict
+from conftest import in_process
+from support.service import NAME, data, environment, predict
 
 from lveval.backends.base import ApiOptions
 from lveval.backends.openai.client import extra_headers
@@ -73,6 +74,10 @@ def test_a_header_is_sent_and_its_value_is_written_nowhere(
     found = predict(gate, tmp_path, *words, header)  # type: ignore[arg-type]
     assert found.returncode == 0, found.stderr
     assert SECRET not in found.stderr
+    run = tmp_path / "out" / NAME
+    for command in (("evaluation.py",), ("-m", "lveval", "report")):
+        made = in_process(*command, "--input-dir", run)
+        assert made.returncode == 0 and SECRET not in made.stdout + made.stderr, made.stderr
     for path in (tmp_path / "out").rglob("*"):
         assert path.is_dir() or SECRET.encode() not in path.read_bytes(), path
 

@@ -149,6 +149,14 @@ def test_streams_are_put_together(server: Served, tmp_path: Path, chat: str) -> 
     assert predict(server, tmp_path, "--chat-template", chat).returncode == 0  # the same run
 
 
+def test_a_stream_without_usage_is_counted_here(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 1)
+    server.control(tells_usage=False)
+    assert predict(server, tmp_path, "--stream").returncode == 0
+    usage = records(tmp_path)[0]["usage"]
+    assert isinstance(usage, dict) and usage["completion_tokens"] > 4  # "the answer" and 12 digits
+
+
 def test_a_service_that_only_streams_is_found_out(server: Served, tmp_path: Path) -> None:
     data(tmp_path, 3)
     server.control(streams="only")

@@ -61,7 +61,7 @@ class ReplyReader:
         if status == "ok" and not text.strip():
             status = "empty"
         model = reply.get("model")
-        generation = Generation(text, status, finish, usage.get("completion_tokens"), usage=usage)
+        generation = Generation(text, status, finish, written, usage=usage)
         return generation, model if isinstance(model, str) else None
 
     def _written(self, message: Mapping[str, Any], usage: Mapping[str, int]) -> int | None:
