@@ -81,7 +81,7 @@ class CostTracker:
         prompt, answer = usage.get("prompt_tokens", default), usage.get("completion_tokens", 0)
         with self._lock:
             self.prompt_tokens += prompt
-            self.cached_tokens += usage.get("cached_tokens", 0)
+            self.cached_tokens += min(prompt, usage.get("cached_tokens", 0))
             self.answer_tokens += answer
             self._longest_prompt[level] = max(self._longest_prompt.get(level, 0), prompt)
             self._longest_answer = max(self._longest_answer, answer)

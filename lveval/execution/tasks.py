@@ -143,6 +143,8 @@ def make_record(
     opened = utils.prompt_opens_thinking(prepared.prompt.formatted, think_tags)
     pred, unfinished = utils.post_process(answer.text, model_name, think_tags, opened=opened)
     status = "length" if unfinished else answer.status
+    if status == "refused":
+        pred = ""  # a refusal is scored as the empty answer; its words stay in raw_pred
     if status == "ok" and not pred.strip():
         status = "empty"
     subset, level, index = item.key

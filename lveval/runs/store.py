@@ -44,6 +44,9 @@ from lveval.runs.times import TimesFile
 Counts = Mapping[str, int]  # <subset>_<level> -> a number of rows
 RowKey = tuple[str, str, int]  # (subset, level, index)
 
+# Of a loaded engine's settings: what it may learn only from a later answer.
+LEARNED_LATER = ("served_model",)
+
 
 class RunStore:
     """The writer of one run. Use `RunStore.open(...)` as a context manager."""
@@ -175,9 +178,14 @@ class RunStore:
     def record_resolved(self, settings: Mapping[str, Any]) -> None:
         """Keep what the engine decided while loading; later loads must decide the same."""
         asked = json.loads(json.dumps(settings))
-        recorded = self._manifest["identity"].setdefault("effective", asked)
-        require_same_spec(self.folder, {"effective": recorded}, {"effective": asked})
-        if recorded is asked:
+        identity = self._manifest["identity"]
+        recorded = identity.setdefault("effective", asked)
+        known = {name: found for name in LEARNED_LATER if (found := recorded.get(name)) is not None}
+        news = {name: found for name in LEARNED_LATER if (found := asked.get(name)) is not None}
+        merged = recorded | news | known
+        require_same_spec(self.folder, {"effective": merged}, {"effective": asked | known | news})
+        if recorded is asked or merged != recorded:
+            identity["effective"] = merged
             self._write_manifest()
 
     def log(self, entry: Mapping[str, Any]) -> None:

@@ -24,6 +24,9 @@ from support.service import (
     server,
 )
 
+from lveval.backends.openai.faults import ApiError, redacted
+from lveval.backends.openai.responses import ReplyReader
+
 __all__ = ["environment", "server"]  # fixtures
 
 LAST = "When was lighthouse 5 built?"  # of six rows
@@ -85,6 +88,28 @@ def test_a_limit_that_no_name_sets_is_told_at_once(
     assert_all_right(tmp_path, 3)
 
 
+def test_a_field_is_left_out_that_the_service_names_among_others(
+    server: Served, tmp_path: Path
+) -> None:
+    data(tmp_path, 1)
+    words = "Unsupported parameter: 'seed'. Supported: temperature, top_p, max_tokens, stream"
+    server.control(
+        replies={"no": finished({"error": {"message": words}}, 400)}, probe_script=["no"]
+    )
+    assert predict(server, tmp_path).returncode == 0
+    assert effective(tmp_path)["fields"] == ["temperature", "max_completion_tokens"]
+
+
+def test_a_first_question_that_is_refused_leaves_the_model_to_be_learned(
+    server: Served, tmp_path: Path
+) -> None:
+    data(tmp_path, 4)
+    server.control(probe_script=["filtered"])
+    assert predict(server, tmp_path, "--limit", "2").returncode == 0
+    assert predict(server, tmp_path).returncode == 0
+    assert effective(tmp_path)["served_model"] == NAME
+
+
 def test_an_answer_beyond_the_limit_is_none(server: Served, tmp_path: Path) -> None:
     data(tmp_path, 60)
     server.control(replies={"endless": answer("stop", "1 2 3 " * 100, 600)})
@@ -126,6 +151,7 @@ def test_a_refusal_in_words_is_one(server: Served, tmp_path: Path) -> None:
     assert predict(server, tmp_path, *given).returncode == 0
     assert [record["status"] for record in records(tmp_path)] == ["ok", "refused"]
     assert records(tmp_path)[1]["pred"] == ""
+    assert records(tmp_path)[1]["raw_pred"] == "I cannot help with this."
     wrong = predict(server, tmp_path, "--refusal-pattern", "(")
     assert wrong.returncode == 2 and '--refusal-pattern: found "("' in wrong.stderr
 
@@ -147,6 +173,32 @@ def test_streams_are_put_together(server: Served, tmp_path: Path, chat: str) -> 
     assert server.body["stream"] is True
     assert_all_right(tmp_path, 3)
     assert predict(server, tmp_path, "--chat-template", chat).returncode == 0  # the same run
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        '{"choices": [null]}',
+        '{"choices": ["x"]}',
+        '{"choices": [{"delta": "x"}]}',
+        '{"object": "error", "message": "out of memory"}',
+        "{",
+    ],
+)
+def test_a_stream_with_odd_chunks_is_no_answer(chunk: str) -> None:
+    good = 'data: {"choices": [{"delta": {"content": "half"}, "finish_reason": ""}]}'
+    with pytest.raises(ApiError):
+        ReplyReader().read(f"{good}\n\ndata: {chunk}\n\ndata: [DONE]\n\n".encode())
+    with pytest.raises(ApiError, match="breaks off"):
+        ReplyReader().read(good.encode())
+
+
+def test_a_stream_is_read_whatever_its_manner() -> None:
+    parts = ['"a\u2028"', '[{"type": "text", "text": "b"}]', '["c"]']
+    lines = [f'data:{{"choices": [{{"delta": {{"content": {part}}}}}]}}' for part in parts]
+    end = 'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}'
+    content = "\r\n\r\n".join([": hello", "data:", *lines, end, "data: [DONE]"])
+    assert ReplyReader().read(content.encode())[0].text == "a\u2028bc"
 
 
 def test_a_stream_without_usage_is_counted_here(server: Served, tmp_path: Path) -> None:
@@ -218,9 +270,14 @@ def test_a_last_row_that_always_fails_is_left_open(
     """The short question is answered: it is no outage, and six hours are not waited for."""
     data(tmp_path, 6)
     server.control(fates={LAST: kind})
-    found = predict(server, tmp_path, "--concurrency", concurrency)
-    assert found.returncode == 3 and "1 rows have no answer" in found.stderr, found.stderr
-    assert server.asked[LAST] <= 30 and server.asked.total() == 5 + server.asked[LAST]
+    # A 429 is the account's, and the run ends when waiting has not helped.
+    outage = ("--max-outage", "0.0003") if kind == "429" else ()
+    found = predict(server, tmp_path, "--concurrency", concurrency, *outage)
+    said = "answered nothing for" if kind == "429" else "1 rows have no answer"
+    assert found.returncode == 3 and said in found.stderr, found.stderr
+    assert (server.asked[LAST] <= 30 or kind == "429") and server.asked.total() == 5 + server.asked[
+        LAST
+    ]
     server.control(fates={})
     assert predict(server, tmp_path).returncode == 0
     assert_all_right(tmp_path, 6)
@@ -245,6 +302,48 @@ def test_an_outage_asks_only_the_short_question(server: Served, tmp_path: Path) 
     assert found.returncode == 0, found.stderr
     assert_all_right(tmp_path, 40)
     assert server.asked.total() == 40 + len(attempts(tmp_path)) == 48
+
+
+@pytest.mark.parametrize("kind", ["other", "endless"])
+def test_a_service_that_changes_for_good_ends_the_run(
+    server: Served, tmp_path: Path, kind: str
+) -> None:
+    """Also where few rows are out: the short question shows it too."""
+    data(tmp_path, 12)
+    server.control(replies={"endless": answer("stop", "1 2 3 " * 100, 600)})
+    last = "other-model" if kind == "other" else "endless"
+    server.control(script=["ok"] * 4 + [last] * 400, probe_script=["ok"] + [last] * 100)
+    found = predict(server, tmp_path, "--concurrency", "2")
+    assert found.returncode == 5 and "again and again" in found.stderr, found.stderr
+    assert server.requests < 60
+
+
+def test_a_gateways_page_in_mid_run_is_an_outage(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 20)
+    page = ["404-page"] * 4
+    server.control(script=["ok"] * 8 + page, probe_script=["ok", *page])
+    assert predict(server, tmp_path, "--concurrency", "4").returncode == 0
+    assert_all_right(tmp_path, 20)
+
+
+def test_failures_of_an_outage_are_not_a_rows_own(server: Served, tmp_path: Path) -> None:
+    data(tmp_path, 2)
+    server.control(script=["503-html"] * 40, probe_script=["ok"] + ["503-html", "ok"] * 40)
+    assert predict(server, tmp_path, "--concurrency", "2").returncode == 0
+    assert_all_right(tmp_path, 2)
+
+
+@pytest.mark.parametrize("kind", ["429", "503-html"])
+def test_rows_that_wait_in_vain_end_the_run_resumably(
+    server: Served, tmp_path: Path, kind: str
+) -> None:
+    data(tmp_path, 8)
+    server.control(row_mode=kind)
+    found = predict(server, tmp_path, "--concurrency", "4", "--max-outage", "0.0003")
+    assert found.returncode == 3 and "answered nothing for" in found.stderr, found.stderr
+    server.control(row_mode="ok")
+    assert predict(server, tmp_path).returncode == 0
+    assert_all_right(tmp_path, 8)
 
 
 # --- No connection ----------------------------------------------------------------------------------------------------
@@ -376,6 +475,33 @@ def test_a_secret_in_an_address_is_not_taken(server: Served, tmp_path: Path) -> 
     found = predict(server, tmp_path, "--base-url", f"{server.url}/v1?code=canary-1")
     assert found.returncode == 2 and "expected it in a variable" in found.stderr
     assert "canary" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SSL_CERT_FILE", "/no/such.pem"), ("ALL_PROXY", "socks5://127.0.0.1:9")]
+)
+def test_an_environment_that_allows_no_client_is_told(
+    server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    data(tmp_path, 1)
+    monkeypatch.setenv(name, value)
+    found = predict(server, tmp_path)
+    assert found.returncode == 2 and "no client can be made" in found.stderr, found.stderr
+
+
+def test_a_secret_is_found_in_any_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lveval.backends.openai.faults.secrets", {"abc", "abcdef", "x/y=="})
+    said = redacted(ApiError("fatal", "abcdef and abc, code=x%2Fy%3D%3D")).message
+    assert said == "*** and ***, code=***"
+
+
+@pytest.mark.parametrize("url", ["http://u:canary@h:80a/v1", "htp://h/v1?code=canary"])
+def test_an_address_that_is_none_is_told_without_its_secret(
+    server: Served, tmp_path: Path, url: str
+) -> None:
+    data(tmp_path, 1)
+    found = predict(server, tmp_path, "--base-url", url)
+    assert found.returncode == 2 and "canary" not in found.stderr, found.stderr
 
 
 # --- Money ------------------------------------------------------------------------------------------------------------

@@ -273,12 +273,19 @@ class BatchEngine(RemoteEngine):
         client: "openai.OpenAI",
     ) -> dict[str, Generation | ApiError]:
         ends: dict[str, Generation | ApiError] = {}
+        limits = {
+            request["custom_id"]: self._service.limit_of(request["body"])
+            for request in map(json.loads, self._lines(part))
+        }
         for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
             content = self._ask(partial(client.files.content, file_id), part=part).content
-            ends |= dict(self._read_line(line) for line in content.split(b"\n") if line.strip())
+            lines = filter(bytes.strip, content.split(b"\n"))
+            ends |= dict(self._read_line(line, limits) for line in lines)
         return ends
 
-    def _read_line(self, line: bytes) -> tuple[str, Generation | ApiError]:
+    def _read_line(
+        self, line: bytes, limits: Mapping[str, int | None]
+    ) -> tuple[str, Generation | ApiError]:
         """Read (custom_id, the row's end) from a batch's result; raises ServiceError."""
         try:
             reply = json.loads(line)
@@ -292,7 +299,7 @@ class BatchEngine(RemoteEngine):
             raise ServiceError(f"a batch's file holds no reply: {line[:80]!r}") from None
         if status == 200:
             try:
-                return key, self._service.read(json.dumps(body).encode())
+                return key, self._service.read(json.dumps(body).encode(), limits.get(key))
             except ApiError as fault:
                 return key, fault
         if isinstance(status, int):

@@ -9,6 +9,8 @@ go to the address that the user named, and nowhere else.
 import ipaddress
 import os
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -21,13 +23,16 @@ if TYPE_CHECKING:
     import openai
 
 
-VARIABLE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?")
+# $NAME or ${NAME}; $$ stands for the sign itself.
+VARIABLE = re.compile(r"\$(?:\$|([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
 
 # Parameters of an address that are secrets by their names.
 SECRET_NAME = re.compile(r"key|token|secret|sig|passw|code|auth", re.I)
 
 # Headers that carry a key, in place of the one that this protocol has.
 KEY_HEADERS = {"api-key", "x-api-key", "x-goog-api-key"}
+
+SHORTEST_SECRET = 4  # characters of a header's value that is looked for in what is said
 
 DEFAULT_URL = "https://api.openai.com/v1"
 
@@ -53,8 +58,9 @@ def _address(service: ApiOptions) -> tuple[str, dict[str, str]]:
             "--base-url: found a user or password in it; a key belongs into OPENAI_API_KEY"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
+        shown = url.partition("?")[0].rpartition("@")[2]  # no secret
         raise UsageError(
-            f'--base-url: found "{url}", expected an address such as http://127.0.0.1:8000/v1'
+            f'--base-url: found "{shown}", expected an address such as http://127.0.0.1:8000/v1'
         )
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     for name, value in query.items():
@@ -69,13 +75,14 @@ def _address(service: ApiOptions) -> tuple[str, dict[str, str]]:
 
 def _filled(where: str, text: str) -> str:
     """Fill in the variables of a text; what they hold is a secret. Raises UsageError."""
-    names = VARIABLE.findall(text)
+    names = [match[1] or match[2] for match in VARIABLE.finditer(text) if match[0] != "$$"]
     if unset := [each for each in names if not os.environ.get(each)]:
         raise UsageError(f"{where}: the variable {unset[0]} is not set")
-    value = VARIABLE.sub(lambda match: os.environ[match[1]].strip(), text)
+    values = {name: os.environ[name].strip() for name in names}
+    value = VARIABLE.sub(lambda match: values.get(match[1] or match[2], "$"), text)
     if not (value.isascii() and value.isprintable()):
         raise UsageError(f"{where}: found a character that no header and no address has")
-    secrets.update(os.environ[name].strip() for name in names)
+    secrets.update(values.values())
     return value
 
 
@@ -118,7 +125,8 @@ def extra_headers(service: ApiOptions) -> dict[str, str]:
         if not (colon and value and re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name)):
             raise UsageError("--header: expected NAME: VALUE, as 'X-Gate: $GATE_KEY'")
         found[name] = _filled(f"--header {name}", value)
-    secrets.update(found.values())
+        if len(found[name]) >= SHORTEST_SECRET:
+            secrets.add(found[name])
     return found
 
 
@@ -135,7 +143,7 @@ def _settings(service: ApiOptions) -> dict[str, Any]:
         "Authorization" if name.lower() == "authorization" else name: value
         for name, value in extra_headers(service).items()
     }
-    own_key = "Authorization" in headers or _has_key_header(service)
+    own_key = "Authorization" in headers or _drops_bearer(headers)
     return {
         "base_url": url,
         "api_key": "none" if own_key else api_key(url),
@@ -145,9 +153,22 @@ def _settings(service: ApiOptions) -> dict[str, Any]:
     }
 
 
-def _has_key_header(service: ApiOptions) -> bool:
+def _drops_bearer(headers: Mapping[str, str]) -> bool:
     """Whether a header of the user's carries the key, in place of `Authorization`."""
-    return not KEY_HEADERS.isdisjoint(name.lower() for name in extra_headers(service))
+    return "Authorization" not in headers and not KEY_HEADERS.isdisjoint(map(str.lower, headers))
+
+
+@contextmanager
+def _sound_environment() -> Iterator[None]:
+    """Tell what keeps a client from being made. Raises UsageError."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        raise UsageError(
+            "no client can be made with what SSL_CERT_FILE, SSL_CERT_DIR, HTTP_PROXY, HTTPS_PROXY "
+            f"and ALL_PROXY say ({type(error).__name__}: {error}); a SOCKS proxy needs the package "
+            "socksio"
+        ) from None
 
 
 def _drop_bearer(request: "httpx2.Request") -> None:
@@ -170,8 +191,9 @@ def blocking(
     settings = _settings(service)
     if root:
         settings["base_url"] = settings["base_url"].removesuffix("/v1")
-    hooks = [_drop_bearer] if _has_key_header(service) else []
-    http = openai.DefaultHttpxClient(follow_redirects=False, event_hooks={"request": hooks})
+    hooks = [_drop_bearer] if _drops_bearer(settings["default_headers"]) else []
+    with _sound_environment():
+        http = openai.DefaultHttpxClient(follow_redirects=False, event_hooks={"request": hooks})
     seconds = openai.NOT_GIVEN if timeout is None else timeout
     return openai.OpenAI(timeout=seconds, http_client=http, **settings)
 
@@ -183,8 +205,10 @@ def many_at_once(service: ApiOptions) -> "openai.AsyncOpenAI":
 
     most = service.concurrency
     limits = httpx2.Limits(max_connections=most + 1, max_keepalive_connections=most + 1)
-    hooks = [_drop_bearer_async] if _has_key_header(service) else []
-    http = openai.DefaultAsyncHttpxClient(
-        follow_redirects=False, limits=limits, event_hooks={"request": hooks}
-    )
-    return openai.AsyncOpenAI(http_client=http, **_settings(service))
+    settings = _settings(service)
+    hooks = [_drop_bearer_async] if _drops_bearer(settings["default_headers"]) else []
+    with _sound_environment():
+        http = openai.DefaultAsyncHttpxClient(
+            follow_redirects=False, limits=limits, event_hooks={"request": hooks}
+        )
+    return openai.AsyncOpenAI(http_client=http, **settings)

@@ -58,6 +58,9 @@ FINISH: dict[str, Literal["finished", "cut", "refused", "busy"]] = {
 }
 
 
+PAGE = "a page instead of a reply"
+
+
 @dataclass(frozen=True)
 class Words:
     """A line of the table: statuses ("" for any, "4" for all of 4xx) and words that tell."""
@@ -164,7 +167,7 @@ def read_error(status: int, content: bytes | str) -> Reply:
     try:
         body = json.loads(text)
     except (ValueError, RecursionError):
-        words = "a page instead of a reply" if text.lstrip().startswith("<") else text
+        words = PAGE if text.lstrip().startswith("<") else text
         return Reply(status, words=_line(words), everything=_line(words))
     if isinstance(body, list) and body:
         body = body[0]

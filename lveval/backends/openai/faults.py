@@ -12,7 +12,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, quote_plus, urlsplit
 
 from lveval.backends.base import Status
 from lveval.backends.openai import dialects
@@ -58,6 +58,8 @@ def classify_exception(error: "openai.APIError | TimeoutError") -> ApiError:
     """What an exception of the openai client means."""
     import openai
 
+    if isinstance(error, openai.APITimeoutError) and "Connect" in type(error.__cause__).__name__:
+        return _no_connection(error)
     if isinstance(error, TimeoutError | openai.APITimeoutError):
         return ApiError("timeout", "no reply in time")
     if isinstance(error, openai.APIStatusError):
@@ -74,7 +76,7 @@ def _no_connection(error: "openai.APIError") -> ApiError:
         url = error.request.url
         host, address = url.host, f"{url.scheme}://{url.netloc.decode()}"
     causes = [*_causes(error)]
-    proxy = _proxy(address, host)
+    proxy = _proxy(address)
     way = f" by the proxy {proxy}, which HTTP_PROXY or HTTPS_PROXY names" if proxy else ""
     past = f"; NO_PROXY={host} goes past it" if proxy else ""
     for cause in causes:
@@ -95,8 +97,14 @@ def _no_connection(error: "openai.APIError") -> ApiError:
                 f"right?{past}",
             )
     last = causes[1] if len(causes) > 1 else error
+    if "Proxy" in type(last).__name__ and "407" in str(last):
+        return _unknown_to_proxy(str(last))
     words = f"connection failed{way}: {type(last).__name__}: {last}"
     return ApiError("transient", f"{words}{past}")
+
+
+def _unknown_to_proxy(said: str) -> ApiError:
+    return ApiError("fatal", f"the proxy of HTTPS_PROXY wants a name and a password ({said})")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -105,10 +113,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _proxy(address: str, host: str) -> str:
+def _proxy(address: str) -> str:
     """The proxy that stands between, without a password; "" for none."""
     found = urllib.request.getproxies()
-    if not address or urllib.request.proxy_bypass(host):
+    if not address or urllib.request.proxy_bypass(urlsplit(address).netloc):
         return ""
     parts = urlsplit(found.get(address.partition(":")[0]) or found.get("all") or "")
     return f"{parts.scheme}://{parts.hostname}:{parts.port}" if parts.hostname else ""
@@ -136,9 +144,7 @@ def classify_status(status: int, headers: Mapping[str, str], content: bytes | st
         case "never_fits":
             return ApiError("row", said)
         case "key" if status == 407:
-            return ApiError(
-                "fatal", f"the proxy of HTTPS_PROXY wants a name and a password ({said})"
-            )
+            return _unknown_to_proxy(said)
         case "key":
             refuses = "the service refuses the key of OPENAI_API_KEY, or it may not use this model"
             return ApiError("fatal", f"{refuses} ({said})")
@@ -146,7 +152,9 @@ def classify_status(status: int, headers: Mapping[str, str], content: bytes | st
             return ApiError("fatal", f"the account's quota is used up ({said})")
         case "no_model":
             unknown = "the service knows no such model, or --base-url is not its address"
-            return ApiError("fatal", f"{unknown} ({said})")
+            # A page is not the service's: a gateway's, behind which there may be nothing just now.
+            field = "page" if reply.words == dialects.PAGE else ""
+            return ApiError("fatal", f"{unknown} ({said})", field=field)
         case "bad_request":
             return ApiError("bad", said, field=reply.field)
     wait = retry_after(headers)
@@ -176,7 +184,9 @@ secrets: set[str] = set()  # values of headers, which a service may repeat
 
 def redacted(fault: ApiError) -> ApiError:
     """Shorten the message and remove the key and other secrets, which a service may repeat."""
-    for secret in filter(None, (os.environ.get("OPENAI_API_KEY", "").strip(), *secrets)):
+    known = {os.environ.get("OPENAI_API_KEY", "").strip(), *secrets} - {""}
+    spelled = {form for each in known for form in (each, quote(each, safe=""), quote_plus(each))}
+    for secret in sorted(spelled, key=len, reverse=True):  # one may be a part of another
         fault.message = fault.message.replace(secret, "***")
     fault.message = fault.message[:LONGEST_MESSAGE]
     return fault

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lveval.backends.base import Generation, Json, Prompt, RemoteEngine, Status
-from lveval.backends.openai.faults import ApiError
+from lveval.backends.openai.faults import PERMANENT, ApiError, Kind
 from lveval.backends.openai.rate_limit import ConcurrencyLimiter
 from lveval.backends.openai.responses import failed_generation
 from lveval.backends.openai.retry import (
@@ -41,6 +41,11 @@ ASKED = 3
 
 # So many rows must fail alike, and none be answered meanwhile, before that ends a run.
 MIN_ALIKE = 5
+
+
+# Failures that waiting mends, unless they are the row's; faults of replies that it does not mend.
+PASSING: tuple[Kind, ...] = ("transient", "throttled")
+LASTING = ("model", "budget")
 
 
 @dataclass
@@ -69,8 +74,12 @@ class OpenAIEngine(RemoteEngine):
         self.native_chat = service.native_chat
         self._service = service
         self._policy = service.retry_policy
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget what an earlier call of `generate` saw."""
         self._heard_at = time.monotonic()  # the last answer, to a row or to the question
-        self._row_answered_at = time.monotonic()
+        self._failing_since = math.inf  # in ways that pass, without an answer to any row
         self._asking = asyncio.Lock()  # the question
         self._rows_out = 0
         self._lasting_faults = 0  # replies that no repeat mends, one after another
@@ -98,9 +107,7 @@ class OpenAIEngine(RemoteEngine):
         results: queue.SimpleQueue[
             tuple[int, Generation, Callable[[], None]] | BaseException | None
         ] = queue.SimpleQueue()
-        self._stop = None
-        self._heard_at = self._row_answered_at = time.monotonic()
-        self._asking = asyncio.Lock()
+        self._begin()
         loop = asyncio.new_event_loop()
         main = loop.create_task(self._answer_all(iter(prompts), results))
 
@@ -208,7 +215,7 @@ class OpenAIEngine(RemoteEngine):
                 pause = min(fault.retry_after or 0.0, self._policy.longest_wait)
                 limiter.throttled(sent_at, pause)
             ended = await self._judge(client, row, fault)
-            if self._stop and self._stop.code == ExitCode.SERVICE:
+            if ended is None and self._stop and self._stop.code == ExitCode.SERVICE:
                 return  # it says nothing of this row
             await deliver(row.position, ended or Generation("", "transient", error=fault.message))
             if ended is not None:
@@ -228,7 +235,8 @@ class OpenAIEngine(RemoteEngine):
         """A row was answered."""
         self._lasting_faults = 0
         self._alike = ("", set())
-        self._heard_at = self._row_answered_at = time.monotonic()
+        self._failing_since = math.inf
+        self._heard_at = time.monotonic()
 
     async def _judge(
         self, client: "openai.AsyncOpenAI", row: _Row, fault: ApiError
@@ -237,46 +245,64 @@ class OpenAIEngine(RemoteEngine):
         if fault.kind == "row":  # the service's words say that it is this prompt's
             self._heard_at = time.monotonic()
             return failed_generation(fault)
-        if fault.field in ("model", "budget"):
+        now = time.monotonic()
+        if fault.field in LASTING:
             self._lasting_faults += 1
             enough = MAX_SAME_FAILURES["malformed"] + self._service.api.concurrency
             if self._lasting_faults >= enough:
-                self._stop_run(ServiceError(f"{fault.message}, again and again; {RESUME_HINT}"))
-        if fault.kind == "throttled":  # a limit of tokens may let the short question pass
-            self._stop_run(self._policy.run_end(fault, self._row_answered_at))
+                self._stop_run(_lasting(fault))
+        if fault.kind in PASSING:
+            self._failing_since = min(self._failing_since, now)
+            self._stop_run(self._policy.of_rows.run_end(fault, self._failing_since))
         heard = self._heard_at > row.failed_at
-        row.failed_at = time.monotonic()
-        asked = fault.kind in ("fatal", "bad") or not heard
-        if asked:
-            await self._until_answered(client, row.failed_at)
-        return None if self._stop else self._count(row, fault, asked=asked)
+        row.failed_at = now
+        row.failures += 1
+        if heard and fault.kind not in ("fatal", "bad"):
+            return self._count(row, fault, weight=1)
+        if not await self._is_answering(client, now):  # an outage, and no fault of the row's
+            row.own = row.same = 0
+            self._failing_since = math.inf
+            return None
+        return None if self._stop else self._count(row, fault, weight=ASKED)
 
-    async def _until_answered(self, client: "openai.AsyncOpenAI", since: float) -> None:
-        """Ask the short question until it or a row is answered; else the run ends."""
-        failures = 0
+    async def _is_answering(self, client: "openai.AsyncOpenAI", since: float) -> bool:
+        """Ask the short question until it or a row is answered; else the run ends.
+
+        Returns whether that was at once: if not, there was an outage.
+        """
+        failures, question = 0, self._service.question
         async with self._asking:
             while not self._stop and self._heard_at <= since:
                 try:
-                    await self._service.ask(client, self._service.question)
+                    if self._limiter:
+                        async with self._limiter.entered(
+                            len(question.tokens) + question.max_new_tokens
+                        ):
+                            await self._service.ask(client, question)
                     self._heard_at = time.monotonic()
                 except ApiError as fault:
                     if fault.kind == "row":  # a refusal, say: the service is there
                         self._heard_at = time.monotonic()
-                    elif ended := self._policy.run_end(fault, since):
+                        continue
+                    failures += 1
+                    permanent = () if fault.field == "page" else PERMANENT
+                    if fault.field in LASTING and failures >= MAX_SAME_FAILURES["fatal"]:
+                        self._stop_run(_lasting(fault))
+                    elif ended := self._policy.run_end(fault, since, permanent):
                         self._stop_run(ended)
                     else:
-                        failures += 1
                         log_waiting(fault)
                         await self._sleep(self._policy.delay(failures, fault), since)
+        return not failures
 
-    def _count(self, row: _Row, fault: ApiError, *, asked: bool) -> Generation | None:
+    def _count(self, row: _Row, fault: ApiError, *, weight: int) -> Generation | None:
         """Count a failure while the service answers others; returns the row's end, if it is."""
-        row.failures += 1
         if fault.kind != row.kind:
             row.kind, row.same = fault.kind, 0
-        # A limit of requests is the account's, not the row's, as long as there are others.
-        if fault.kind != "throttled" or (asked and self._rows_out == 1):
-            row.own += ASKED if asked else 1
+        # Where all that are out fail in a way that passes, it may be too much for the service.
+        crowded = weight == ASKED and self._rows_out > 1 and fault.kind in PASSING
+        if fault.kind != "throttled" and not crowded:  # that is the account's limit
+            row.own += weight
             row.same += 1
         limit = MAX_SAME_FAILURES.get(fault.kind, MAX_FAILURES)
         ended = fault.kind == "bad" or row.own >= MAX_FAILURES or row.same >= limit
@@ -308,3 +334,7 @@ class OpenAIEngine(RemoteEngine):
         self._stop = self._stop or why
         if self._stop and self._limiter:
             self._limiter.close()
+
+
+def _lasting(fault: ApiError) -> ServiceError:
+    return ServiceError(f"{fault.message}, again and again; {RESUME_HINT}")

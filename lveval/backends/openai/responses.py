@@ -46,7 +46,7 @@ class ReplyReader:
             message = {"content": choice.get("text")}  # the completions endpoint
         written = self._written(message, usage)
         if budget is not None and written is not None:
-            factor, more = BEYOND["completion_tokens" in usage]
+            factor, more = BEYOND[bool(usage.get("completion_tokens"))]
             most = budget * factor + more
             if written > most and (answer := written - self._hidden(message, usage)) > most:
                 raise _beyond(answer, budget)
@@ -56,8 +56,8 @@ class ReplyReader:
         text = _text(message, status)
         text, ended = cut_at_stop(text, self.stop)
         status = "ok" if ended else status
-        if status != "refused" and self.refusal_pattern and re.search(self.refusal_pattern, text):
-            status, text = "refused", ""
+        if self.refusal_pattern and re.search(self.refusal_pattern, text):
+            status = "refused"
         if status == "ok" and not text.strip():
             status = "empty"
         model = reply.get("model")
@@ -66,16 +66,16 @@ class ReplyReader:
 
     def _written(self, message: Mapping[str, Any], usage: Mapping[str, int]) -> int | None:
         """Return the tokens of an answer, by the service's count or else by ours."""
-        content = message.get("content")
-        if "completion_tokens" in usage or not (self.count and isinstance(content, str)):
+        text = _joined(message.get("content"))
+        if usage.get("completion_tokens") or not (self.count and text):
             return usage.get("completion_tokens")
-        return self.count(content)
+        return self.count(text)
 
     def _hidden(self, message: Mapping[str, Any], usage: Mapping[str, int]) -> int:
         """Return those of them that are reasoning, which some services do not hold to the limit."""
         thoughts = message.get("reasoning_content") or message.get("reasoning")
         known = usage.get("reasoning_tokens", 0)
-        if known or "completion_tokens" not in usage or not isinstance(thoughts, str):
+        if known or not usage.get("completion_tokens") or not isinstance(thoughts, str):
             return known
         return self.count(thoughts) if self.count else 0
 
@@ -116,8 +116,8 @@ def _beyond(tokens: int, budget: int) -> ApiError:
     return ApiError(
         "malformed",
         f"the answer has {tokens} tokens, asked for were at most {budget}: the service does not "
-        "keep to the limit; name the field that it reads, as --backend-args "
-        "budget_field=max_new_tokens, or take whole answers by --request-args "
+        "keep to the limit; begin a run that names the field it reads, as --backend-args "
+        "budget_field=max_new_tokens, or that takes whole answers, by --request-args "
         "'{\"max_tokens\": null}'",
         field="budget",
     )
@@ -148,26 +148,35 @@ def _streamed(content: bytes) -> dict[str, Any]:
     finish, closed = None, False
     for line in re.split(r"[\r\n]+", content.decode("utf-8", "replace")):
         name, _, data = line.partition(":")
-        if name != "data":
+        if name != "data" or not data.strip():
             continue
         if data.strip() == "[DONE]":
             closed = True
             continue
         chunk = _whole(data.encode())
-        if chunk.get("error"):
-            return chunk
-        reply |= {name: value for name, value in chunk.items() if value is not None}
         choices = chunk.get("choices")
-        choice = choices[0] if isinstance(choices, list) and choices else {}
+        if chunk.get("error") or (choices is None and "message" in chunk):
+            return {"error": chunk.get("error") or chunk}
+        reply |= {name: value for name, value in chunk.items() if value is not None}
+        if not choices:
+            continue
+        choice = _first(choices)
         part = choice.get("delta") or choice.get("message") or {"content": choice.get("text")}
+        if not isinstance(part, dict):
+            raise ApiError("malformed", "the stream has no text where it should be")
         for key in ("content", "reasoning_content", "reasoning", "refusal"):
-            if isinstance(part.get(key), str):
-                message[key] = message.get(key, "") + part[key]
-        if choice.get("finish_reason") is not None:
-            finish = choice["finish_reason"]
+            if (text := _joined(part.get(key))) is not None:
+                message[key] = message.get(key, "") + text
+        finish = choice.get("finish_reason") or finish  # some send "" until the end
     if finish is None and not closed:
         raise ApiError("malformed", "the stream breaks off")
     return reply | {"choices": [{"message": message, "finish_reason": finish}]}
+
+
+def _first(choices: object) -> dict[str, Any]:
+    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
+        return choices[0]
+    raise ApiError("malformed", "the reply has no choices")
 
 
 def _choice(reply: dict[str, Any]) -> dict[str, Any]:
@@ -179,10 +188,7 @@ def _choice(reply: dict[str, Any]) -> dict[str, Any]:
     if error:
         message = error.get("message") if isinstance(error, dict) else error
         raise ApiError("transient", f"an error in a reply of status 200: {str(message)[:200]}")
-    choices = reply.get("choices")
-    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-        return choices[0]
-    raise ApiError("malformed", "the reply has no choices")
+    return _first(reply.get("choices"))
 
 
 def _usage(reply: dict[str, Any]) -> dict[str, int]:
@@ -204,18 +210,19 @@ def _text(message: Mapping[str, Any], status: Status) -> str:
     if status == "refused":
         return ""  # a refusal is scored as the empty answer
     content = message.get("content")
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        parts = [
-            part.get("text")
-            for part in content
-            if isinstance(part, dict) and part.get("type") == "text"
-        ]
-        if parts:
-            return "".join(part for part in parts if isinstance(part, str))
+    if (text := _joined(content)) is not None:
+        return text
     # A model that reached its limit while it reasoned has no content; any other reply needs one.
     thoughts = (message.get("reasoning_content"), message.get("reasoning"))
     if status == "length" or any(isinstance(thought, str) and thought for thought in thoughts):
         return ""
     raise ApiError("malformed", f"the reply's content is {json.dumps(content)[:40]}")
+
+
+def _joined(content: object) -> str | None:
+    """Return a content's text, which may come in parts; None where there is none."""
+    if isinstance(content, list):
+        texts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        found = [text for text in texts if isinstance(text, str)]
+        return "".join(found) if found else None
+    return content if isinstance(content, str) else None

@@ -24,6 +24,9 @@ MAX_FAILURES = 30
 
 MAX_SAME_FAILURES = {"malformed": 8, "timeout": 5, "fatal": 3}
 
+# Hours in which no row is answered, though the service is there: waiting did not help.
+LONGEST_VAIN = 1.0
+
 RESUME_HINT = "all answers so far are saved; run the same command again when it is mended"
 
 
@@ -47,6 +50,11 @@ class RetryPolicy:
     def at_start(self) -> "RetryPolicy":
         """The policy for a service that has not answered yet."""
         return replace(self, max_outage=min(self.max_outage, self.wait_for_service / 60))
+
+    @property
+    def of_rows(self) -> "RetryPolicy":
+        """The policy where rows wait in vain while a short question is answered."""
+        return replace(self, max_outage=min(self.max_outage, LONGEST_VAIN))
 
     def delay(self, failures: int, fault: ApiError) -> float:
         """Return the seconds to wait after consecutive failures: doubling, with jitter."""

@@ -8,7 +8,7 @@ generation = await service.ask(client, prompt)
 import asyncio
 import re
 import time
-from functools import cached_property
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from lveval.backends.base import ApiOptions, EngineOptions, Generation, Json, Prompt
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 QUESTION = "Write the numbers from 1 to 50 with spaces between them."
 
 # A model's service that wants to be asked with "stream": true.
-ONLY_STREAMS = re.compile(r"only.{0,30}\bstream|\bstream.{0,30}(only|must|requir|enable)", re.I)
+ONLY_STREAMS = re.compile(
+    r"only supports? stream|(must|please|requir\w+)\b.{0,30}\bstream\b(?!_)|\bstream\b mode", re.I
+)
 
 QUESTION_BUDGET = 16  # tokens: too few for the whole answer, which shows a limit that is ignored
 
@@ -53,7 +55,7 @@ class Service:
             self.api.finish_reasons,
             self.api.refusal_pattern,
             options.stop,
-            lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
+            None if isinstance(tokenizer, tokenizers.ServerTokenizer) else self._count,
         )
         names = ["max_completion_tokens", "max_tokens"]  # of the limit, the next to be tried first
         named = options.args.get("budget_field")
@@ -70,20 +72,30 @@ class Service:
         self._asked = dict(self.api.request_args)  # what the user asked for stays
         if options.stop:
             self._asked["stop"] = [*options.stop]
+        # A short question, which tells whether the service answers at all. It is tokenized here,
+        # since the service's own tokenizer would be asked for it.
+        tokens = tokenizer.encode(QUESTION)
+        self.question = Prompt(
+            QUESTION, QUESTION, tokens, QUESTION_BUDGET, native_chat=self.native_chat
+        )
         if options.chat_template_args:  # as vLLM and SGLang call it
             self._asked["chat_template_kwargs"] = dict(options.chat_template_args)
 
-    @cached_property
-    def question(self) -> Prompt:
-        """A short question, which tells whether the service answers at all."""
-        tokens = self.tokenizer.encode(QUESTION)
-        return Prompt(QUESTION, QUESTION, tokens, QUESTION_BUDGET, native_chat=self.native_chat)
+    def _count(self, text: str) -> int:
+        """The tokens of an answer; a half character may stand in it, which no tokenizer takes."""
+        clean = text.encode("utf-8", "replace").decode()
+        return len(self.tokenizer.encode(clean, add_special_tokens=False))
 
     def resolved_settings(self) -> dict[str, Json]:
         """The fields that the service takes, and the model that it says it is."""
         budget = self._budgets[:1] if self._sends_budget else []
         found: dict[str, Json] = {"fields": [*self._fields, *budget], "served_model": self._served}
         return found | ({"prompts": "text"} if self._sends_text else {})
+
+    def limit_of(self, body: Mapping[str, Any]) -> int | None:
+        """The new tokens that a request asks for; None where it sets no limit."""
+        found: int | None = body.get(self._budgets[0]) if self._sends_budget else None
+        return found or requested_max_tokens(body) or None
 
     def client(self) -> "openai.AsyncOpenAI":
         """A client for as many requests at once as the options allow."""
@@ -152,8 +164,7 @@ class Service:
         except (openai.APIError, TimeoutError) as error:
             raise redacted(classify_exception(error)) from None
         try:
-            budget = prompt.max_new_tokens if self._sends_budget else None
-            return self.read(reply.content, requested_max_tokens(self.api.request_args) or budget)
+            return self.read(reply.content, self.limit_of(body))
         except ApiError as fault:
             raise redacted(fault) from None
 
@@ -217,25 +228,43 @@ class Service:
 
         False where there is nothing left to try.
         """
-        ignored = fault.field == "budget"  # the limit that was sent is not in force
-        if fault.kind != "bad" and not ignored:
+        if fault.field == "budget":  # the limit that was sent is not in force
+            return self._try_other_budget()
+        if fault.kind != "bad":
             return False
-        names = {fault.field, *re.findall(r"\w+", fault.message)} - {*self._asked}
-        if self._sends_budget and len(self._budgets) > 1 and (ignored or names & {*self._budgets}):
-            self._budgets = self._budgets[1:]
-            return True
-        if ignored:
-            return False
-        if self._streams and self._counts_streams and "stream_options" in names:
-            self._counts_streams = False
-            return True
         if not self._streams and ONLY_STREAMS.search(fault.message):
             self._streams = True
             return True
-        for name in names & {*self._fields}:
-            del self._fields[name]
-            return True
+        for name in self._named(fault):
+            if name in self._fields:
+                del self._fields[name]
+                return True
+            if name in BUDGETS and self._try_other_budget():
+                return True
+            if name == "stream_options" and self._streams and self._counts_streams:
+                self._counts_streams = False
+                return True
         if self._sends_ids:
             self._sends_ids, self._sends_text = False, True
             return True
         return False
+
+    def _try_other_budget(self) -> bool:
+        """Name the limit otherwise; returns whether there is another name."""
+        if not self._sends_budget or len(self._budgets) == 1:
+            return False
+        self._budgets = self._budgets[1:]
+        return True
+
+    def _named(self, fault: ApiError) -> list[str]:
+        """The fields of ours that the service complains of: the one it names, or all its words.
+
+        Those in quotes come first: an error may list what is supported.
+        """
+        ours = {*self._fields, *BUDGETS, "stream_options"} - {*self._asked}
+        field = fault.field.rpartition(".")[2]
+        if field:
+            return [field] if field in ours else []
+        quoted = re.findall(r"['\"`](\w+)['\"`]", fault.message)
+        words = [*quoted, *re.findall(r"\w+", fault.message)]
+        return [word for word in dict.fromkeys(words) if word in ours]
