@@ -33,7 +33,8 @@ ENDS = {
     "refused": {"refused"},
     "too_long": {"context_overflow", "error"},
     "no_answer": {"invalid", "error"},
-    **{meaning: {"error"} for meaning in (*FATAL, "busy", "bad_request")},
+    "busy": {"error", "transient"},  # a 429 is waited for until --max-outage
+    **{meaning: {"error"} for meaning in (*FATAL, "bad_request")},
 }
 ANSWERS = ("finished", "cut", "refused")
 
