@@ -7,7 +7,7 @@ Imports numpy at once: import this module where it is used.
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Generic, TypeVar
@@ -98,7 +98,7 @@ def cluster_tables(rows: Sequence[ScoredRow], protocol: str) -> list[ClusterTabl
         )
     ordered = sorted(rows, key=lambda row: (row.subset, row.level, row.index))
     for row, before in zip(ordered, (None, *ordered), strict=False):
-        where, score = f"{row.subset}_{row.level}, row {row.index}", row.score(protocol)
+        where, score = f"{row.subset}_{row.level}, row {row.index}", row.scores[protocol]
         if before and (row.file, row.index) == (before.file, before.index):
             raise UsageError(f"{where}: found twice; expected each row once; remove one of them")
         if not 0 <= score <= 1:  # also refuses NaN
@@ -106,7 +106,13 @@ def cluster_tables(rows: Sequence[ScoredRow], protocol: str) -> list[ClusterTabl
                 f"{where}: found the {protocol} score {score}; expected 0 to 1; "
                 "check the metric that config.py names for the subset"
             )
-    cells = grouped((row.subset, (row.question, row.level, row.score(protocol))) for row in ordered)
+    return value_tables((row, row.scores[protocol]) for row in ordered)
+
+
+def value_tables(values: Iterable[tuple[ScoredRow, float]]) -> list[ClusterTable]:
+    """Tabulate any value of the rows, 1 = 100 points; subsets in alphabetical order."""
+    ordered = sorted(values, key=lambda pair: (pair[0].subset, pair[0].level, pair[0].index))
+    cells = grouped((row.subset, (row.question, row.level, value)) for row, value in ordered)
     return [tabulate(subset, of_subset) for subset, of_subset in cells.items()]
 
 
@@ -167,7 +173,7 @@ def chunks(draws: int, questions: int) -> Iterator[slice]:
         yield slice(start, min(start + step, draws))
 
 
-@lru_cache(maxsize=16)  # the subsets of a run: both protocols and the length curves draw the same
+@lru_cache(maxsize=16)  # the subsets of a run: all protocols and the length curves draw the same
 def bootstrap_counts(subset: str, questions: int, draws: int, seed: int) -> NDArray[np.uint16]:
     """[draws, questions] how often each is drawn when as many are drawn with replacement."""
     random = generator(subset, "bootstrap", seed)

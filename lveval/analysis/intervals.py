@@ -19,7 +19,7 @@ corrected by the same factor. Imports numpy at once: import this module where it
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -31,10 +31,13 @@ from lveval.analysis.clusters import (
     SEED,
     BootstrapDraws,
     Breakdown,
+    ClusterTable,
     Floats,
+    Weights,
     cluster_tables,
     measure_parts,
     resample,
+    value_tables,
 )
 from lveval.results import ScoredRow, grouped
 
@@ -97,12 +100,23 @@ def score_intervals(
     Values are not rounded, so a mean may differ by 0.01 from the tables, which take means of
     rounded scores. Raises UsageError as cluster_tables does.
     """
-    tables = cluster_tables(rows, protocol)
+    return _intervals(cluster_tables(rows, protocol), draws=draws, seed=seed)
+
+
+def paired_intervals(differences: Iterable[tuple[ScoredRow, float]]) -> Breakdown[Interval]:
+    """Compute the 95 % intervals of differences within rows, 1 = 100 points."""
+    return _intervals(value_tables(differences), paired=True)
+
+
+def _intervals(
+    tables: Sequence[ClusterTable], *, paired: bool = False, draws: int = DRAWS, seed: int = SEED
+) -> Breakdown[Interval]:
     drawn = {table.subset: resample(table, draws=draws, seed=seed) for table in tables}
-    return measure_parts(
-        tables,
-        lambda weights: interval([(drawn[subset], weight) for subset, weight in weights.items()]),
-    )
+
+    def measure(weights: Weights) -> Interval:
+        return interval([(drawn[name], weight) for name, weight in weights.items()], paired=paired)
+
+    return measure_parts(tables, measure)
 
 
 def interval(parts: WeightedDraws, *, paired: bool = False, bound: float = 100) -> Interval:

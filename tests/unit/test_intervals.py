@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 from conftest import script
-from support.scores import LEVELS, clustered, run_of, scored
+from support.scores import LEVELS, clustered, every, run_of, scored
 
 from lveval.analysis import clusters, intervals
 from lveval.analysis.clusters import Breakdown, bootstrap_counts, cluster_tables, resample, tabulate
@@ -53,7 +53,7 @@ def test_values_are_the_means_of_the_tables() -> None:
 
 
 def test_the_protocol_decides_which_scores_count() -> None:
-    rows = [ScoredRow("lic_mixup", "16k", index, 0.2, 0.6) for index in range(5)]
+    rows = [ScoredRow("lic_mixup", "16k", index, every(0.2, described=0.6)) for index in range(5)]
     assert intervals.score_intervals(rows, "released", draws=50).overall.value == pytest.approx(20)
     assert intervals.score_intervals(rows, "described", draws=50).overall.value == pytest.approx(60)
 
@@ -288,7 +288,7 @@ def test_the_hash_seed_of_python_changes_nothing() -> None:
         "from lveval.analysis.intervals import score_intervals\n"
         "from lveval.analysis.length_effect import measure_length_effect\n"
         "from lveval.results import ScoredRow\n"
-        "a, b = ([ScoredRow('lic_mixup', level, at, at * times % 11 / 11, 0, {'input': f'q{at}'})\n"
+        "a, b = ([ScoredRow('lic_mixup', level, at, {'released': at * times % 11 / 11}, {'input': f'q{at}'})\n"
         "         for level in ('16k', '32k') for at in range(30)] for times in (7, 5))\n"
         "print(score_intervals(a, draws=300), compare_runs(a, b, draws=300, flips=300))\n"
         "print(measure_length_effect(a, draws=300))"
