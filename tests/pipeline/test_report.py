@@ -1,6 +1,7 @@
 """lveval report: what a page says, who is ranked, the command line and the plots."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -16,6 +17,7 @@ from lveval import cli, config, results
 from lveval.analysis import score_breakdown
 from lveval.common.errors import LVEvalError
 from lveval.evaluation import evaluate
+from lveval.evaluation import main as score
 from lveval.report import charts, html, tables
 from lveval.report.leaderboard import rank_run, read_leaderboards, read_published, reasons_unranked
 from lveval.results import PROTOCOLS, level_means, subset_means
@@ -128,6 +130,29 @@ def test_the_working_gives_the_golden_scores() -> None:
     assert checked > 1000
 
 
+def test_a_protocol_joins_by_one_line(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results, tables, comparison and page have it as soon as the list has."""
+    own = results.Protocol("own", "DATASET_METRIC", "results_own", "a rule of one's own", 7)
+    monkeypatch.setitem(results.PROTOCOLS, "own", own)
+    folder, other = (Path(shutil.copytree(small, tmp_path / name)) for name in ("run", "other"))
+    for run in (other, folder):
+        where = ("--input-dir", str(run))
+        assert score(where if run is other else (*where, "--compare", str(other))) == 0
+    found = json.loads((folder / "results_meta.json").read_text())
+    assert found["signature"]["own"].startswith("protocol:own-7|")
+    assert found["means"]["own"] == found["means"]["released"]
+    assert (folder / "results_own.csv").read_bytes() == (folder / "results.csv").read_bytes()
+    compared = json.loads((folder / "comparison.json").read_text())
+    assert compared["other_protocols"]["own"] == compared["compared"]
+    page = cli.report_of_folder(folder, [other], leaderboard=True)
+    text = html.render(page)
+    assert text.count('data-protocol="own" hidden') == text.count('data-protocol="recall" hidden')
+    assert "<em>own</em>, a rule of one&#39;s own" in text
+    assert "(own)" in tables.latex(page)
+
+
 # --- the leaderboard ------------------------------------------------------------------------------------------------
 
 
@@ -143,9 +168,27 @@ def test_a_complete_published_run_is_ranked(full: Path) -> None:
     assert [line.mean for line in page.headline.standing.ranked] == sorted(
         (line.mean or 0 for line in page.headline.standing.ranked), reverse=True
     )
-    text = html.render(page)
-    assert "This run is not ranked" not in text
-    assert text.count("(this run)") == 1
+    assert [line.name for line in page.headline.standing.unranked] == ["Qwen2-72B-Instruct"]
+    html_of_page = html.render(page)
+    assert html_of_page.count("(this run)") == 2
+
+
+def test_no_run_is_ranked_by_a_rule_that_is_not_published(full: Path) -> None:
+    standing = cli.report_of_folder(full, leaderboard=True).protocols["recall"].standing
+    assert standing is not None
+    (reason,) = standing.reasons
+    assert "do not say their exact rule" in reason
+    assert not any(line.this_run for line in standing.ranked)
+    assert standing.unranked[-1].this_run
+    means = [line.mean for line in standing.ranked if line.mean is not None]
+    assert means == sorted(means, reverse=True) and len(means) == 17
+    best = standing.ranked[0]
+    assert (best.name, best.mean) == ("Qwen2.5-72B-Instruct", pytest.approx(53.58))
+    # Two models lack 256k: they have no mean of five.
+    assert [line.name for line in standing.unranked[:-1]] == [
+        "Llama-3.1-70B-Instruct",
+        "GPT-4o-mini",
+    ]
 
 
 def test_a_run_with_a_published_models_scores_shares_its_rank(full: Path) -> None:

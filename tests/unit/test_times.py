@@ -125,7 +125,7 @@ def test_times_are_printed_and_on_the_page_and_in_no_result(tmp_path: Path) -> N
     assert 'id="times"' in shown and "&lt;b&gt;GPU" in shown and "<b>GPU" not in shown
     assert "Times and memory" in tables.markdown(page) and "4.10" in tables.latex(page)
     results = {path.name: path.read_bytes() for path in folder.glob("results*")}
-    assert len(results) == 5
+    assert len(results) == 7
     (folder / FILE).unlink()
     found = in_process("evaluation.py", "--input-dir", folder)
     assert "times and memory" not in found.stdout
