@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lveval.common.jieba_dictionary import segmenter
+from lveval.common.segmentation import cut
 
 ROUGE_VERSION = "1.0.1"  # The release of `rouge` whose ROUGE-L value this module reproduces.
 
@@ -74,9 +74,7 @@ def _normalize_zh(token: str) -> str:
     return "".join(token.lower().translate(_NO_CHINESE_PUNCTUATION).split())
 
 
-@lru_cache(maxsize=4096)
-def _segment(text: str) -> Tokens:
-    return tuple(segmenter().cut(text, cut_all=False))
+_segment = lru_cache(maxsize=4096)(cut)
 
 
 # --- tokens -> score ----------------------------------------------------------------------------
@@ -351,7 +349,7 @@ def _chinese_words(text: str) -> str:
 
 @lru_cache(maxsize=65536)
 def _cut_again(word: str) -> Tokens:
-    return tuple(map(_normalize_zh, _segment(word)))
+    return tuple(map(_normalize_zh, cut(word)))
 
 
 def _rouge_l(prediction: str, truth: str) -> float:

@@ -1,7 +1,8 @@
 """What each step of the paper's metric does to the scores, and what scoring one truth alone does.
 
     variants = ablation.score_variants(row)                  # {"f1": 0.6, "keywords": 0.0, ...}
-    found = ablation.measure(rows, [score_variants(row) for row in rows])
+    effects = ablation.effects(variants_of_all_rows)         # {"keywords": [-0.6, ...], ...}
+    found = ablation.summarize(rows, variants_of_all_rows, intervals_of_the_effects)
     found.effects["keywords"].levels["16k"].value            # points that the keyword gate takes
 
 The paper builds its metric in steps (Yuan et al., arXiv 2402.05136): F1 of all words, then the gate
@@ -15,6 +16,7 @@ test: a gate only ever takes, so there is no chance for its sign to be tested ag
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import TYPE_CHECKING
 
 from lveval import config, metrics
@@ -64,27 +66,27 @@ def score_variants(row: ScoredRow) -> dict[str, float]:
     return found
 
 
-def measure(rows: Sequence[ScoredRow], variants: Sequence[Mapping[str, float]]) -> Ablation:
-    """Sum up the variants of each row, which come in the order of the rows."""
-    from lveval.analysis.intervals import paired_intervals
-
-    pairs = list(zip(rows, variants, strict=True))
-    names = dict.fromkeys(name for found in variants for name in found)
-    files = {
-        name: grouped((row.file, found[name]) for row, found in pairs if name in found)
-        for name in names
+def effects(variants: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """What each variant adds to the one before it, for each row; NaN where the row lacks it."""
+    return {
+        name: [found[name] - found[before] if name in found else nan for found in variants]
+        for name, before in BEFORE.items()
     }
-    return Ablation(
-        scores={
-            name: {file: metrics.file_score(scores) for file, scores in of_variant.items()}
-            for name, of_variant in files.items()
-        },
-        effects={
-            name: paired_intervals(
-                [(row, found[name] - found[before]) for row, found in pairs if name in found]
-            )
-            for name, before in BEFORE.items()
-            if name in names
-        },
-        several_answers=sum(len(row.record["answers"]) > 1 for row in rows),
+
+
+def summarize(
+    rows: Sequence[ScoredRow],
+    variants: Sequence[Mapping[str, float]],
+    intervals: "Mapping[str, Breakdown[Interval]]",
+) -> Ablation:
+    """Sum up the variants of each row; `intervals` are those of the effects."""
+    found = grouped(
+        ((name, row.file), score)
+        for row, of_row in zip(rows, variants, strict=True)
+        for name, score in of_row.items()
     )
+    scores: dict[str, Scores] = {}
+    for (name, file), of_file in found.items():
+        scores.setdefault(name, {})[file] = metrics.file_score(of_file)
+    several = sum(len(row.record["answers"]) > 1 for row in rows)
+    return Ablation(scores, intervals, several)

@@ -9,7 +9,16 @@ Imports numpy at once: import this module where it is used.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lveval.analysis import ablation, causes, evidence, intervals, length_effect, measures, times
+from lveval.analysis import (
+    ablation,
+    causes,
+    clusters,
+    evidence,
+    intervals,
+    length_effect,
+    measures,
+    times,
+)
 from lveval.analysis.ablation import Ablation
 from lveval.analysis.causes import PointsLost
 from lveval.analysis.clusters import Breakdown
@@ -44,12 +53,15 @@ class RunAnalysis:
 
 def analyze_run(evaluation: Evaluation) -> RunAnalysis:
     """Analyse a run's rows; UsageError as clusters.cluster_tables, also without a row."""
-    rows = evaluation.rows
+    rows, variants = evaluation.rows, evaluation.variants
+    scores = clusters.score_tables(rows, list(PROTOCOLS))
+    effects = clusters.value_tables(rows, ablation.effects(variants))
+    measured = intervals.intervals_of({**scores, **effects}, paired=effects)
     return RunAnalysis(
-        intervals={protocol: intervals.score_intervals(rows, protocol) for protocol in PROTOCOLS},
+        intervals={protocol: measured[protocol] for protocol in PROTOCOLS},
         lengths=length_effect.measure_length_effect(rows),
         lost=causes.points_lost(rows, evaluation.causes),
-        ablation=ablation.measure(rows, evaluation.variants),
+        ablation=ablation.summarize(rows, variants, {name: measured[name] for name in effects}),
         evidence_by_file=evidence.by_file(rows),
         evidence_by_level=evidence.by_level(rows),
         reasoning=measures.reasoning_by_level(rows, evaluation.thinking_budget),

@@ -81,7 +81,9 @@ def test_influences_give_the_same_standard_error_where_questions_have_unequal_ro
         for question in range(150)
         for _ in range(1 + question % 3)
     ]
-    found = resample(tabulate("lic_mixup", cells), draws=20_000)
+    scores = {"score": np.array([score for _, _, score in cells])}
+    table = tabulate("lic_mixup", [(question, level) for question, level, _ in cells], scores)
+    found = resample(table["score"], draws=20_000)
     assert found.values[0] == pytest.approx(100 * np.mean([score for _, _, score in cells]))
     assert found.influence.sum() == pytest.approx(0, abs=1e-9)
     assert found.draws.std() == pytest.approx(math.sqrt((found.influence**2).sum()), rel=0.03)
@@ -142,9 +144,8 @@ def test_skewed_scores_get_a_longer_arm_on_the_side_of_the_tail() -> None:
 
 def test_differences_get_students_interval_however_few_they_are() -> None:
     values = np.random.default_rng(11).normal(0.1, 0.3, (6, 1))
-    sample = tabulate(
-        "lic_mixup", [(f"q{at}", "16k", float(value)) for at, value in enumerate(values[:, 0])]
-    )
+    cells = [(f"q{at}", "16k") for at in range(6)]
+    sample = tabulate("lic_mixup", cells, {"difference": values[:, 0]})["difference"]
     found = intervals.interval([(resample(sample, draws=20_000), np.ones(1))], paired=True)
     half = 2.5706 * 100 * values.std(ddof=1) / math.sqrt(6)  # Student's t of 5 degrees of freedom
     assert found.low == pytest.approx(found.value - half, abs=0.02 * half)
