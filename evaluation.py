@@ -16,6 +16,7 @@ import argparse
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -327,6 +328,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> ExitCode:
     """Evaluate one folder; see the module's docstring."""
     arguments = parse_arguments(argv)
+    # The analyses multiply small matrices: numpy's threads would wait for each other longer than
+    # they work, and how many there are would show in the last digits.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
     # A folder's name that the terminal cannot encode is shown as an escape, not as a traceback.
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")

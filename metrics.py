@@ -318,6 +318,7 @@ def content_words(text: str, language: str) -> Tokens:
     return informative(rules, rules.tokens(text))
 
 
+@lru_cache(maxsize=4096)
 def normalize(text: str, language: str) -> str:
     """`text` as the metrics compare it, in one piece: English tokens joined by spaces, Chinese ones
     by nothing.

@@ -27,6 +27,8 @@ ROUNDING = 1e-9  # points; smaller differences come from the rounding of sums
 
 _CELLS = 4_000_000  # numbers of 8 bytes held at a time: 32 MB in each of about three arrays
 
+_PICKS = 125_000  # numbers drawn at a time: 1 MB, which a processor's cache takes
+
 Floats = NDArray[np.float64]
 
 Weights = dict[str, Floats]  # subset -> the weight of each column of its table
@@ -198,9 +200,9 @@ def generator(subset: str, purpose: str, seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(f"{purpose} {subset}".encode())])
 
 
-def chunks(draws: int, questions: int) -> Iterator[slice]:
-    """Cut the draws into slices, so that the arrays behind them stay below _CELLS numbers."""
-    step = max(1, _CELLS // questions)
+def chunks(draws: int, questions: int, most: int = 0) -> Iterator[slice]:
+    """Cut the draws into slices: the arrays behind them stay below `most` or _CELLS numbers."""
+    step = max(1, (most or _CELLS) // questions)
     for start in range(0, draws, step):
         yield slice(start, min(start + step, draws))
 
@@ -210,7 +212,7 @@ def bootstrap_counts(subset: str, questions: int, draws: int, seed: int) -> NDAr
     """[draws, questions] how often each is drawn when as many are drawn with replacement."""
     random = generator(subset, "bootstrap", seed)
     times = np.empty((draws, questions), np.uint16)
-    for chunk in chunks(draws, questions):
+    for chunk in chunks(draws, questions, _PICKS):
         size = chunk.stop - chunk.start
         picks = random.integers(questions, size=(size, questions))
         picks += questions * np.arange(size)[:, None]  # one bincount for all draws of the chunk
