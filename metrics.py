@@ -84,8 +84,8 @@ _segment = lru_cache(maxsize=4096)(cut)
 class Language:
     """What differs between the English and the Chinese metrics.
 
-    An answer that holds a smaller share of the keywords than the gate scores 0. The paper and the
-    README of the benchmark have the two gates the other way round than the published scorer.
+    An answer that holds a smaller share of the keywords than the gate scores 0. The paper has the
+    two gates the other way round than the published scorer.
     """
 
     tokens: Callable[[str], Tokens]
@@ -105,18 +105,18 @@ def require_text(prediction: object) -> str:
     raise TypeError(f"a prediction must be a string, not {type(prediction).__name__}")
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)  # these three remember a row: protocols and causes ask for the same
 def informative(language: Language, tokens: Tokens) -> Tokens:
     """Keep the tokens that tell something about an answer: none of the blacklist."""
     return tuple(token for token in tokens if token not in language.blacklist)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _counts(tokens: Tokens) -> Counter[str]:
     return Counter(tokens)
 
 
-@lru_cache(maxsize=1024)  # the protocols ask for the same two of a row
+@lru_cache(maxsize=1024)
 def count_overlap(prediction: Tokens, truth: Tokens) -> int:
     """How many tokens two multisets share."""
     found = _counts(prediction)

@@ -280,8 +280,8 @@ def best_answers_note(found: "Ablation") -> str:
     """How far the released scores would move if the best of all accepted answers counted."""
     effect = found.effects["all_answers"].overall
     return (
-        f"Best over all accepted answers, where only the first counts: {_change(effect)} points; "
-        f"{found.several_answers:,} rows have more than one."
+        f"Best over all accepted answers ({HEADLINE}), where only the first counts: "
+        f"{_change(effect)} points; {found.several_answers:,} rows have more than one."
     )
 
 
