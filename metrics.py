@@ -310,6 +310,7 @@ def file_score(scores: list[float]) -> float:
     return round(100 * total / len(scores), 2)
 
 
+@lru_cache(maxsize=4096)
 def content_words(text: str, language: str) -> Tokens:
     """The tokens of `text` that tell something about an answer: none of the blacklist of `language`
     ("en" or "zh").
