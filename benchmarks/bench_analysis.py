@@ -22,8 +22,8 @@ from lveval import config, evaluation
 from lveval.analysis import clusters, comparison, intervals, length_effect, run_analysis
 from lveval.report import html
 from lveval.report.data import build_report
-from lveval.report.leaderboard import read_published
-from lveval.results import ScoredRow
+from lveval.report.leaderboard import read_leaderboards
+from lveval.results import PROTOCOLS, ScoredRow
 
 INTERVALS_GOAL = 1.0  # times scoring the run and finding its causes
 SECONDS_GOAL = 5.0
@@ -39,7 +39,13 @@ def scored_rows(seed: int) -> list[ScoredRow]:
         for at, level in enumerate(config.DATASET_LENGTH_LEVEL):
             scores = np.clip(chance.random(number) + hard - 0.5 - 0.15 * at, 0, 1)
             rows += [
-                ScoredRow(subset, level, index, score, score / 2, {"input": f"question {index}"})
+                ScoredRow(
+                    subset,
+                    level,
+                    index,
+                    dict.fromkeys(PROTOCOLS, score),
+                    {"input": f"question {index}"},
+                )
                 for index, score in enumerate(scores.tolist())
             ]
     return rows
@@ -88,7 +94,7 @@ def main() -> int:
             "comparison of two runs": lambda: anew(lambda: comparison.compare_runs(a, b)),
             "length curves": lambda: anew(lambda: length_effect.measure_length_effect(a)),
             "report page": lambda: html.render(
-                build_report(run, found, published=read_published(), rank=True)
+                build_report(run, found, published=read_leaderboards(), rank=True)
             ),
         }
         base, *seconds = best([lambda: evaluation.evaluate(folder), *tasks.values()], repetitions)

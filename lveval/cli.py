@@ -129,7 +129,7 @@ def report_of_folder(
     from lveval.analysis import comparison, run_analysis, sweep
     from lveval.evaluation import evaluate
     from lveval.report.data import build_report
-    from lveval.report.leaderboard import read_published
+    from lveval.report.leaderboard import read_leaderboards
 
     evaluation = evaluate(folder)
     if not evaluation.rows:
@@ -140,9 +140,9 @@ def report_of_folder(
     return build_report(
         evaluation,
         run_analysis.analyze_run(evaluation),
-        published=read_published(),
+        published=read_leaderboards(),
         rank=leaderboard,
-        compared=comparison.compare_with(
+        compared=comparison.compare_under_all(
             evaluation, {str(other): evaluate(other) for other in others}
         ),
         sweep=sweep.sweep_runs(evaluation, {run.name: evaluate(run) for run in swept}, measure)

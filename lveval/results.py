@@ -7,8 +7,9 @@ Nothing here reads or writes a file.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import fsum
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
@@ -33,7 +34,50 @@ Cause = Literal[
 
 CAUSES: tuple[Cause, ...] = get_args(Cause)  # in the order in which they are tried
 
-PROTOCOLS = {"released": config.DATASET_METRIC, "described": config.DATASET_METRIC_DESCRIBED}
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way of scoring the answers of a run."""
+
+    name: str
+    table: str  # of config.py: the metric of each subset
+    stem: str  # of its result files
+    about: str  # what it is, as the page and the manuals say it
+    version: int = 1  # grows when the same answers get other scores
+
+    @property
+    def metrics(self) -> dict[str, Callable[..., float]]:
+        """The metric of each subset."""
+        return cast(dict[str, Callable[..., float]], getattr(config, self.table))
+
+    @property
+    def label(self) -> str:
+        """Name and version, as signatures have it; a first version goes without its number."""
+        return self.name if self.version == 1 else f"{self.name}-{self.version}"
+
+
+# Every protocol, the headline first: all that lists, writes, tests or shows scores goes by this.
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("released", "DATASET_METRIC", "results", "the published scorer"),
+        Protocol(
+            "described",
+            "DATASET_METRIC_DESCRIBED",
+            "results_described",
+            "the two stages as the paper has them",
+            version=2,  # the paper's gates; 1 had those of the published scorer
+        ),
+        Protocol(
+            "recall",
+            "DATASET_METRIC_RECALL",
+            "results_recall",
+            "keyword recall, the unit of the reports on Qwen2 and Qwen2.5",
+        ),
+    )
+}
+
+HEADLINE = next(iter(PROTOCOLS))
 
 SUBSETS = list(config.DATASET_METRIC)  # in the order of every table
 
@@ -59,8 +103,7 @@ class ScoredRow:
     subset: str
     level: str  # like "16k"
     index: int  # position in the data file
-    released: float  # 0 to 1, by the published scorer's protocol
-    described: float  # 0 to 1, by the paper's description
+    scores: Mapping[str, float]  # protocol -> 0 to 1
     record: Mapping[str, Any] = field(default_factory=dict, compare=False)  # as prediction.py wrote
 
     @property
@@ -68,7 +111,7 @@ class ScoredRow:
         """The file that the row belongs to."""
         return self.subset, self.level
 
-    @property
+    @cached_property
     def question(self) -> str:
         """What recurs at every level: the question's id or text; in ONE_QUESTION the context."""
         if self.subset in ONE_QUESTION:
@@ -93,9 +136,10 @@ class ScoredRow:
         every = facts if isinstance(facts, list) else [facts]
         return [fact for fact in every if isinstance(fact, str)]
 
-    def score(self, protocol: str) -> float:
-        """0 to 1, by "released" or "described"."""
-        return self.described if protocol == "described" else self.released
+    @property
+    def released(self) -> float:
+        """0 to 1, by the published scorer's protocol."""
+        return self.scores["released"]
 
     def text(self, name: str) -> str | None:
         """A field of the record, if it is a string."""
@@ -118,6 +162,7 @@ class FileResult:
     available: int | None  # rows of the data file, where known
     scored: list[ScoredRow] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)  # of each scored row
+    variants: list[Mapping[str, float]] = field(default_factory=list)  # of it too, see ablation.py
 
     @property
     def name(self) -> str:
@@ -160,6 +205,8 @@ class Evaluation:
     files: list[FileResult]
     # (subset, level, index) -> the row's line of times.jsonl; no score depends on it.
     times: Mapping[tuple[str, str, int], Mapping[str, Any]] = field(default_factory=dict)
+    # Protocol -> its label in the results that the folder had: another version than now, or none.
+    recorded_protocols: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def unfinished(self) -> list[FileResult]:
@@ -180,6 +227,11 @@ class Evaluation:
     def causes(self) -> list[Cause]:
         """The cause of each of `rows`."""
         return [cause for file in self.files for cause in file.causes]
+
+    @property
+    def variants(self) -> list[Mapping[str, float]]:
+        """The variants of the metric for each of `rows`."""
+        return [variants for file in self.files for variants in file.variants]
 
     @property
     def levels(self) -> list[str]:
@@ -221,7 +273,7 @@ class Evaluation:
         """The score of every file that has rows."""
         return {
             (file.subset, file.level): metrics.file_score(
-                [row.score(protocol) for row in file.scored]
+                [row.scores[protocol] for row in file.scored]
             )
             for file in self.files
             if file.rows
@@ -236,7 +288,7 @@ class Evaluation:
     def signature(self, protocol: str) -> str:
         """All that decides the numbers, in one line."""
         recipe = {
-            "protocol": protocol,
+            "protocol": PROTOCOLS[protocol].label,
             "jieba": jieba_dictionary.JIEBA_VERSION,
             "rouge": metrics.ROUGE_VERSION,
             "prompts": "unrecorded",
@@ -271,8 +323,9 @@ def subset_means(scores: Scores) -> dict[str, float]:
 
 
 def level_means(scores: Scores) -> dict[str, float]:
-    """Average the files of each level, to two places."""
-    return _means((level, score) for (_, level), score in scores.items())
+    """Average the files of each level, to two places; by length."""
+    means = _means((level, score) for (_, level), score in scores.items())
+    return {level: means[level] for level in sorted(means, key=level_length)}
 
 
 def _means(named_scores: Iterable[tuple[str, float]]) -> dict[str, float]:

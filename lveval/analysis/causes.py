@@ -145,6 +145,8 @@ class _Case:
     @cached_property
     def gated(self) -> bool:
         """Whether the gate of the released metric took an F1 above 0."""
+        if self.row.released > 0:
+            return False
         work = explain_score(self.metric, self.answer, self.truth, self.keywords)
         return work is not None and not work.passes and work.f1 > 0
 

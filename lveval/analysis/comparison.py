@@ -4,6 +4,7 @@
     found.parts.levels["16k"].verdict               # "A better", "B better", "no difference shown"
     comparison.mismatches(identity_a, identity_b)   # how the settings of two run.json differ
     comparison.compare_with(a, {"other": b})        # both of these, for whole runs
+    comparison.compare_under_all(a, {"other": b})["recall"]    # under each protocol
 
 Only (subset, level, question) that both runs answered count. The interval is that of intervals.py,
 on the differences. The p-value is that of a sign-flip permutation test (Davison & Hinkley 1997,
@@ -41,7 +42,7 @@ from lveval.analysis.clusters import (
 )
 from lveval.analysis.intervals import Interval, interval, notes
 from lveval.common.errors import LVEvalError, SettingsMismatch
-from lveval.results import Evaluation, ScoredRow, table_order
+from lveval.results import HEADLINE, PROTOCOLS, Evaluation, ScoredRow, table_order
 
 FLIPS = 10_000
 
@@ -279,14 +280,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def compare_with(a: Evaluation, others: Mapping[str, Evaluation]) -> dict[str, Comparison]:
+def compare_under_all(
+    a: Evaluation, others: Mapping[str, Evaluation]
+) -> dict[str, dict[str, Comparison]]:
+    """Compare a run with each of the others under each protocol; raises as compare_with."""
+    return {protocol: compare_with(a, others, protocol) for protocol in PROTOCOLS}
+
+
+def compare_with(
+    a: Evaluation, others: Mapping[str, Evaluation], protocol: str = HEADLINE
+) -> dict[str, Comparison]:
     """Compare a run with each of the others; SettingsMismatch where that is meaningless."""
     flags = {name: _accepted_mismatches(name, a, other) for name, other in others.items()}
     flips = max(FLIPS, FLIPS_PER_RUN * len(others))
     compared = {}
     for name, other in others.items():
         try:
-            compared[name] = compare_runs(a.rows, other.rows, flips=flips)
+            compared[name] = compare_runs(a.rows, other.rows, protocol, flips=flips)
         except LVEvalError as error:
             raise type(error)(f"{name}: {error.message}") from error
     adjusted = adjust_p_values([comparison.parts for comparison in compared.values()])
@@ -298,12 +308,12 @@ def compare_with(a: Evaluation, others: Mapping[str, Evaluation]) -> dict[str, C
 
 def _accepted_mismatches(name: str, a: Evaluation, b: Evaluation) -> list[str]:
     """Every mismatch that leaves a comparison possible, and what is missing, in a sentence each."""
-    found = mismatches(a.identity, b.identity)
+    found = mismatches(a.identity, b.identity) + version_mismatches(b)
     if refused := [mismatch.text for mismatch in found if mismatch.refuses]:
         more = f" (and {len(refused) - 3} more)" if len(refused) > 3 else ""
         raise SettingsMismatch(
             f"{name}: cannot be compared: {'; '.join(refused[:3])}{more}; "
-            "expected runs over the same data"
+            "expected runs over the same data, under the same protocols"
         )
     if not b.rows:
         raise SettingsMismatch(f"{name}: no row has an answer; expected a run to compare with")
@@ -314,6 +324,21 @@ def _accepted_mismatches(name: str, a: Evaluation, b: Evaluation) -> list[str]:
 
 
 # --- whether the two runs can be compared at all ---
+
+
+def version_mismatches(run: Evaluation) -> list[Mismatch]:
+    """Refuse a run whose own results are of another version of a protocol than is compared."""
+    return [
+        Mismatch(
+            f"its results are of {recorded} and this comparison would be of "
+            f"{PROTOCOLS[name].label}, another version of the protocol; score it again with "
+            f"evaluation.py --input-dir {run.folder}",
+            True,
+        )
+        for name, recorded in run.recorded_protocols.items()
+        if name in PROTOCOLS and recorded != PROTOCOLS[name].label
+    ]
+
 
 # Options that say which model it is.
 OF_THE_MODEL = {"revision", "backend_file", "backend_package"}

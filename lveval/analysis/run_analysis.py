@@ -9,7 +9,17 @@ Imports numpy at once: import this module where it is used.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lveval.analysis import causes, evidence, intervals, length_effect, measures, times
+from lveval.analysis import (
+    ablation,
+    causes,
+    clusters,
+    evidence,
+    intervals,
+    length_effect,
+    measures,
+    times,
+)
+from lveval.analysis.ablation import Ablation
 from lveval.analysis.causes import PointsLost
 from lveval.analysis.clusters import Breakdown
 from lveval.analysis.evidence import Evidence
@@ -18,7 +28,7 @@ from lveval.analysis.length_effect import EffectiveLength, LengthCurve, LengthEf
 from lveval.analysis.measures import Reasoning, Spread
 from lveval.analysis.times import Times
 from lveval.common.levels import FileKey
-from lveval.results import PROTOCOLS, Evaluation
+from lveval.results import HEADLINE, PROTOCOLS, Evaluation, level_means, subset_means
 
 
 @dataclass(frozen=True)
@@ -28,26 +38,30 @@ class RunAnalysis:
     intervals: Mapping[str, Breakdown[Interval]]  # protocol -> of its scores
     lengths: LengthEffect
     lost: PointsLost
+    ablation: Ablation  # of the metric of `described`
     evidence_by_file: Mapping[FileKey, Evidence]
     evidence_by_level: Mapping[str, Evidence]
     reasoning: Mapping[str, Reasoning]  # by level; empty where no answer has any
     measures: Mapping[str, Mapping[str, Spread]]  # of plugins, by name and level
     times: Mapping[str, Times]  # by level; to be shown only
 
-    @property
-    def interval_notes(self) -> list[str]:
-        """Caveats of the released means' intervals."""
-        parts = self.intervals["released"]
+    def interval_notes(self, protocol: str = HEADLINE) -> list[str]:
+        """Caveats of the intervals of a protocol's means."""
+        parts = self.intervals[protocol]
         return intervals.notes({**parts.levels, **parts.subsets})
 
 
 def analyze_run(evaluation: Evaluation) -> RunAnalysis:
     """Analyse a run's rows; UsageError as clusters.cluster_tables, also without a row."""
-    rows = evaluation.rows
+    rows, variants = evaluation.rows, evaluation.variants
+    scores = clusters.score_tables(rows, list(PROTOCOLS))
+    effects = clusters.value_tables(rows, ablation.effects(variants))
+    measured = intervals.intervals_of({**scores, **effects}, paired=effects)
     return RunAnalysis(
-        intervals={protocol: intervals.score_intervals(rows, protocol) for protocol in PROTOCOLS},
+        intervals={protocol: measured[protocol] for protocol in PROTOCOLS},
         lengths=length_effect.measure_length_effect(rows),
         lost=causes.points_lost(rows, evaluation.causes),
+        ablation=ablation.summarize(rows, variants, {name: measured[name] for name in effects}),
         evidence_by_file=evidence.by_file(rows),
         evidence_by_level=evidence.by_level(rows),
         reasoning=measures.reasoning_by_level(rows, evaluation.thinking_budget),
@@ -64,6 +78,7 @@ def as_data(found: RunAnalysis) -> dict[str, object]:
         "intervals": encode(found.intervals),
         "lengths": encode({"subsets": found.lengths.subsets, "mean": found.lengths.overall}),
         "evidence": encode({"files": found.evidence_by_file, "levels": found.evidence_by_level}),
+        "ablation": encode(found.ablation),
         "causes": encode(lost.rows),
         "points_lost": encode(
             {"levels": lost.levels, "subsets": lost.subsets, "files": lost.files}
@@ -89,6 +104,16 @@ def encode(value: object, places: int = 2) -> object:
         case Evidence():
             known = ("kept", "cut", "unknown", "kept_percent")
             return encode({**{name: getattr(value, name) for name in known}, **vars(value)})
+        case Ablation():
+            means = {
+                name: {
+                    "files": scores,
+                    "levels": level_means(scores),
+                    "subsets": subset_means(scores),
+                }
+                for name, scores in value.scores.items()
+            }
+            return encode({**vars(value), "scores": means})
         case Breakdown() | LengthCurve() | Reasoning():
             return encode(vars(value))
         case Spread():

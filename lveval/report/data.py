@@ -3,15 +3,16 @@
     found = run_analysis.analyze_run(evaluation)
     page = build_report(evaluation, found, published=leaderboard.read_published())
 
-Scores, intervals and points lost are on the scale of 0 to 100, of the released protocol but for the
-described means.
+Scores, intervals and points lost are on the scale of 0 to 100. `protocols` has the scores under
+each; all else is of the headline, the published scorer's.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 from lveval import config
+from lveval.analysis.ablation import Ablation
 from lveval.analysis.causes import PointsLost
 from lveval.analysis.comparison import Comparison
 from lveval.analysis.evidence import Evidence
@@ -23,8 +24,9 @@ from lveval.analysis.score_breakdown import ScoreBreakdown, explain_score
 from lveval.analysis.sweep import Sweep
 from lveval.analysis.times import Times
 from lveval.common.levels import FileKey
-from lveval.report.leaderboard import PublishedModel, Ranking, rank_run
+from lveval.report.leaderboard import Leaderboard, PublishedModel, Ranking, rank_run
 from lveval.results import (
+    HEADLINE,
     PROTOCOLS,
     Cause,
     Evaluation,
@@ -38,6 +40,9 @@ INTERVAL_NOTE = (
     "95 % intervals by a bootstrap over questions, each with its rows at all lengths; in "
     "factrecall, which has one question, over contexts"
 )
+
+
+Key = TypeVar("Key")
 
 
 class RowView(TypedDict):
@@ -55,8 +60,7 @@ class RowView(TypedDict):
     raw_pred: str | None
     status: str
     cause: str
-    released: float  # 0 to 1, as `described` is
-    described: float
+    scores: Mapping[str, float]  # protocol -> 0 to 1
     working: ScoreBreakdown | None
     evidence_kept: bool | None
     prompt_tokens: int | None
@@ -66,88 +70,118 @@ class RowView(TypedDict):
 
 
 @dataclass
+class ProtocolScores:
+    """The run under one protocol. Scores are table scores, so rounded, with their interval."""
+
+    name: str
+    about: str  # what the protocol is
+    scores: dict[FileKey, Interval]
+    level_means: dict[str, Interval]
+    subset_means: dict[str, Interval]
+    note: str  # what the intervals are
+    published: Sequence[PublishedModel]  # models whose scores in this unit are known
+    standing: Ranking | None  # of the run among them
+    compared: Mapping[str, Comparison]  # by the other run's folder; this run is A
+
+
+@dataclass
 class ReportData:
-    """Everything that a report shows. Scores are table scores, so rounded, with their interval."""
+    """Everything that a report shows."""
 
     name: str
     levels: list[str]
     subsets: list[str]
     recipe: list[tuple[str, str]]
     notes: list[str]  # what to know before quoting a number
-    scores: dict[FileKey, Interval]
-    level_means: dict[str, Interval]
-    subset_means: dict[str, Interval]
-    described_means: dict[str, float]  # by level
+    protocols: dict[str, ProtocolScores]  # the headline first
     leaderboard_levels: list[str]  # whose mean is the leaderboard's overall score
-    published: list[PublishedModel]
-    standing: Ranking | None
     evidence_by_file: Mapping[FileKey, Evidence]
     evidence_by_level: Mapping[str, Evidence]
     lost: PointsLost
+    ablation: Ablation
     lengths: LengthEffect
     reasoning: Mapping[str, Reasoning]  # by level; empty where no answer has any
     measures: Mapping[str, Mapping[str, Spread]]  # of plugins, by name and level
     times: Mapping[str, Times]  # by level; empty where times.jsonl tells none
     facts: list[tuple[str, str]]  # what length costs the mean of the subsets, as names and values
-    compared: Mapping[str, Comparison]  # by the other run's folder; this run is A
     sweep: Sweep | None  # of a method, with this run as the dense one
     rows: list[RowView]
-    interval_note: str
     limit: int | None  # the longest prompt, in tokens without the chat format
+
+    @property
+    def headline(self) -> ProtocolScores:
+        """The scores of the published scorer's protocol."""
+        return self.protocols[HEADLINE]
 
 
 def build_report(
     evaluation: Evaluation,
     found: RunAnalysis,
     *,
-    published: Sequence[PublishedModel] = (),
+    published: Mapping[str, Leaderboard] | None = None,
     rank: bool = False,
-    compared: Mapping[str, Comparison] | None = None,
+    compared: Mapping[str, Mapping[str, Comparison]] | None = None,
     sweep: Sweep | None = None,
 ) -> ReportData:
     """Collect everything that is known of a run.
 
-    `published` are drawn beside the run's curve; with `rank` the run is placed among them, or
-    listed unranked with the reasons.
+    `published` and `compared` are by protocol. Published models are drawn beside the run's curve;
+    with `rank` the run is placed among them, or listed unranked with the reasons.
     """
-    scores = evaluation.scores("released")
     limit = evaluation.identity.get("model_max_len")
-    by_level, by_subset = level_means(scores), subset_means(scores)
-    intervals = found.intervals["released"]
+    protocols = {name: protocol_scores(evaluation, found, name) for name in PROTOCOLS}
+    for name, board in (published or {}).items():
+        of_unit = protocols[name]
+        of_unit.published = board.models
+        if rank:
+            means = {level: mean.value for level, mean in of_unit.level_means.items()}
+            of_unit.standing = rank_run(evaluation, means, board)
+    for name, others in (compared or {}).items():
+        protocols[name].compared = others
     return ReportData(
         name=evaluation.folder.resolve().name,
-        levels=[level for level in evaluation.levels if level in by_level],
-        subsets=table_order(by_subset),
+        levels=list(protocols[HEADLINE].level_means),
+        subsets=table_order(protocols[HEADLINE].subset_means),
         recipe=recipe(evaluation),
         notes=notes(evaluation),
-        scores={
-            file: replace(intervals.files[file], value=score) for file, score in scores.items()
-        },
-        level_means={
-            level: replace(intervals.levels[level], value=mean) for level, mean in by_level.items()
-        },
-        subset_means={
-            subset: replace(intervals.subsets[subset], value=mean)
-            for subset, mean in by_subset.items()
-        },
-        described_means=level_means(evaluation.scores("described")),
+        protocols=protocols,
         leaderboard_levels=evaluation.leaderboard_levels,
-        published=list(published),
-        standing=rank_run(evaluation, by_level, published) if rank else None,
         evidence_by_file=found.evidence_by_file,
         evidence_by_level=found.evidence_by_level,
         lost=found.lost,
+        ablation=found.ablation,
         lengths=found.lengths,
         reasoning=found.reasoning,
         measures=found.measures,
         times=found.times,
         facts=length_summary(found.lengths.overall),
-        compared=compared or {},
         sweep=sweep,
         limit=limit if type(limit) is int else None,
-        interval_note="; ".join((INTERVAL_NOTE, *found.interval_notes)),
         rows=list(map(row_view, evaluation.rows, evaluation.causes)),
     )
+
+
+def protocol_scores(evaluation: Evaluation, found: RunAnalysis, name: str) -> ProtocolScores:
+    """Collect a run's scores under one protocol, with no published model and no other run yet."""
+    scores, intervals = evaluation.scores(name), found.intervals[name]
+    return ProtocolScores(
+        name=name,
+        about=PROTOCOLS[name].about,
+        scores=_with_values(intervals.files, scores),
+        level_means=_with_values(intervals.levels, level_means(scores)),
+        subset_means=_with_values(intervals.subsets, subset_means(scores)),
+        note="; ".join((INTERVAL_NOTE, *found.interval_notes(name))),
+        published=(),
+        standing=None,
+        compared={},
+    )
+
+
+def _with_values(
+    intervals: Mapping[Key, Interval], values: Mapping[Key, float]
+) -> dict[Key, Interval]:
+    """The intervals around the tables' rounded values."""
+    return {key: replace(intervals[key], value=value) for key, value in values.items()}
 
 
 def length_summary(curve: LengthCurve) -> list[tuple[str, str]]:
@@ -226,8 +260,7 @@ def row_view(row: ScoredRow, cause: Cause) -> RowView:
         raw_pred=row.text("raw_pred"),
         status=row.text("status") or "unrecorded",
         cause=cause,
-        released=row.released,
-        described=row.described,
+        scores=row.scores,
         working=explain_score(metric, row.answer, truths[0], keywords),
         evidence_kept=row.evidence_kept,
         prompt_tokens=row.count("prompt_tokens"),

@@ -21,7 +21,7 @@ from lveval.analysis.intervals import Interval
 from lveval.common.text import printable
 from lveval.report import charts, sweep_chart, tables
 from lveval.report.data import ReportData, RowView
-from lveval.results import PUBLISHED_LEVELS
+from lveval.results import PROTOCOLS, PUBLISHED_LEVELS
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -48,7 +48,6 @@ def render(page: ReportData) -> str:
     from markupsafe import Markup
 
     style, script = read("page.css").replace("/* DARK */", read("dark.css")), read("page.js")
-    highest = charts.ticks_up_to(max(score.value for score in page.scores.values()))[-1]
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -58,7 +57,7 @@ def render(page: ReportData) -> str:
         # Controls and bidi overrides are shown, not obeyed.
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    data, cap = row_data(page.rows, page.limit)
+    data, cap = row_data(page)
     by_file = {"_".join(file): part for file, part in page.evidence_by_file.items()}
     return environment.get_template("page.html").render(
         page=page,
@@ -67,10 +66,13 @@ def render(page: ReportData) -> str:
         script=Markup(script),  # noqa: S704
         data=Markup(data),  # noqa: S704 - escaped by as_data
         cap=cap,
-        highest=highest,
+        highest=highest_scores(page),
         steps=range(STEPS),
         published_levels=PUBLISHED_LEVELS,
-        heat=lambda score: heat_class(score, highest),
+        heat=heat_class,
+        best_answers_note=tables.best_answers_note(page.ablation),
+        ablation_table=tables.ablation_table,
+        ablation_note=tables.ABLATION_NOTE,
         lost=[("level", page.lost.levels), ("subset", page.lost.subsets)],
         fraction=length_effect.FRACTION,
         in_words=causes.IN_WORDS,
@@ -87,7 +89,10 @@ def render(page: ReportData) -> str:
         else [],
         length_table=tables.length_table,
         comparison_table=tables.comparison_table,
-        curves=_drawn(partial(charts.draw_curves, charts.curve_chart(page))),
+        curves={
+            name: _drawn(partial(charts.draw_curves, charts.curve_chart(page, name)))
+            for name in page.protocols
+        },
         evidence_bars=_drawn(
             partial(charts.draw_bars, "Evidence kept by level", charts.evidence_bars(page))
         ),
@@ -119,6 +124,14 @@ def policy(style: str, script: str) -> str:
     )
 
 
+def highest_scores(page: ReportData) -> dict[str, float]:
+    """Where the colours of each protocol's heat map end."""
+    return {
+        name: charts.ticks_up_to(max(score.value for score in found.scores.values()))[-1]
+        for name, found in page.protocols.items()
+    }
+
+
 def heat_class(score: Interval | None, highest: float) -> str:
     """The class of a heat map's cell."""
     return "none" if score is None else f"h{min(STEPS - 1, int(score.value / highest * STEPS))}"
@@ -127,15 +140,13 @@ def heat_class(score: Interval | None, highest: float) -> str:
 # --- the row browser's data ---
 
 
-def row_data(rows: list[RowView], limit: int | None) -> tuple[str, int | None]:
-    """Write the rows as JSON for a page, with the length that texts had to be cut to, if any.
-
-    `limit`: the longest prompt of the run, in tokens.
-    """
+def row_data(page: ReportData) -> tuple[str, int | None]:
+    """Write the rows as JSON for a page, with the length that texts had to be cut to, if any."""
     packer = RowPacker()
-    packed = [packer.row(row) for row in rows]
+    packed = [packer.row(row) for row in page.rows]
+    run = {"protocols": list(page.protocols), "limit": page.limit}
     for cap in CAPS:
-        data = as_data({**packer.tables(cap), "rows": packed, "limit": limit})
+        data = as_data({**packer.tables(cap), "rows": packed, **run})
         if len(data.encode()) <= MOST_BYTES:
             break
     return data, cap if max(map(len, packer.texts), default=0) > cap else None
@@ -168,8 +179,7 @@ class RowPacker:
             number(self.texts, row["raw_pred"]),
             number(self.words, row["status"]),
             number(self.words, row["cause"]),
-            round(row["released"], 4),
-            round(row["described"], 4),
+            [round(row["scores"][protocol], 4) for protocol in PROTOCOLS],
             work and [work.found, work.overlap, work.prediction_tokens],
             row["prompt_tokens"],
             row["prompt_tokens_full"],

@@ -45,10 +45,25 @@
       subset, level, language, index: row[1], question: input, truths, keywords, facts,
       tokens, ignored, least, truthTokens,
       pred: row[3], raw: row[4], status: word(row[5]), cause: word(row[6]),
-      released: row[7], described: row[8], work: row[9], promptTokens: row[10], fullTokens: row[11],
-      kept: row[12], finish: word(row[13]), length: row[14],
+      scores: row[7], work: row[8], promptTokens: row[9], fullTokens: row[10],
+      kept: row[11], finish: word(row[12]), length: row[13],
     };
   });
+
+  // --- the protocol ---------------------------------------------------------------------------------------------
+
+  const chooser = byId("protocols");
+  let protocol = 0; // its place in data.protocols
+  const scoreOf = (row) => row.scores[protocol];
+  function chooseProtocol(name) {
+    protocol = data.protocols.indexOf(name);
+    for (const part of document.querySelectorAll("[data-protocol]")) part.hidden = part.dataset.protocol !== name;
+  }
+  chooser.addEventListener("change", (event) => {
+    chooseProtocol(event.target.value);
+    filter();
+  });
+  chooser.hidden = false;
 
   // --- filters --------------------------------------------------------------------------------------------------
 
@@ -77,7 +92,7 @@
     }
     const kept = fields.kept.value;
     if (kept && (row.kept === null ? "none" : String(row.kept)) !== kept) return false;
-    const score = 100 * row.released;
+    const score = 100 * scoreOf(row);
     if (score < least - 0.005 || score > most + 0.005) return false;
     return terms.every((term) => [row.question, ...row.truths, row.pred].some((number) => number >= 0 && folded[number].includes(term)));
   }
@@ -92,7 +107,7 @@
     const least = limit(fields.least, 0), most = limit(fields.most, 100);
     found = rows.filter((row) => matches(row, terms, least, most));
     const sign = { low: 1, high: -1 }[fields.order.value];
-    if (sign) found.sort((one, other) => sign * (one.released - other.released));
+    if (sign) found.sort((one, other) => sign * (scoreOf(one) - scoreOf(other)));
     first = 0;
     open = null;
     show();
@@ -145,7 +160,7 @@
   function item(row) {
     const button = make("button", "row",
       make("span", "file", `${row.subset} · ${row.level} · ${row.index} `, chips(row)),
-      make("span", "score", points(row.released)),
+      make("span", "score", points(scoreOf(row))),
       make("span", "texts", written(row.question, "span", "question"), written(row.pred, "span", "answer")));
     button.type = "button";
     button.setAttribute("aria-expanded", "false");
@@ -248,7 +263,7 @@
         lines.push(`Stage 2, F1: ${shared}: ${told}${passes ? "." : ", had stage 1 been passed."}`);
       }
     }
-    lines.push(`Score: released ${points(row.released)}, described ${points(row.described)}.`);
+    lines.push(`Score: ${data.protocols.map((name, place) => `${name} ${points(row.scores[place])}`).join(", ")}.`);
     return lines;
   }
 
@@ -300,5 +315,7 @@
     }
   });
 
-  show();
+  // A page that is loaded anew may come back with another choice checked.
+  chooseProtocol(chooser.querySelector(":checked").value);
+  filter();
 })();

@@ -105,7 +105,7 @@ def _heatmap(page: ReportData, axes: "Axes") -> None:
     import numpy
 
     values = numpy.full((len(page.subsets), len(page.levels)), numpy.nan)
-    for (subset, level), score in page.scores.items():
+    for (subset, level), score in page.headline.scores.items():
         values[page.subsets.index(subset), page.levels.index(level)] = score.value
     top = charts.ticks_up_to(float(numpy.nanmax(values)))[-1]
     image = axes.imshow(values, cmap="Blues", vmin=0, vmax=top, aspect="auto")

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 from lveval.analysis import evidence
 from lveval.common.text import one_line, printable
 from lveval.report.tables import (
+    ABLATION_NOTE,
     TIMES_NOTE,
     Table,
+    ablation_table,
+    best_answers_note,
     causes_table,
     comparison_table,
     evidence_table,
@@ -24,7 +27,7 @@ from lveval.report.tables import (
     reasoning_table,
     times_table,
 )
-from lveval.results import PUBLISHED, Evaluation, grouped, level_means, subset_means
+from lveval.results import HEADLINE, PUBLISHED, Evaluation, grouped, level_means, subset_means
 
 if TYPE_CHECKING:
     from lveval.analysis.comparison import Comparison
@@ -47,23 +50,24 @@ def print_counts(evaluation: Evaluation) -> None:
 
 def print_scores(evaluation: Evaluation, found: "RunAnalysis") -> None:
     """Print the released scores with means and intervals, and what they can be compared with."""
-    title = "scores of the released protocol"
+    title = f"scores of the {HEADLINE} protocol"
     print(f"\n{title}\n{score_table(title, evaluation, found).text()}\n")
-    for note in found.interval_notes:
+    print(best_answers_note(found.ablation))
+    for note in found.interval_notes():
         print(f"intervals: {note}")
     for note in comparability_notes(evaluation):
         print(note)
-    print(one_line(evaluation.signature("released")))
+    print(one_line(evaluation.signature(HEADLINE)))
 
 
 def score_table(title: str, evaluation: Evaluation, found: "RunAnalysis") -> Table:
-    """Tabulate the released scores, and the means of both protocols with their intervals."""
-    scores = evaluation.scores("released")
+    """Tabulate the headline's scores, and the means of all protocols with their intervals."""
+    scores = evaluation.scores(HEADLINE)
     levels = [level for level in evaluation.levels if level in level_means(scores)]
     lines = []
     for subset, mean in subset_means(scores).items():
         scored = (number(scores.get((subset, level))) for level in levels)
-        between = found.intervals["released"].subsets[subset].between()
+        between = found.intervals[HEADLINE].subsets[subset].between()
         lines.append([subset, *scored, number(mean), between])
     for protocol, intervals in found.intervals.items():
         means = level_means(evaluation.scores(protocol))
@@ -76,7 +80,7 @@ def score_table(title: str, evaluation: Evaluation, found: "RunAnalysis") -> Tab
 
 def comparability_notes(evaluation: Evaluation) -> list[str]:
     """Say which means are the leaderboard's, which are not and why, and which files are partial."""
-    present = level_means(evaluation.scores("released"))
+    present = level_means(evaluation.scores(HEADLINE))
     comparable = evaluation.leaderboard_levels
     notes = []
     if comparable:
@@ -139,21 +143,28 @@ def print_findings(found: "RunAnalysis") -> None:
     if found.times:
         print("\ntimes and memory")
         print(f"{times_table(found.times).text()}\n{TIMES_NOTE}")
+    print(f"\nthe metric of the paper step by step\n{ablation_table(found.ablation).text()}")
+    print(ABLATION_NOTE)
     lost = found.lost
     print("\npoints lost by cause, of 100 (docs/causes.md)")
     print(causes_table(lost, {**lost.levels, **lost.subsets}, "").text())
 
 
-def print_comparisons(a: Evaluation, compared: "Mapping[str, Comparison]") -> None:
-    """Print one table for each run that the run is compared with."""
-    for name, found in compared.items():
+def print_comparisons(a: Evaluation, compared: "Mapping[str, Mapping[str, Comparison]]") -> None:
+    """Print one table for each run that the run is compared with, by protocol and run.
+
+    The headline's table is whole; of the other protocols there is the line of all.
+    """
+    for name, found in compared[HEADLINE].items():
         print(f"\nA: {printable(str(a.folder))}\nB: {printable(name)}")
         for flag in found.flags:
             print(f"unlike beyond the model: {one_line(flag)}")
-        print(f"{found.counts_text}\n{comparison_table(found, 'A', 'B').text()}")
+        others = {each: runs[name] for each, runs in compared.items() if each != HEADLINE}
+        table = comparison_table(found, "A", "B", others=others)
+        print(f"{found.counts_text}\n{table.text()}")
         for note in found.interval_notes:
             print(f"intervals: {note}")
-    if compared:
+    if compared[HEADLINE]:
         print(
             "Intervals are of one difference each; p and what is shown allow for the number of "
             "comparisons."

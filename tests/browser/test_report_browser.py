@@ -159,7 +159,8 @@ def test_filters_narrow_the_rows(opened: Open) -> None:
 def test_a_number_leads_to_its_rows(opened: Open) -> None:
     page = opened("small")
     page.tab.fill("#search", "something")
-    page.tab.locator('.heat a[data-subset="dureader_mixup"][data-level="64k"]').click()
+    cell = '.heat a[data-subset="dureader_mixup"][data-level="64k"] >> visible=true'
+    page.tab.locator(cell).click()  # one protocol's at a time is to be seen
     assert page.count() == "12 of 72 rows"
     assert page.tab.locator("#search").input_value() == ""
     page.tab.locator("#causes a[data-level][data-cause]").first.click()
@@ -196,6 +197,35 @@ def test_an_opened_row_shows_how_it_scored(opened: Open) -> None:
     assert 100 * float(stage) == pytest.approx(float(score), abs=0.01)
     page.tab.locator(".row").nth(1).click()
     assert page.tab.locator(".opened").count() == 1  # one row at a time
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_switch_shows_one_protocol_at_a_time(opened: Open, width: int) -> None:
+    page = opened("small", width)
+
+    def shown(selector: str) -> set[str | None]:
+        parts = page.tab.locator(selector).all()
+        return {part.get_attribute("data-protocol") for part in parts if part.is_visible()}
+
+    parts = ("#headline", "#scores", "#curves", "#leaderboard", "#comparison")
+    first = page.tab.locator(".row .score").first
+    headline = page.tab.locator("#headline dd >> visible=true").first
+    seen = set()
+    for name in ("released", "recall", "described"):
+        page.tab.check(f"#protocols input[value={name}]")
+        for part in parts:
+            assert shown(f"{part} [data-protocol]") == {name}, (part, name)
+        page.tab.select_option("#order", "high")
+        page.tab.wait_for_timeout(50)
+        scores = [float(score) for score in page.texts(".row .score")]
+        assert scores == sorted(scores, reverse=True)
+        page.tab.locator(".row").first.click()
+        sums = page.tab.locator("#opened").inner_text()
+        assert f"{name} {first.inner_text()}" in sums
+        seen.add(headline.inner_text())
+        assert page.tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert len(seen) == 3
+    assert "do not say their exact rule" in str(page.tab.locator("#leaderboard").text_content())
 
 
 def test_the_keyboard_reaches_everything(opened: Open) -> None:

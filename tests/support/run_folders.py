@@ -14,7 +14,8 @@ from lveval import config
 from lveval.analysis import comparison, run_analysis
 from lveval.evaluation import evaluate
 from lveval.report.data import ReportData, build_report
-from lveval.report.leaderboard import read_published
+from lveval.report.leaderboard import read_leaderboards
+from lveval.results import PROTOCOLS
 
 LEVELS = ("16k", "32k", "64k", "128k", "256k")
 IDENTITY: dict[str, Any] = {
@@ -174,17 +175,21 @@ def bare_page(folder: Path) -> ReportData:
 def rich_page(folder: Path) -> ReportData:
     """A page with everything that may be added."""
     evaluation = evaluate(folder)
-    other = comparison.compare_runs(
-        evaluation.rows, [replace(row, released=row.released / 2) for row in evaluation.rows]
-    )
+    halved = [
+        replace(row, scores={name: score / 2 for name, score in row.scores.items()})
+        for row in evaluation.rows
+    ]
+    compared = {}
+    for protocol in PROTOCOLS:
+        other = comparison.compare_runs(evaluation.rows, halved, protocol)
+        other = replace(other, flags=("different prompts: a in A, b in B",))
+        compared[protocol] = {"outputs/other-run": other}
     return build_report(
         evaluation,
         run_analysis.analyze_run(evaluation),
-        published=read_published(),
+        published=read_leaderboards(),
         rank=True,
-        compared={
-            "outputs/other-run": replace(other, flags=("different prompts: a in A, b in B",))
-        },
+        compared=compared,
     )
 
 
@@ -295,16 +300,21 @@ def hostile_page(folder: Path) -> ReportData:
     page.name = "".join(PAYLOADS)
     page.recipe = [(next(payload), next(payload)) for _ in PAYLOADS]
     page.notes, page.facts = list(PAYLOADS), [(text, text) for text in PAYLOADS]
-    page.interval_note = next(payload)
     page.lengths = replace(page.lengths, overall=replace(page.lengths.overall, note=next(payload)))
-    page.published = [replace(model, name=next(payload)) for model in page.published]
-    assert page.standing is not None and page.standing.unranked is not None
-    page.standing = replace(
-        page.standing,
-        ranked=[replace(line, name=next(payload)) for line in page.standing.ranked],
-        unranked=replace(page.standing.unranked, name=next(payload)),
-        reasons=list(PAYLOADS),
-    )
-    (compared,) = page.compared.values()
-    page.compared = {text: replace(compared, flags=(text,)) for text in PAYLOADS}
+    for found in page.protocols.values():
+        found.note = next(payload)
+        found.published = [replace(model, name=next(payload)) for model in found.published]
+        if found.standing:
+            lines = {
+                part: [
+                    replace(line, name=next(payload), source=next(payload))
+                    for line in getattr(found.standing, part)
+                ]
+                for part in ("ranked", "unranked")
+            }
+            found.standing = replace(
+                found.standing, **lines, reasons=list(PAYLOADS), note=next(payload)
+            )
+        (compared,) = found.compared.values()
+        found.compared = {text: replace(compared, flags=(text,)) for text in PAYLOADS}
     return page

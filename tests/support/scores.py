@@ -5,16 +5,21 @@ from collections.abc import Sequence
 import numpy as np
 
 from lveval.analysis.clusters import Floats
-from lveval.results import ScoredRow
+from lveval.results import PROTOCOLS, ScoredRow
 
 LEVELS = ("16k", "32k", "64k")
+
+
+def every(score: float, **others: float) -> dict[str, float]:
+    """The same score under each protocol but for the `others`."""
+    return {**dict.fromkeys(PROTOCOLS, score), **others}
 
 
 def scored(
     subset: str, level: str, index: int, score: float, question: str | None = None
 ) -> ScoredRow:
     record = {} if question is None else {"question_id": question}
-    return ScoredRow(subset, level, index, score, score, record)
+    return ScoredRow(subset, level, index, every(score), record)
 
 
 def run_of(subset: str, scores: Floats, levels: Sequence[str] = LEVELS) -> list[ScoredRow]:

@@ -10,10 +10,11 @@ import pytest
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.scores import every
 
 from lveval import config, metrics, results
 from lveval.analysis import answer_text, causes, score_breakdown
-from lveval.results import ScoredRow
+from lveval.results import PROTOCOLS, ScoredRow
 
 DATA = Path(__file__).parent.parent / "golden"
 DOCS = ROOT / "docs" / "causes.md"
@@ -28,9 +29,11 @@ def scored(subset: str, record: dict[str, object], level: str = "16k", index: in
     answers, keywords = record["answers"], record.get("gold_ans")
     assert isinstance(answers, list)
     answer = "" if record.get("status") == "refused" else record["pred"]
-    protocols = (config.DATASET_METRIC[subset], config.DATASET_METRIC_DESCRIBED[subset])
-    released, described = (metric(answer, answers[0], keywords) for metric in protocols)
-    return ScoredRow(subset, level, index, released, described, record)
+    scores = {
+        name: protocol.metrics[subset](answer, answers[0], keywords)
+        for name, protocol in PROTOCOLS.items()
+    }
+    return ScoredRow(subset, level, index, scores, record)
 
 
 def english(pred: str, **changes: object) -> ScoredRow:
@@ -435,10 +438,10 @@ def test_any_row_has_one_cause(
 
 
 def test_wrongly_typed_fields_count_as_absent() -> None:
-    assert causes.classify_error(ScoredRow("x", "16k", 0, 0.0, 0.0)) == "empty"
+    assert causes.classify_error(ScoredRow("x", "16k", 0, every(0.0))) == "empty"
     assert (
         causes.classify_error(
-            ScoredRow("lic_mixup", "16k", 0, 0.0, 0.0, {"pred": 3, "answers": 5, "gold_ans": []})
+            ScoredRow("lic_mixup", "16k", 0, every(0.0), {"pred": 3, "answers": 5, "gold_ans": []})
         )
         == "empty"
     )
@@ -474,7 +477,7 @@ def test_the_causes_add_up_to_what_is_lost() -> None:
 
 def test_points_lost_by_hand() -> None:
     def row(subset: str, released: float) -> ScoredRow:
-        return ScoredRow(subset, "16k", 0, released, 0.0)
+        return ScoredRow(subset, "16k", 0, every(released))
 
     rows = [
         row("factrecall_en", 0.75),

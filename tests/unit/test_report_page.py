@@ -293,7 +293,7 @@ def test_an_axis_ends_at_a_round_number(value: float, top: float) -> None:
 def test_published_curves_are_over_the_same_subsets(small: Path) -> None:
     page = rich_page(small)
     name, line = charts.published_curves(page)[0]
-    model = next(model for model in page.published if model.name == name)
+    model = next(model for model in page.headline.published if model.name == name)
     scores = [model.scores[subset, "64k"] for subset in page.subsets]
     assert line["64k"] == pytest.approx(sum(scores) / 3)
     assert list(line) == list(LEVELS)
