@@ -9,13 +9,14 @@ Imports numpy at once: import this module where it is used.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lveval.analysis import causes, evidence, intervals, length_effect, measures, times
+from lveval.analysis import causes, evidence, intervals, length_effect, measures, positions, times
 from lveval.analysis.causes import PointsLost
 from lveval.analysis.clusters import Breakdown
 from lveval.analysis.evidence import Evidence
 from lveval.analysis.intervals import Interval
 from lveval.analysis.length_effect import EffectiveLength, LengthCurve, LengthEffect
 from lveval.analysis.measures import Reasoning, Spread
+from lveval.analysis.positions import DepthEffect, HeatCell, Histogram, Positions
 from lveval.analysis.times import Times
 from lveval.common.levels import FileKey
 from lveval.results import PROTOCOLS, Evaluation
@@ -32,6 +33,7 @@ class RunAnalysis:
     evidence_by_level: Mapping[str, Evidence]
     reasoning: Mapping[str, Reasoning]  # by level; empty where no answer has any
     measures: Mapping[str, Mapping[str, Spread]]  # of plugins, by name and level
+    positions: Positions | None  # None where no row tells where its evidence stands
     times: Mapping[str, Times]  # by level; to be shown only
 
     @property
@@ -52,6 +54,7 @@ def analyze_run(evaluation: Evaluation) -> RunAnalysis:
         evidence_by_level=evidence.by_level(rows),
         reasoning=measures.reasoning_by_level(rows, evaluation.thinking_budget),
         measures=measures.measures_by_level(rows),
+        positions=positions.measure_positions(rows, evaluation.depths),
         times=times.times_by_level(rows, evaluation.times),
     )
 
@@ -59,7 +62,7 @@ def analyze_run(evaluation: Evaluation) -> RunAnalysis:
 def as_data(found: RunAnalysis) -> dict[str, object]:
     """Everything but the times as JSON holds it, rounded to two places (shares to four)."""
     lost = found.lost
-    more = {"reasoning": found.reasoning, "measures": found.measures}
+    more = {"reasoning": found.reasoning, "measures": found.measures, "positions": found.positions}
     return {
         "intervals": encode(found.intervals),
         "lengths": encode({"subsets": found.lengths.subsets, "mean": found.lengths.overall}),
@@ -82,14 +85,16 @@ def encode(value: object, places: int = 2) -> object:
                 "_".join(key) if isinstance(key, tuple) else key: encode(item, places)
                 for key, item in value.items()
             }
-        case Interval():
+        case list() | tuple():
+            return [encode(item, places) for item in value]
+        case Interval() | DepthEffect():
             return value.as_data()
         case EffectiveLength():
             return encode(vars(value), places=4)
         case Evidence():
             known = ("kept", "cut", "unknown", "kept_percent")
             return encode({**{name: getattr(value, name) for name in known}, **vars(value)})
-        case Breakdown() | LengthCurve() | Reasoning():
+        case Breakdown() | LengthCurve() | Reasoning() | Positions() | Histogram() | HeatCell():
             return encode(vars(value))
         case Spread():
             return encode(vars(value), places=4)
