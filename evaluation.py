@@ -315,8 +315,11 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         if each.unfinished and not arguments.allow_partial:
             print_unfinished(each)
             return ExitCode.INCOMPLETE
-    from lveval.analysis import comparison, run_analysis
+    from lveval.analysis import comparison, contexts, run_analysis
 
+    if arguments.data_path:
+        told = contexts.read_contexts(evaluation, arguments.data_path, with_passages=False)
+        evaluation.depths = told.depths
     found = run_analysis.analyze_run(evaluation)
     compared = comparison.compare_with(evaluation, {str(other.folder): other for other in others})
     print_scores(evaluation, found)

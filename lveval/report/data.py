@@ -14,10 +14,12 @@ from typing import TypedDict
 from lveval import config
 from lveval.analysis.causes import PointsLost
 from lveval.analysis.comparison import Comparison
+from lveval.analysis.contexts import Contexts, Passage
 from lveval.analysis.evidence import Evidence
 from lveval.analysis.intervals import Interval
 from lveval.analysis.length_effect import LengthCurve, LengthEffect
 from lveval.analysis.measures import Reasoning, Spread
+from lveval.analysis.positions import Positions
 from lveval.analysis.run_analysis import RunAnalysis
 from lveval.analysis.score_breakdown import ScoreBreakdown, explain_score
 from lveval.analysis.sweep import Sweep
@@ -38,6 +40,9 @@ INTERVAL_NOTE = (
     "95 % intervals by a bootstrap over questions, each with its rows at all lengths; in "
     "factrecall, which has one question, over contexts"
 )
+
+
+NOT_HERE = "their data are not on this machine (--data-path FOLDER)"
 
 
 class RowView(TypedDict):
@@ -63,6 +68,7 @@ class RowView(TypedDict):
     prompt_tokens_full: int | None
     finish_reason: str | None
     length: int | None
+    passages: Sequence[Passage]  # of its context; empty where the data are not here
 
 
 @dataclass
@@ -87,6 +93,9 @@ class ReportData:
     lengths: LengthEffect
     reasoning: Mapping[str, Reasoning]  # by level; empty where no answer has any
     measures: Mapping[str, Mapping[str, Spread]]  # of plugins, by name and level
+    positions: Positions | None  # None where no row tells where its evidence stands
+    depths_note: str  # what is not known of the depths, or how they are known; may be ""
+    passages_note: str  # why rows have no passages of their contexts; may be ""
     times: Mapping[str, Times]  # by level; empty where times.jsonl tells none
     facts: list[tuple[str, str]]  # what length costs the mean of the subsets, as names and values
     compared: Mapping[str, Comparison]  # by the other run's folder; this run is A
@@ -104,12 +113,14 @@ def build_report(
     rank: bool = False,
     compared: Mapping[str, Comparison] | None = None,
     sweep: Sweep | None = None,
+    contexts: Contexts | None = None,
 ) -> ReportData:
     """Collect everything that is known of a run.
 
     `published` are drawn beside the run's curve; with `rank` the run is placed among them, or
-    listed unranked with the reasons.
+    listed unranked with the reasons. Without `contexts` the page has no passages of them.
     """
+    told = contexts or Contexts()
     scores = evaluation.scores("released")
     limit = evaluation.identity.get("model_max_len")
     by_level, by_subset = level_means(scores), subset_means(scores)
@@ -140,13 +151,19 @@ def build_report(
         lengths=found.lengths,
         reasoning=found.reasoning,
         measures=found.measures,
+        positions=found.positions,
+        depths_note=depths_note(evaluation, told),
+        passages_note=passages_note(evaluation, contexts),
         times=found.times,
         facts=length_summary(found.lengths.overall),
         compared=compared or {},
         sweep=sweep,
         limit=limit if type(limit) is int else None,
         interval_note="; ".join((INTERVAL_NOTE, *found.interval_notes)),
-        rows=list(map(row_view, evaluation.rows, evaluation.causes)),
+        rows=[
+            row_view(row, cause, told.passages.get(row.key, ()))
+            for row, cause in zip(evaluation.rows, evaluation.causes, strict=True)
+        ],
     )
 
 
@@ -208,7 +225,32 @@ def notes(evaluation: Evaluation) -> list[str]:
     return found
 
 
-def row_view(row: ScoredRow, cause: Cause) -> RowView:
+def depths_note(evaluation: Evaluation, contexts: Contexts) -> str:
+    """Say which depths the run did not record, and what became of them."""
+    rows = evaluation.rows
+    unrecorded = [row for row in rows if row.depths is None]
+    if not unrecorded:
+        return ""
+    computed = sum(row.key in contexts.depths for row in unrecorded)
+    said = f"{len(unrecorded):,} of {len(rows):,} rows do not record where their passages stand"
+    if computed:
+        said += f"; for {computed:,} it is computed from the data, in prompts that were not cut"
+    if computed < len(unrecorded):
+        said += f"; for {len(unrecorded) - computed:,} it is not known, for {NOT_HERE}"
+    return f"{said}."
+
+
+def passages_note(evaluation: Evaluation, contexts: Contexts | None) -> str:
+    """Say why rows are shown without passages of their contexts."""
+    if contexts is None:
+        return "Passages of the contexts were left out of this page."
+    if missing := len(contexts.missing):
+        files = f"{missing} of {len(evaluation.files)} files"
+        return f"Passages of the contexts are not shown for {files}: {NOT_HERE}."
+    return ""
+
+
+def row_view(row: ScoredRow, cause: Cause, passages: Sequence[Passage] = ()) -> RowView:
     """Pick what the browser shows of a row."""
     truths = [str(truth) for truth in row.record["answers"]]
     keywords = row.text("gold_ans")
@@ -234,4 +276,5 @@ def row_view(row: ScoredRow, cause: Cause) -> RowView:
         prompt_tokens_full=row.count("prompt_tokens_full"),
         finish_reason=row.text("finish_reason"),
         length=row.count("length"),
+        passages=passages,
     )

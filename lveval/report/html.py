@@ -12,25 +12,27 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from lveval.analysis import causes, length_effect
+from lveval.analysis import causes, contexts, length_effect
 from lveval.analysis.intervals import Interval
 from lveval.common.text import printable
-from lveval.report import charts, sweep_chart, tables
+from lveval.report import charts, position_charts, sweep_chart, tables
 from lveval.report.data import ReportData, RowView
 from lveval.results import PUBLISHED_LEVELS
 
 FOLDER = Path(__file__).resolve().parent
 
-STEPS = 11  # colours of the heat map, h0 to h10 in page.css
-
 MOST_BYTES = 4_400_000  # of the rows' data: with all else the page stays under 5 MB
 
 # Characters of a text that a page holds: the first that fits.
 CAPS = (20_000, 4_000, 1_500, 600, 250, 100, 40)
+
+# Characters of a passage of a context: the first that fits; else they are left out.
+REACHES = (contexts.MOST, 160, 100, 60, 30)
 
 # What could end the data's element or, in old engines, a line of script. JSON reads the escapes as
 # the characters.
@@ -58,17 +60,18 @@ def render(page: ReportData) -> str:
         # Controls and bidi overrides are shown, not obeyed.
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    data, cap = row_data(page.rows, page.limit)
+    data = RowData.of(page.rows, page.limit)
     by_file = {"_".join(file): part for file, part in page.evidence_by_file.items()}
     return environment.get_template("page.html").render(
         page=page,
         policy=policy(style, script),
         style=Markup(style),  # noqa: S704 - our own files
         script=Markup(script),  # noqa: S704
-        data=Markup(data),  # noqa: S704 - escaped by as_data
-        cap=cap,
+        data=Markup(data.text),  # noqa: S704 - escaped by as_data
+        cap=data.cap,
+        reach=data.reach,
         highest=highest,
-        steps=range(STEPS),
+        steps=range(charts.STEPS),
         published_levels=PUBLISHED_LEVELS,
         heat=lambda score: heat_class(score, highest),
         lost=[("level", page.lost.levels), ("subset", page.lost.subsets)],
@@ -76,6 +79,7 @@ def render(page: ReportData) -> str:
         in_words=causes.IN_WORDS,
         evidence_by_file=by_file,
         evidence_table=tables.evidence_table,
+        **position_parts(page),
         reasoning_table=tables.reasoning_table,
         measures_table=tables.measures_table,
         sweep_table=tables.sweep_table,
@@ -104,6 +108,22 @@ def _drawn(draw: Callable[[int], str]) -> list[str]:
     return [Markup(draw(width)) for width in charts.WIDTHS]  # noqa: S704 - our own drawing
 
 
+def position_parts(page: ReportData) -> dict[str, object]:
+    """What the page's section on depth shows; charts only where a row tells of one."""
+    found = page.positions
+    return {
+        "depth_table": tables.depth_table,
+        "histograms": _drawn(partial(position_charts.draw_histograms, found)) if found else [],
+        "heat_maps": {
+            subset: _drawn(partial(position_charts.draw_heat, subset, heat))
+            for subset, heat in (found.heat if found else {}).items()
+        },
+        "tenths": _drawn(partial(position_charts.draw_tenths, found))
+        if found and found.effects
+        else [],
+    }
+
+
 def read(name: str) -> str:
     """A plain file of this folder."""
     return (FOLDER / name).read_text(encoding="utf-8")
@@ -121,20 +141,46 @@ def policy(style: str, script: str) -> str:
 
 def heat_class(score: Interval | None, highest: float) -> str:
     """The class of a heat map's cell."""
-    return "none" if score is None else f"h{min(STEPS - 1, int(score.value / highest * STEPS))}"
+    return "none" if score is None else f"h{charts.heat_step(score.value, highest)}"
 
 
 # --- the row browser's data ---
 
 
-def row_data(rows: list[RowView], limit: int | None) -> tuple[str, int | None]:
-    """Write the rows as JSON for a page, with the length that texts had to be cut to, if any.
+@dataclass(frozen=True)
+class RowData:
+    """The rows as JSON for a page, and what had to be cut for its size."""
 
-    `limit`: the longest prompt of the run, in tokens.
+    text: str
+    cap: int | None  # characters that texts were cut to; None: none was
+    reach: int | None  # characters that passages were cut to, 0: left out; None: none was
+
+    @classmethod
+    def of(cls, rows: list[RowView], limit: int | None) -> "RowData":
+        """Write rows; `limit`: the longest prompt of the run, in tokens.
+
+        Passages of the contexts take what room the answers leave.
+        """
+        text, cap = written_rows(rows, limit, 0, CAPS)
+        if not any(row["passages"] for row in rows):
+            return cls(text, cap, None)
+        for reach in REACHES:
+            more, cut = written_rows(rows, limit, reach, [cap or CAPS[0]])
+            if len(more.encode()) <= MOST_BYTES:
+                return cls(more, cut and cap, reach if reach < REACHES[0] else None)
+        return cls(text, cap, 0)
+
+
+def written_rows(
+    rows: list[RowView], limit: int | None, reach: int, caps: Sequence[int]
+) -> tuple[str, int | None]:
+    """Write rows with texts of the first of `caps` characters that fits; None if none is longer.
+
+    `reach`: characters of each passage of a context; 0: without.
     """
-    packer = RowPacker()
+    packer = RowPacker(reach)
     packed = [packer.row(row) for row in rows]
-    for cap in CAPS:
+    for cap in caps:
         data = as_data({**packer.tables(cap), "rows": packed, "limit": limit})
         if len(data.encode()) <= MOST_BYTES:
             break
@@ -150,7 +196,8 @@ def as_data(value: object) -> str:
 class RowPacker:
     """Rows as page.js reads them: lists of numbers that point to texts, files and questions."""
 
-    def __init__(self) -> None:
+    def __init__(self, reach: int = 0) -> None:
+        self.reach = reach  # characters of each passage of a context; 0: without
         # Each keeps a value once, with its number.
         self.texts: dict[str, int] = {}
         self.words: dict[str, int] = {}  # of statuses, causes and finish reasons: never cut
@@ -176,6 +223,23 @@ class RowPacker:
             kept if kept is None else int(kept),
             number(self.words, row["finish_reason"]),
             row["length"],
+            *([self._passages(row)] if self.reach and row["passages"] else []),
+        ]
+
+    def _passages(self, row: RowView) -> list[list[object]]:
+        """The passages of a row's context."""
+        return [
+            [
+                number(self.words, each.kind),
+                round(each.depth, 4),
+                each.in_prompt,
+                *(
+                    number(self.texts, text or None)
+                    for text in (each.before, each.text, each.after)
+                ),
+                each.cut,
+            ]
+            for each in (passage.shortened(self.reach) for passage in row["passages"])
         ]
 
     def _question(self, row: RowView) -> int:

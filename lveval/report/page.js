@@ -47,6 +47,7 @@
       pred: row[3], raw: row[4], status: word(row[5]), cause: word(row[6]),
       released: row[7], described: row[8], work: row[9], promptTokens: row[10], fullTokens: row[11],
       kept: row[12], finish: word(row[13]), length: row[14],
+      passages: row[15] || [],
     };
   });
 
@@ -209,10 +210,23 @@
     if (row.facts.length) entry("Confusing facts", ...row.facts.map((number) => written(number)));
     entry("How it scored", ...sums(row).map((line) => make("p", "sum", line)));
     entry("Prompt", ...prompt(row));
+    if (row.passages.length) entry("Context", ...row.passages.map(passage));
     if (row.cause) entry("Cause", row.cause);
     entry("Status", row.status + (row.finish && row.finish !== row.status ? ` (finish reason: ${row.finish})` : ""));
     if (row.length !== null) entry("Length of the context", `${count(row.length)} ${row.language === "zh" ? "characters" : "words"}`);
     return make("div", "opened", box);
+  }
+
+  /* A passage of the context, marked, with the words around it; of the cut the words on both sides. */
+  function passage([kind, depth, inPrompt, before, string, after, cut]) {
+    const name = word(kind);
+    let said = `${name}, depth ${depth.toFixed(2)}`;
+    if (cut) said = `cut, from depth ${depth.toFixed(2)}: ${count(cut)} characters`;
+    else if (inPrompt !== null) said += `, ${inPrompt.toFixed(2)} in the prompt`;
+    const part = (number, tag, css) => (number < 0 ? null : written(number, tag, css));
+    const words = make("div", "text", "… ", part(before, "span", "around"), cut ? make("mark", "", " … ") : part(string, "mark", ""),
+      part(after, "span", "around"), " …");
+    return make("div", "passage", make("span", "chip", said), words);
   }
 
   function keywords(row) {

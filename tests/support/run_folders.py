@@ -105,9 +105,23 @@ def make_row(subset: str, level: str, index: int, source: random.Random) -> dict
         "prompt_tokens": min(full, 31500),
         "prompt_tokens_full": full,
         "evidence_kept": source.random() < min(1.0, 31500 / full),
+        "depths": made_up_depths(f"{subset} {level} {index}", full),
         "finish_reason": "stop",
         "confusing_facts": [words(asked, language, 20), words(asked, language, 20)],
     }
+
+
+def made_up_depths(seed: str, tokens: int) -> dict[str, list[list[float | None]]]:
+    """One passage of evidence and two confusing facts at random; 31,500 tokens are kept."""
+    chance, kept = random.Random(seed), min(1.0, 31500 / tokens)
+
+    def pair() -> list[float | None]:
+        depth = chance.random()
+        if kept / 2 < depth < 1 - kept / 2:
+            return [depth, None]
+        return [depth, (depth if depth < 0.5 else depth - 1 + kept) / kept]
+
+    return {"evidence": [pair()], "confusing_facts": [pair(), pair()]}
 
 
 def write_run(folder: Path, files: Mapping[str, list[dict[str, Any]]], **identity: object) -> Path:

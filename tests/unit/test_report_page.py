@@ -245,7 +245,7 @@ def test_text_stands_out_from_its_ground(theme: str) -> None:
     found = colours(theme)
     pairs = [
         (f"h{step}", "h-low" if step < 6 else "h-middle" if step == 6 else "h-high")
-        for step in range(html.STEPS)
+        for step in range(charts.STEPS)
     ]
     pairs += [
         (ground, ink) for ground in ("paper", "sheet", "mark") for ink in ("ink", "soft", "accent")
@@ -260,7 +260,7 @@ def test_text_stands_out_from_its_ground(theme: str) -> None:
     assert (
         contrast(found["muted-line"], found["sheet"]) >= 3
     )  # lines of the charts, edges of the fields
-    order = [luminance(found[f"h{step}"]) for step in range(html.STEPS)]
+    order = [luminance(found[f"h{step}"]) for step in range(charts.STEPS)]
     assert order == sorted(order, reverse=theme == "light")  # the scale tells without its hue
 
 
