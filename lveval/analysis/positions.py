@@ -227,14 +227,6 @@ class PlacedRows:
     score: Floats  # 0 to 1
     shares: Floats  # [rows, tenths] of a row's passages
 
-    def table(self, subset: str, columns: Mapping[str, Floats]) -> ClusterTable:
-        """Tabulate questions by columns, given as the part of each row that counts there."""
-        totals, counts = (
-            np.stack([self.by_question(part * values) for part in columns.values()], axis=1)
-            for values in (self.score, np.ones(len(self.score)))
-        )
-        return ClusterTable(subset, tuple(columns), self.questions, totals, counts)
-
     def by_question(self, values: Floats) -> Floats:
         """Sum the values of each question's rows."""
         return np.bincount(self.question, values, len(self.questions)).astype(np.float64)
@@ -242,18 +234,38 @@ class PlacedRows:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Evidence near the ends against evidence in the middle, at one level."""
+    """Evidence near the ends against evidence in the middle, at one level; scores 0 to 1."""
 
-    weight: float
+    score: Floats  # [rows] of all levels
     ends: Floats  # [rows] the part of each that counts there
     middle: Floats
 
-    def contributions(self, scores: Floats) -> Floats:
-        """What each row adds to the difference of the means, taken about the level's mean."""
-        here = self.ends + self.middle
-        about = scores - (scores @ here) / here.sum()
-        found: Floats = about * (self.ends / self.ends.sum() - self.middle / self.middle.sum())
+    @property
+    def weight(self) -> float:
+        """How much the level can tell."""
+        ends, middle = self.ends.sum(), self.middle.sum()
+        return float(ends * middle / (ends + middle))
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Of the ends and of the middle."""
+        return _mean(self.score, self.ends), _mean(self.score, self.middle)
+
+    def contributions(self, ends: float, middle: float) -> Floats:
+        """What each row adds to the difference of the means, taken about these two."""
+        near = (self.score - ends) * self.ends / self.ends.sum()
+        found: Floats = near - (self.score - middle) * self.middle / self.middle.sum()
         return found
+
+    @property
+    def contributions_if_alike(self) -> Floats:
+        """The same about the level's mean: their sum is the difference, whatever signs they had."""
+        mean = _mean(self.score, self.ends + self.middle)
+        return self.contributions(mean, mean)
+
+
+def _mean(values: Floats, weights: Floats) -> float:
+    return float(values @ weights / weights.sum())
 
 
 def depth_effect(
@@ -268,42 +280,44 @@ def depth_effect(
     placed = place_rows(rows, depths)
     if placed is None:
         return None
-    columns: dict[str, Floats] = {
+    subset = rows[0].subset
+    shares = {
         tenth: share for tenth, share in zip(TENTHS, placed.shares.T, strict=True) if share.any()
     }
-    tenths = tuple(columns)
-    compared = contrasts(placed)
-    for level, each in compared.items():
-        columns |= {f"ends {level}": each.ends, f"middle {level}": each.middle}
-    drawn = resample(placed.table(rows[0].subset, columns), draws=draws, seed=seed)
-
-    def weights(of_columns: Mapping[str, float]) -> Floats:
-        return np.array([of_columns.get(name, 0.0) for name in columns])
-
-    effect = DepthEffect(
-        len(placed.score), {tenth: interval([(drawn, weights({tenth: 1.0}))]) for tenth in tenths}
-    )
-    if not compared:
-        return effect
-    whole = fsum(each.weight for each in compared.values())
-    ends, middle = (
-        weights({f"{side} {level}": each.weight / whole for level, each in compared.items()})
-        for side in ("ends", "middle")
-    )
-    difference = interval([(drawn, ends - middle)], paired=True)
-    moved = placed.by_question(
-        np.sum(
-            [each.weight / whole * each.contributions(placed.score) for each in compared.values()],
-            axis=0,
+    # Name -> totals and counts by question.
+    columns = {
+        tenth: (placed.by_question(placed.score * share), placed.by_question(share))
+        for tenth, share in shares.items()
+    }
+    effect = DepthEffect(len(placed.score), {})
+    if compared := contrasts(placed):
+        whole = fsum(each.weight for each in compared.values())
+        parts = [(each.weight / whole, each) for each in compared.values()]
+        ends, middle = (
+            fsum(weight * each.means[side] for weight, each in parts) for side in (0, 1)
         )
-    )
+        asked = placed.by_question(np.sum([each.ends + each.middle for _, each in parts], 0)) > 0
+        moved = np.sum([weight * each.contributions(*each.means) for weight, each in parts], 0)
+        # Its mean is the difference, and it varies with the questions as the difference does.
+        values = ends - middle + asked.sum() * placed.by_question(moved)
+        columns["difference"] = asked * values, asked.astype(np.float64)
+        if_alike = np.sum([weight * each.contributions_if_alike for weight, each in parts], 0)
+        flipped = _flipped(subset, placed.by_question(if_alike)[asked], flips, seed)
+        effect = replace(
+            effect,
+            levels=tuple(compared),
+            ends=100 * ends,
+            middle=100 * middle,
+            p=p_value(100 * (ends - middle), flipped),
+        )
+    totals, counts = (np.stack(each, axis=1) for each in zip(*columns.values(), strict=True))
+    table = ClusterTable(subset, tuple(columns), placed.questions, totals, counts)
+    drawn = resample(table, draws=draws, seed=seed)
+    picked = dict(zip(columns, np.eye(len(columns)), strict=True))
     return replace(
         effect,
-        levels=tuple(compared),
-        ends=float(drawn.values @ ends),
-        middle=float(drawn.values @ middle),
-        difference=difference,
-        p=p_value(difference.value, _flipped(rows[0].subset, moved, flips, seed)),
+        tenths={tenth: interval([(drawn, picked[tenth])]) for tenth in shares},
+        difference=interval([(drawn, picked["difference"])], paired=True) if compared else None,
     )
 
 
@@ -337,20 +351,16 @@ def contrasts(placed: PlacedRows) -> dict[str, Contrast]:
         ends, middle = near * here, (1 - near) * here
         asked = (len(set(placed.question[side > ROUNDING].tolist())) for side in (ends, middle))
         if min(asked) >= LEAST_QUESTIONS:
-            weight = float(ends.sum() * middle.sum() / here.sum())
-            found[level] = Contrast(weight, ends, middle)
+            found[level] = Contrast(placed.score, ends, middle)
     return found
 
 
 def _flipped(subset: str, contributions: Floats, flips: int, seed: int) -> Floats:
     """[flips] the difference in points when each question's contribution gets a random sign."""
-    moved = contributions[contributions != 0]
-    if len(moved) < 2:
-        return np.full(flips, np.inf)  # as good as no test: p is 1
-    moved = moved * sqrt(len(moved) / (len(moved) - 1))
-    names = tuple(map(str, range(len(moved))))
-    once = np.full((len(moved), 1), 1 / len(moved))
-    table = ClusterTable(subset, ("difference",), names, moved[:, None], once)
+    number = len(contributions)
+    widened = contributions[:, None] * sqrt(number / (number - 1))
+    names, once = tuple(map(str, range(number))), np.full((number, 1), 1 / number)
+    table = ClusterTable(subset, ("difference",), names, widened, once)
     flipped: Floats = sign_flips(table, flips=flips, seed=seed)[:, 0]
     return flipped
 
@@ -368,9 +378,10 @@ def _adjusted(effects: Mapping[str, DepthEffect]) -> dict[str, DepthEffect]:
 def _judged(effect: DepthEffect, adjusted: float) -> DepthEffect:
     found = effect.difference
     verdict = "no difference shown"
-    if adjusted < SIGNIFICANT and found and found.low is not None and found.high is not None:
-        if found.low > 0:
-            verdict = "ends better"
-        elif found.high < 0:
-            verdict = "middle better"
+    if found is not None and adjusted < SIGNIFICANT:
+        holds_zero = (
+            found.low is not None and found.high is not None and found.low <= 0 <= found.high
+        )
+        if not holds_zero:
+            verdict = "ends better" if found.value > 0 else "middle better"
     return replace(effect, adjusted=adjusted, verdict=verdict)

@@ -52,7 +52,7 @@ def heat_panels(heat: Heat) -> list[HeatPanel]:
 def draw_heat(subset: str, heat: Heat, width: int) -> str:
     """Draw the two heat maps of a subset, side by side or one below the other."""
     panels, wide = heat_panels(heat), width == WIDE
-    across, down = (width - 40) / 2 if wide else float(width), 10 * 24 + 70.0
+    across, down = (width - 40) / 2 if wide else float(width), 10 * 24 + 52.0
     body = []
     for number, panel in enumerate(panels):
         left, top = (number * (across + 40), 0.0) if wide else (0.0, number * down)
@@ -105,10 +105,10 @@ def histogram_panels(part: Histogram) -> list[HistogramPanel]:
     """Collect the histograms of a level: evidence, then confusing facts."""
     evidence, facts = sum(part.evidence), sum(part.confusing_facts)
     return [
-        HistogramPanel("evidence, in the context", "p-evidence", part.evidence, evidence),
-        HistogramPanel("in the prompt", "p-evidence", part.evidence_in_prompt, evidence),
-        HistogramPanel("confusing facts, in the context", "p-fact", part.confusing_facts, facts),
-        HistogramPanel("in the prompt", "p-fact", part.confusing_facts_in_prompt, facts),
+        HistogramPanel("evidence, context", "p-evidence", part.evidence, evidence),
+        HistogramPanel("evidence, prompt", "p-evidence", part.evidence_in_prompt, evidence),
+        HistogramPanel("facts, context", "p-fact", part.confusing_facts, facts),
+        HistogramPanel("facts, prompt", "p-fact", part.confusing_facts_in_prompt, facts),
     ]
 
 

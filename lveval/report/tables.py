@@ -231,7 +231,6 @@ def depth_table(found: "Positions") -> Table:
         [
             subset,
             str(effect.rows),
-            " ".join(effect.levels),
             number(effect.ends),
             number(effect.middle),
             _change(effect.difference),
@@ -240,7 +239,7 @@ def depth_table(found: "Positions") -> Table:
         ]
         for subset, effect in effects.items()
     ]
-    head = ("subset", "rows", "lengths", "ends", "middle", "ends - middle", "p (Holm)", "shown")
+    head = ("subset", "rows", "ends", "middle", "ends - middle", "p (Holm)", "shown")
     return Table("Score by depth of the evidence", head, lines, "depths", DEPTHS_NOTE)
 
 
