@@ -7,6 +7,7 @@ out of them. The files hold no clock, so equal runs give equal files.
 """
 
 import warnings
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,9 +69,9 @@ def write(page: ReportData, stem: Path) -> list[Path]:
         "svg.fonttype": "path",
     }
     plots: dict[str, position_plots.Draw] = {
-        "heatmap": _heatmap,
-        "curves": _curves,
-        "causes": _causes,
+        "heatmap": partial(_heatmap, page),
+        "curves": partial(_curves, page),
+        "causes": partial(_causes, page),
         **position_plots.available(page),
     }
     written = []
@@ -80,7 +81,7 @@ def write(page: ReportData, stem: Path) -> list[Path]:
             warnings.filterwarnings("ignore", message=r"Glyph .* missing", category=UserWarning)
             figure = Figure(figsize=(9, 5.5), layout="constrained")
             FigureCanvasAgg(figure)
-            draw(page, figure)
+            draw(figure)
             figure.suptitle(printable(charts.shortened(page.name, 60)))
             # No number without its warnings.
             figure.supxlabel(printable("\n".join(page.notes)), fontsize=7)

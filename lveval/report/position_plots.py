@@ -1,13 +1,14 @@
 """The charts of depth as matplotlib paints them: the panels of position_charts.py.
 
 for name, draw in position_plots.available(page).items():
-    draw(page, figure)
+    draw(figure)
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from lveval.analysis.positions import ENDS, TENTHS
+from lveval.analysis.positions import ENDS, TENTHS, Positions
 from lveval.report.data import ReportData
 from lveval.report.position_charts import (
     HeatPanel,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Draw = Callable[[ReportData, "Figure"], None]
+Draw = Callable[["Figure"], None]
 
 BLUE, BAND = "#0b5cad", "#e3eefa"
 
@@ -36,10 +37,10 @@ def available(page: ReportData) -> dict[str, Draw]:
     if found is None:
         return plots
     if found.heat:
-        plots["depth"] = draw_heat_maps
+        plots["depth"] = partial(draw_heat_maps, found)
     if found.effects:
-        plots["depth_scores"] = draw_tenths
-    plots["depth_passages"] = draw_histograms
+        plots["depth_scores"] = partial(draw_tenths, found)
+    plots["depth_passages"] = partial(draw_histograms, found)
     return plots
 
 
@@ -50,10 +51,9 @@ def cell_ink(colour: tuple[float, float, float, float]) -> str:
     return "black" if luminance > 0.18 else "white"
 
 
-def draw_heat_maps(page: ReportData, figure: "Figure") -> None:
+def draw_heat_maps(found: Positions, figure: "Figure") -> None:
     """Depth by length of each subset of one question: score, and evidence kept."""
-    assert page.positions is not None
-    heat = page.positions.heat
+    heat = found.heat
     figure.set_size_inches(9, 4.2 * len(heat))
     grid = figure.subplots(len(heat), 2, squeeze=False)
     for line, (subset, maps) in zip(grid, heat.items(), strict=True):
@@ -75,29 +75,31 @@ def _heat_map(axes: "Axes", panel: HeatPanel) -> None:
     for (row, column), value in numpy.ndenumerate(values):
         if not numpy.isnan(value):
             ink = cell_ink(image.cmap(value / panel.highest))
-            place = {"ha": "center", "va": "center", "fontsize": 8, "color": ink}
-            axes.text(column, row, f"{value:.0f}", **place)
+            said = f"{value:.0f}"
+            axes.text(column, row, said, ha="center", va="center", fontsize=8, color=ink)
     axes.set_xticks(range(len(panel.values)), list(panel.values))
     axes.set_yticks(
         [at - 0.5 for at in range(0, 11, 2)], [f"{at / 10:g}" for at in range(0, 11, 2)]
     )
     axes.set_xticks([at + 0.5 for at in range(len(panel.values) - 1)], minor=True)
     axes.set_yticks([at + 0.5 for at in range(len(TENTHS) - 1)], minor=True)
+    axes.yaxis.remove_overlapping_locs = False  # every second line is at a labelled tick
     axes.grid(which="minor", color="white", linewidth=1.5)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
 
 
-def draw_tenths(page: ReportData, figure: "Figure") -> None:
+def draw_tenths(found: Positions, figure: "Figure") -> None:
     """The mean score by tenth of the prompt, a panel for each subset."""
-    assert page.positions is not None
-    effects, top = ordered_effects(page.positions), tenth_ticks(page.positions)[-1]
+    effects, top = ordered_effects(found), tenth_ticks(found)[-1]
     columns = min(3, len(effects))
     lines = -(-len(effects) // columns)
     figure.set_size_inches(9, 1 + 2 * lines)
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     for axes in grid.flat[len(effects) :]:
         axes.set_visible(False)
+    for axes in grid.flat[len(effects) - columns : len(effects)]:
+        axes.tick_params(labelbottom=True)  # also where none is below
     for axes, (subset, effect) in zip(grid.flat, effects.items(), strict=False):
         for first in (ENDS[0], ENDS[2]):
             axes.axvspan(first / 10, first / 10 + 0.2, color=BAND, linewidth=0)
@@ -115,10 +117,9 @@ def draw_tenths(page: ReportData, figure: "Figure") -> None:
     figure.supylabel("mean score by depth of the evidence in the prompt", fontsize=9)
 
 
-def draw_histograms(page: ReportData, figure: "Figure") -> None:
+def draw_histograms(found: Positions, figure: "Figure") -> None:
     """Where the passages stand, a line for each level; shares of those in the contexts."""
-    assert page.positions is not None
-    panels = shown_histograms(page.positions)
+    panels = shown_histograms(found)
     columns = len(next(iter(panels.values())))
     figure.set_size_inches(9, 1 + 1.1 * len(panels))
     grid = figure.subplots(len(panels), columns, squeeze=False, sharex=True, sharey=True)
