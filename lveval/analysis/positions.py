@@ -116,6 +116,7 @@ def measure_positions(
 
     None where no row has any. Parts of records that are no depths are passed over.
     """
+    rows = sorted(rows, key=lambda row: row.key)  # sums do not depend on the order of coming
     depths = {}
     for row in rows:
         told = row.depths or (computed or {}).get(row.key)

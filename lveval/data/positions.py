@@ -8,6 +8,7 @@ the prompt it is measured in what the cut left of the context, so where nothing 
 the same.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -96,12 +97,12 @@ def _length_kept(full: str, head: str) -> int:
     if full.startswith(head):
         return len(head)
     for torn in TORN:
-        probe = head[: len(head) - torn][-PROBE:]
-        expected = len(head) - torn - len(probe)
-        found = (full.find(probe, expected), full.rfind(probe, 0, expected + len(probe)))
-        if places := [at for at in found if at >= 0]:
-            nearest = min(places, key=lambda at: abs(at - expected))
-            return min(nearest + len(probe) + torn, len(full))
+        whole = head[: len(head) - torn]
+        letters = map(re.escape, "".join(whole[-PROBE:].split()))
+        ends = [match.end() for match in re.finditer(r"\s*".join(letters), full) if match.end()]
+        if ends:
+            nearest = min(ends, key=lambda end: abs(end - len(whole)))
+            return min(nearest + torn, len(full))
     return min(len(head), len(full))
 
 
