@@ -41,6 +41,8 @@ class Passage:
 
     def shortened(self, most: int) -> "Passage":
         """The same with about `most` characters of the passage and a third of that around it."""
+        if most >= MOST:
+            return self
         around = most // 3
         before = self.before[max(len(self.before) - around, 0) :]
         return replace(

@@ -8,6 +8,7 @@ page's head admits its own style and script by their hashes and nothing else.
 """
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -161,30 +162,51 @@ class RowData:
 
         Passages of the contexts take what room the answers leave.
         """
-        text, cap = written_rows(rows, limit, 0, CAPS)
-        if not any(row["passages"] for row in rows):
-            return cls(text, cap, None)
-        for reach in REACHES:
-            more, cut = written_rows(rows, limit, reach, [cap or CAPS[0]])
-            if len(more.encode()) <= MOST_BYTES:
-                return cls(more, cut and cap, reach if reach < REACHES[0] else None)
-        return cls(text, cap, 0)
+        packer = RowPacker()
+        data: dict[str, object] = {"rows": [packer.row(row) for row in rows], "limit": limit}
+        for cap in CAPS:
+            text = as_data({**packer.tables(cap), **data})
+            if len(text.encode()) <= MOST_BYTES:
+                break
+        passages, reach = packed_passages(rows, MOST_BYTES - len(text.encode()))
+        if passages:
+            text = as_data({**packer.tables(cap), **data, "passages": passages})
+        return cls(text, cap if max(map(len, packer.texts), default=0) > cap else None, reach)
 
 
-def written_rows(
-    rows: list[RowView], limit: int | None, reach: int, caps: Sequence[int]
-) -> tuple[str, int | None]:
-    """Write rows with texts of the first of `caps` characters that fits; None if none is longer.
+def packed_passages(rows: list[RowView], room: int) -> tuple[str, int | None]:
+    """The passages of all rows' contexts in at most `room` characters, and what they were cut to.
 
-    `reach`: characters of each passage of a context; 0: without.
+    They are JSON, compressed by gzip and written in base64. The rows of one question follow each
+    other there, for much of what they hold is the same; `order` tells which rows they are.
     """
-    packer = RowPacker(reach)
-    packed = [packer.row(row) for row in rows]
-    for cap in caps:
-        data = as_data({**packer.tables(cap), "rows": packed, "limit": limit})
-        if len(data.encode()) <= MOST_BYTES:
-            break
-    return data, cap if max(map(len, packer.texts), default=0) > cap else None
+    order = sorted(
+        (number for number, row in enumerate(rows) if row["passages"]),
+        key=lambda number: (rows[number]["subset"], rows[number]["index"], number),
+    )
+    if not order:
+        return "", None
+    for reach in REACHES:
+        told = [
+            [
+                [
+                    one.kind,
+                    round(one.depth, 4),
+                    one.in_prompt,
+                    one.before,
+                    one.text,
+                    one.after,
+                    one.cut,
+                ]
+                for one in (passage.shortened(reach) for passage in rows[number]["passages"])
+            ]
+            for number in order
+        ]
+        content = as_data({"order": order, "rows": told}).encode()
+        packed = base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
+        if len(packed) <= room:
+            return packed, None if reach == REACHES[0] else reach
+    return "", 0
 
 
 def as_data(value: object) -> str:
@@ -196,8 +218,7 @@ def as_data(value: object) -> str:
 class RowPacker:
     """Rows as page.js reads them: lists of numbers that point to texts, files and questions."""
 
-    def __init__(self, reach: int = 0) -> None:
-        self.reach = reach  # characters of each passage of a context; 0: without
+    def __init__(self) -> None:
         # Each keeps a value once, with its number.
         self.texts: dict[str, int] = {}
         self.words: dict[str, int] = {}  # of statuses, causes and finish reasons: never cut
@@ -223,23 +244,6 @@ class RowPacker:
             kept if kept is None else int(kept),
             number(self.words, row["finish_reason"]),
             row["length"],
-            *([self._passages(row)] if self.reach and row["passages"] else []),
-        ]
-
-    def _passages(self, row: RowView) -> list[list[object]]:
-        """The passages of a row's context."""
-        return [
-            [
-                number(self.words, each.kind),
-                round(each.depth, 4),
-                each.in_prompt,
-                *(
-                    number(self.texts, text or None)
-                    for text in (each.before, each.text, each.after)
-                ),
-                each.cut,
-            ]
-            for each in (passage.shortened(self.reach) for passage in row["passages"])
         ]
 
     def _question(self, row: RowView) -> int:

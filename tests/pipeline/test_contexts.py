@@ -60,22 +60,13 @@ def without_depths(run: Path, folder: Path) -> Path:
 
 
 def browsed(page: Path) -> list[dict[str, Any]]:
-    """The rows of a page with their passages, texts in place of numbers."""
-    found = Elements(page.read_text(encoding="utf-8")).data()
-    rows = []
-    for row in found["rows"]:
-        passages = [
-            (
-                found["words"][kind],
-                depth,
-                in_prompt,
-                *(found["strings"][at] if at >= 0 else "" for at in texts),
-                cut,
-            )
-            for kind, depth, in_prompt, *texts, cut in (row[15] if len(row) > 15 else [])
-        ]
-        rows.append({"file": found["files"][row[0]], "index": row[1], "passages": passages})
-    return rows
+    """The rows of a page with their passages."""
+    elements = Elements(page.read_text(encoding="utf-8"))
+    data, passages = elements.data(), elements.passages()
+    return [
+        {"file": data["files"][row[0]], "index": row[1], "passages": passages.get(number, [])}
+        for number, row in enumerate(data["rows"])
+    ]
 
 
 def test_a_row_records_the_truth_of_its_offsets(run: Path, data: Path) -> None:

@@ -12,9 +12,11 @@ import pytest
 
 from lveval import config
 from lveval.analysis import comparison, run_analysis
+from lveval.analysis.contexts import Contexts, Passage
 from lveval.evaluation import evaluate
 from lveval.report.data import ReportData, build_report
 from lveval.report.leaderboard import read_published
+from lveval.results import ScoredRow
 
 LEVELS = ("16k", "32k", "64k", "128k", "256k")
 IDENTITY: dict[str, Any] = {
@@ -124,6 +126,23 @@ def made_up_depths(seed: str, tokens: int) -> dict[str, list[list[float | None]]
     return {"evidence": [pair()], "confusing_facts": [pair(), pair()]}
 
 
+def made_up_passages(row: ScoredRow) -> list[Passage]:
+    """What the data might tell of a row: evidence, its confusing facts, and the cut of a long prompt."""
+    language = config.DATASET_LANGUAGE[row.subset]
+    asked = random.Random(f"{row.subset} {row.index}")  # the same at all levels
+    chance = random.Random(f"{row.key}")
+
+    def around() -> str:
+        return words(chance, language, 15)[:80]
+
+    evidence = Passage("evidence", 0.4, None, around(), words(asked, language, 40), around())
+    facts = [
+        Passage("confusing fact", 0.1, 0.2, around(), fact, around())
+        for fact in row.confusing_facts
+    ]
+    return [evidence, *facts, Passage("cut", 0.3, None, around(), "", around(), 12_345)]
+
+
 def write_run(folder: Path, files: Mapping[str, list[dict[str, Any]]], **identity: object) -> Path:
     """A finished run in `folder`, written as fast as the disk takes it."""
     folder.mkdir(parents=True)
@@ -196,6 +215,7 @@ def rich_page(folder: Path) -> ReportData:
         run_analysis.analyze_run(evaluation),
         published=read_published(),
         rank=True,
+        contexts=Contexts(passages={row.key: made_up_passages(row) for row in evaluation.rows}),
         compared={
             "outputs/other-run": replace(other, flags=("different prompts: a in A, b in B",))
         },
@@ -302,6 +322,10 @@ def hostile_page(folder: Path) -> ReportData:
             f"k{text}",
         )
         row["status"], row["cause"], row["finish_reason"] = f"s{text}", f"c{text}", f"e{text}"
+        row["passages"] = [
+            replace(each, before=f"b{text}", text=f"x{text}", after=f"a{text}")
+            for each in row["passages"]
+        ]
         if row["working"] is not None:
             row["working"] = replace(
                 row["working"], keywords=tuple(f"w{word}{text}" for word in row["working"].keywords)
@@ -309,7 +333,8 @@ def hostile_page(folder: Path) -> ReportData:
     page.name = "".join(PAYLOADS)
     page.recipe = [(next(payload), next(payload)) for _ in PAYLOADS]
     page.notes, page.facts = list(PAYLOADS), [(text, text) for text in PAYLOADS]
-    page.interval_note = next(payload)
+    page.interval_note, page.depths_note = next(payload), next(payload)
+    page.passages_note = next(payload)
     page.lengths = replace(page.lengths, overall=replace(page.lengths.overall, note=next(payload)))
     page.published = [replace(model, name=next(payload)) for model in page.published]
     assert page.standing is not None and page.standing.unranked is not None
