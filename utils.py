@@ -255,7 +255,7 @@ def build_prompt(
         cut = positions.find_cut(filled, head, tail, (len(before), len(filled) - len(after)))
     passages = positions.find_passages(row)
     if replaced:
-        depths = positions.depths_under_plugin(passages, row["context"], shown["context"], cut)
+        depths = positions.depths_in_shown(passages, row["context"], shown["context"], cut)
         return PreparedPrompt(prompt, full, kept, depths)
     return PreparedPrompt(
         prompt, full, kept, positions.depths(passages, len(row["context"]), cut), cut

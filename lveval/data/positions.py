@@ -114,8 +114,8 @@ def depths(passages: Passages, size: int, cut: Span | None = None) -> Depths:
     }
 
 
-def depths_under_plugin(passages: Passages, context: str, shown: str, cut: Span | None) -> Depths:
-    """The same where a plugin shows another context: in it the passages are found verbatim."""
+def depths_in_shown(passages: Passages, context: str, shown: str, cut: Span | None) -> Depths:
+    """The same where another context is shown: in it the passages are found verbatim, and once."""
 
     def pairs(spans: Sequence[Span]) -> list[DepthPair]:
         found: list[DepthPair] = []
