@@ -48,17 +48,16 @@ def find_passages(row: Row) -> Passages:
     to be where the answer keywords, else the first answer, stand once, those in a confusing fact
     not counted: of several places none can be told to be the evidence.
     """
-    context, offsets = row["context"], row["offsets"]
-    if offsets is not None:
-        evidence, facts = (
-            tuple((start, end) for start, end in offsets[kind] if start < end)
-            for kind in ("evidence", "confusing_facts")
-        )
-        if evidence:
-            return Passages(evidence, facts)
-    else:
+    context, offsets = row["context"], row["offsets"] or {}
+    evidence, facts = (
+        tuple((start, end) for start, end in offsets.get(kind) or () if start < end)
+        for kind in ("evidence", "confusing_facts")
+    )
+    if not facts:
         places = (_only_place(context, fact) for fact in row["confusing_facts"] or ())
         facts = tuple(place for place in places if place)
+    if evidence:
+        return Passages(evidence, facts)
     for probe in (row["answer_keywords"], row["answers"][0]):
         if probe and (place := _only_place(context, probe, facts)):
             return Passages((place,), facts)

@@ -234,7 +234,8 @@ def depths_note(evaluation: Evaluation, contexts: Contexts) -> str:
     computed = sum(row.key in contexts.depths for row in unrecorded)
     said = f"{len(unrecorded):,} of {len(rows):,} rows do not record where their passages stand"
     if computed:
-        said += f"; for {computed:,} it is computed from the data, in prompts that were not cut"
+        said += f"; for {computed:,} it is computed from the data"
+        said += " (in the prompt, where nothing was cut)"
     if computed < len(unrecorded):
         said += f"; for {len(unrecorded) - computed:,} it is not known, for {NOT_HERE}"
     return f"{said}."

@@ -330,3 +330,15 @@ def test_everything_is_json() -> None:
     cells = cast(list[dict[str, object]], data["heat"]["factrecall_en"]["16k"])
     assert len(cells) == 10 and set(cells[0]) == {"rows", "score", "kept_percent"}
     assert len(cast(list[int], data["levels"]["16k"]["evidence"])) == 10
+
+
+def test_facts_that_are_not_marked_are_looked_up_beside_marked_evidence() -> None:
+    fact = "The bell is red."
+    item = full_row(
+        context=f"A lamp. {fact}",
+        offsets={"evidence": [[2, 6]], "confusing_facts": []},
+        confusing_facts=[fact],
+    )
+    assert find_passages(item) == Passages(((2, 6),), ((8, 24),))
+    without = cast(Row, item | {"offsets": {"evidence": None, "confusing_facts": None}})
+    assert find_passages(without).confusing_facts == ((8, 24),)
