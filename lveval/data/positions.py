@@ -86,7 +86,8 @@ def find_cut(full: str, head: str, tail: str, context: Span) -> Span:
     looked up in the text; both are in characters from the start of the context.
     """
     start = _length_kept(full, head)
-    end = len(full) - _length_kept(full[::-1], tail[::-1])
+    whole = full.endswith(tail)  # mostly: no long text is turned around for it
+    end = len(full) - (len(tail) if whole else _length_kept(full[::-1], tail[::-1]))
     first, last = (min(max(at, context[0]), context[1]) - context[0] for at in (start, end))
     return first, max(first, last)
 
