@@ -86,7 +86,9 @@ def evaluate(folder: Path) -> Evaluation:
     pairs.sort(key=lambda pair: (results.SUBSETS.index(pair[0]), level_length(pair[1])))
     manifest = run_folders.read_manifest(folder) or {}
     files = [score_file(folder, manifest, *pair) for pair in pairs]
-    return Evaluation(folder, manifest, files, read_times(folder), recorded_protocols(folder))
+    return Evaluation(
+        folder, manifest, files, read_times(folder), recorded_protocols=recorded_protocols(folder)
+    )
 
 
 def recorded_protocols(folder: Path) -> dict[str, str]:
@@ -342,8 +344,11 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         if each.unfinished and not arguments.allow_partial:
             print_unfinished(each)
             return ExitCode.INCOMPLETE
-    from lveval.analysis import comparison, run_analysis
+    from lveval.analysis import comparison, contexts, run_analysis
 
+    if arguments.data_path:
+        told = contexts.read_contexts(evaluation, arguments.data_path, with_passages=False)
+        evaluation.depths = told.depths
     found = run_analysis.analyze_run(evaluation)
     compared = comparison.compare_under_all(
         evaluation, {str(other.folder): other for other in others}

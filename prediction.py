@@ -35,7 +35,7 @@ from lveval.options import RunOptions, Scheduler, without_secrets
 from lveval.planning import token_counts
 from lveval.planning.check import run_checks
 from lveval.planning.plan import print_plan
-from lveval.runs.folder import read_manifest
+from lveval.runs.folder import read_manifest, records_depths
 from lveval.runs.spec import RunSpec
 from lveval.runs.store import RunStore
 
@@ -272,6 +272,7 @@ def make_job(
         expected=environment or {},
         max_concurrent_rows=options.module.max_concurrent_rows(run.engine),
         row_hours=options.row_hours,
+        records_depths=options.overwrite or records_depths(options.folder),
     )
 
 

@@ -364,6 +364,8 @@ def add_run_folder_options(parser: argparse.ArgumentParser) -> None:
     add("--model-name", help="as for prediction.py; names the folder together with --output-dir")
     add("-v", "--verbose", action="store_true", help="say more on standard error")
     add("-q", "--quiet", action="store_true", help="say only what is wrong")
+    data = "a folder with the run's data, for want of a cached copy; computes depths of old runs"
+    add("--data-path", type=Path, metavar="FOLDER", help=data)
     compared = "other runs, compared question by question"
     add("--compare", type=Path, nargs="+", default=[], metavar="RUN", help=compared)
 

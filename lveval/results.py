@@ -92,8 +92,39 @@ LARGEST_INTEGER = 2**53  # exclusive; a script's numbers are exact up to here
 
 Scores = dict[FileKey, float]  # the score of each file, 0 to 100
 
+RowKey = tuple[str, str, int]  # (subset, level, index)
+
+DepthPair = tuple[float, float | None]  # a passage's depth in the context, and in the prompt
+
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class RowDepths:
+    """Where the passages of one row stand, 0 to 1; None in the prompt: not whole in it."""
+
+    evidence: tuple[DepthPair, ...] = ()
+    confusing_facts: tuple[DepthPair, ...] = ()
+
+    @classmethod
+    def read(cls, told: object) -> "RowDepths | None":
+        """Read what a record holds of them; None where it holds none, other parts passed over."""
+        if not isinstance(told, Mapping):
+            return None
+        return cls(_pairs(told.get("evidence")), _pairs(told.get("confusing_facts")))
+
+
+def _pairs(told: object) -> tuple[DepthPair, ...]:
+    return tuple(
+        (pair[0], pair[1] if _is_depth(pair[1]) else None)
+        for pair in (told if isinstance(told, list) else [])
+        if isinstance(pair, list) and len(pair) == 2 and _is_depth(pair[0])
+    )
+
+
+def _is_depth(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 @dataclass(frozen=True)
@@ -110,6 +141,11 @@ class ScoredRow:
     def file(self) -> FileKey:
         """The file that the row belongs to."""
         return self.subset, self.level
+
+    @property
+    def key(self) -> RowKey:
+        """What tells it from all other rows of the run."""
+        return self.subset, self.level, self.index
 
     @cached_property
     def question(self) -> str:
@@ -128,6 +164,11 @@ class ScoredRow:
         """Whether the prompt still held the evidence; None where that is unknown."""
         kept = self.record.get("evidence_kept")
         return kept if isinstance(kept, bool) else None
+
+    @property
+    def depths(self) -> RowDepths | None:
+        """Where its passages stand, if its record tells; an older version recorded none."""
+        return RowDepths.read(self.record.get("depths"))
 
     @property
     def confusing_facts(self) -> list[str]:
@@ -204,7 +245,9 @@ class Evaluation:
     manifest: Mapping[str, Any]  # empty for a folder of the published harness
     files: list[FileResult]
     # (subset, level, index) -> the row's line of times.jsonl; no score depends on it.
-    times: Mapping[tuple[str, str, int], Mapping[str, Any]] = field(default_factory=dict)
+    times: Mapping[RowKey, Mapping[str, Any]] = field(default_factory=dict)
+    # Of rows that record no depths: where their passages stand, computed from the data.
+    depths: Mapping[RowKey, RowDepths] = field(default_factory=dict)
     # Protocol -> its label in the results that the folder had: another version than now, or none.
     recorded_protocols: Mapping[str, str] = field(default_factory=dict)
 

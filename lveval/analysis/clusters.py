@@ -108,7 +108,7 @@ def score_tables(
         )
     seen = set()
     for row in rows:
-        place = row.subset, row.level, row.index
+        place = row.key
         if place in seen:
             found = "found twice; expected each row once; remove one of them"
             raise UsageError(f"{row.subset}_{row.level}, row {row.index}: {found}")

@@ -17,6 +17,7 @@ from lveval.analysis import (
     intervals,
     length_effect,
     measures,
+    positions,
     times,
 )
 from lveval.analysis.ablation import Ablation
@@ -26,6 +27,7 @@ from lveval.analysis.evidence import Evidence
 from lveval.analysis.intervals import Interval
 from lveval.analysis.length_effect import EffectiveLength, LengthCurve, LengthEffect
 from lveval.analysis.measures import Reasoning, Spread
+from lveval.analysis.positions import DepthEffect, HeatCell, Histogram, Positions
 from lveval.analysis.times import Times
 from lveval.common.levels import FileKey
 from lveval.results import HEADLINE, PROTOCOLS, Evaluation, level_means, subset_means
@@ -43,6 +45,7 @@ class RunAnalysis:
     evidence_by_level: Mapping[str, Evidence]
     reasoning: Mapping[str, Reasoning]  # by level; empty where no answer has any
     measures: Mapping[str, Mapping[str, Spread]]  # of plugins, by name and level
+    positions: Positions | None  # None where no row tells where its evidence stands
     times: Mapping[str, Times]  # by level; to be shown only
 
     def interval_notes(self, protocol: str = HEADLINE) -> list[str]:
@@ -66,6 +69,7 @@ def analyze_run(evaluation: Evaluation) -> RunAnalysis:
         evidence_by_level=evidence.by_level(rows),
         reasoning=measures.reasoning_by_level(rows, evaluation.thinking_budget),
         measures=measures.measures_by_level(rows),
+        positions=positions.measure_positions(rows, evaluation.depths),
         times=times.times_by_level(rows, evaluation.times),
     )
 
@@ -73,7 +77,7 @@ def analyze_run(evaluation: Evaluation) -> RunAnalysis:
 def as_data(found: RunAnalysis) -> dict[str, object]:
     """Everything but the times as JSON holds it, rounded to two places (shares to four)."""
     lost = found.lost
-    more = {"reasoning": found.reasoning, "measures": found.measures}
+    more = {"reasoning": found.reasoning, "measures": found.measures, "positions": found.positions}
     return {
         "intervals": encode(found.intervals),
         "lengths": encode({"subsets": found.lengths.subsets, "mean": found.lengths.overall}),
@@ -97,7 +101,9 @@ def encode(value: object, places: int = 2) -> object:
                 "_".join(key) if isinstance(key, tuple) else key: encode(item, places)
                 for key, item in value.items()
             }
-        case Interval():
+        case list() | tuple():
+            return [encode(item, places) for item in value]
+        case Interval() | DepthEffect():
             return value.as_data()
         case EffectiveLength():
             return encode(vars(value), places=4)
@@ -114,7 +120,7 @@ def encode(value: object, places: int = 2) -> object:
                 for name, scores in value.scores.items()
             }
             return encode({**vars(value), "scores": means})
-        case Breakdown() | LengthCurve() | Reasoning():
+        case Breakdown() | LengthCurve() | Reasoning() | Positions() | Histogram() | HeatCell():
             return encode(vars(value))
         case Spread():
             return encode(vars(value), places=4)

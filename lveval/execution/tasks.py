@@ -32,6 +32,7 @@ class Job:
     expected: Mapping[str, Json] = field(default_factory=dict)
     max_concurrent_rows: int = 1  # rows that the engine computes together
     row_hours: float = 6.0  # an engine that finishes no row for so long hangs
+    records_depths: bool = True  # not in a run that an older version began
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,8 @@ def prepare_row(job: Job, tokenizer: Tokenizer, native_chat: bool, key: RowKey) 
         key=f"{subset}/{level}/{index}",
         context=load_plugins(job.options).context(row),
     )
+    if not job.records_depths:
+        prepared = replace(prepared, depths=None, cut=None)
     return PreparedRow(key, row, prepared)
 
 
@@ -162,6 +165,10 @@ def make_record(
         prompt_tokens_full=prepared.prompt_tokens_full,
         evidence_kept=prepared.evidence_kept,
     )
+    if prepared.depths is not None:
+        record["depths"] = prepared.depths
+    if prepared.cut is not None:
+        record["cut"] = list(prepared.cut)
     if answer.text != pred:
         record["raw_pred"] = answer.text
     if answer.measures:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # numpy is behind these
     from lveval.analysis.intervals import Interval
     from lveval.analysis.length_effect import LengthEffect
     from lveval.analysis.measures import Reasoning, Spread
+    from lveval.analysis.positions import Positions
     from lveval.analysis.sweep import Sweep
     from lveval.analysis.times import Times
     from lveval.report.data import ProtocolScores, ReportData
@@ -61,6 +62,12 @@ TIMES_NOTE = (
     "Seconds of a row, as mean and 90th percentile: all of it, up to the scores of the first new "
     "token (prefill), and from there on (decode). Tokens/s: new tokens after the first, a second "
     "of decoding. Peak: memory allocated on the GPUs, the largest of a row."
+)
+
+DEPTHS_NOTE = (
+    "Rows whose evidence is found whole in the prompt; ends: the outer two tenths of either side, "
+    "middle: the six between. Differences are taken at each length that has both; sign-flip test "
+    "by question, Holm over the subsets; shown if p is below 0.05 and the interval is without 0."
 )
 
 FORMULA = ("=", "+", "-", "@")  # how a spreadsheet's formula starts
@@ -226,6 +233,25 @@ def _change(interval: "Interval | None") -> str:
     return f"{interval.value:+.2f}" + (f" ({between})" if between else "")
 
 
+def depth_table(found: "Positions") -> Table:
+    """Evidence near the ends of the prompt against evidence in its middle, by subset."""
+    effects = {subset: found.effects[subset] for subset in table_order(found.effects)}
+    lines = [
+        [
+            subset,
+            str(effect.rows),
+            number(effect.ends),
+            number(effect.middle),
+            _change(effect.difference),
+            f"{effect.adjusted:.4f}" if effect.difference else "",
+            effect.verdict,
+        ]
+        for subset, effect in effects.items()
+    ]
+    head = ("subset", "rows", "ends", "middle", "ends - middle", "p (Holm)", "shown")
+    return Table("Score by depth of the evidence", head, lines, "depths", DEPTHS_NOTE)
+
+
 def causes_table(
     lost: "PointsLost", points: Mapping[str, Mapping[Cause, float]], name: str
 ) -> Table:
@@ -340,6 +366,7 @@ def page_tables(page: "ReportData") -> list[Table]:
         *(_score_table(page, found) for found in page.protocols.values()),
         *(_ranking_table(page.name, found) for found in page.protocols.values() if found.standing),
         evidence_table(page.evidence_by_level),
+        *([depth_table(page.positions)] if page.positions and page.positions.effects else []),
         length_table(page.lengths),
         *([reasoning_table(page.reasoning)] if page.reasoning else []),
         *([measures_table(page.measures)] if page.measures else []),

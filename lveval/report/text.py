@@ -14,12 +14,14 @@ from lveval.analysis import evidence
 from lveval.common.text import one_line, printable
 from lveval.report.tables import (
     ABLATION_NOTE,
+    DEPTHS_NOTE,
     TIMES_NOTE,
     Table,
     ablation_table,
     best_answers_note,
     causes_table,
     comparison_table,
+    depth_table,
     evidence_table,
     length_table,
     measures_table,
@@ -122,6 +124,9 @@ def print_findings(found: "RunAnalysis") -> None:
             "and the scores of the rows where it was kept and cut"
         )
         print(evidence_table(found.evidence_by_level).text())
+    if found.positions and found.positions.effects:
+        print("\nscores by depth of the evidence in the prompt, in points (95 % intervals)")
+        print(f"{depth_table(found.positions).text()}\n{DEPTHS_NOTE}")
     if len(found.evidence_by_level) > 1:
         print(
             "\nwhat length costs, in points (95 % intervals); effective length: up to where "

@@ -37,7 +37,14 @@ from lveval.runs.folder import (
     read_rows,
     run_files,
 )
-from lveval.runs.record import CAUSES, FINAL_STATUSES, JsonObject, Prediction, parse_record
+from lveval.runs.record import (
+    CAUSES,
+    FINAL_STATUSES,
+    ROW_VERSION,
+    JsonObject,
+    Prediction,
+    parse_record,
+)
 from lveval.runs.spec import require_same_spec
 from lveval.runs.times import TimesFile
 
@@ -281,7 +288,7 @@ def _merge_manifest(
     Raises SettingsMismatch where the folder was made under other settings, or by no run of ours.
     """
     manifest = read_manifest(folder)
-    new: JsonObject = {"format": 1, "identity": identity}
+    new: JsonObject = {"format": 1, "row_version": ROW_VERSION, "identity": identity}
     new |= {"selection": dict(selection), "rows": dict(rows), "log": []}
     if manifest is None:
         if unknown := run_files(folder):
