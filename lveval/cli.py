@@ -131,7 +131,7 @@ def report_of_folder(
     from lveval.report.data import build_report
     from lveval.report.leaderboard import read_published
 
-    evaluation = evaluate(folder)
+    evaluation, *compared = (evaluate(each) for each in (folder, *others))
     if not evaluation.rows:
         raise UsageError(
             f"{folder}: no row has an answer yet; run prediction.py with this folder's options "
@@ -143,7 +143,7 @@ def report_of_folder(
         published=read_published(),
         rank=leaderboard,
         compared=comparison.compare_with(
-            evaluation, {str(other): evaluate(other) for other in others}
+            evaluation, {other.place: other for other in compared}
         ),
         sweep=sweep.sweep_runs(evaluation, {run.name: evaluate(run) for run in swept}, measure)
         if swept

@@ -23,6 +23,7 @@ from lveval.analysis.score_breakdown import ScoreBreakdown, explain_score
 from lveval.analysis.sweep import Sweep
 from lveval.analysis.times import Times
 from lveval.common.levels import FileKey
+from lveval.report.text import control_note
 from lveval.report.leaderboard import PublishedModel, Ranking, rank_run
 from lveval.results import (
     PROTOCOLS,
@@ -92,6 +93,7 @@ class ReportData:
     compared: Mapping[str, Comparison]  # by the other run's folder; this run is A
     sweep: Sweep | None  # of a method, with this run as the dense one
     rows: list[RowView]
+    control: str | None  # what was asked instead of the benchmark
     interval_note: str
     limit: int | None  # the longest prompt, in tokens without the chat format
 
@@ -115,7 +117,7 @@ def build_report(
     by_level, by_subset = level_means(scores), subset_means(scores)
     intervals = found.intervals["released"]
     return ReportData(
-        name=evaluation.folder.resolve().name,
+        name=evaluation.name,
         levels=[level for level in evaluation.levels if level in by_level],
         subsets=table_order(by_subset),
         recipe=recipe(evaluation),
@@ -144,6 +146,7 @@ def build_report(
         facts=length_summary(found.lengths.overall),
         compared=compared or {},
         sweep=sweep,
+        control=evaluation.control,
         limit=limit if type(limit) is int else None,
         interval_note="; ".join((INTERVAL_NOTE, *found.interval_notes)),
         rows=list(map(row_view, evaluation.rows, evaluation.causes)),
@@ -180,6 +183,7 @@ def recipe(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("model's files or id", model),
         ("backend", identity.get("backend")),
         ("engine", ", ".join(settings)),
+        ("control", evaluation.control),
         ("prompts", prompts and f"{prompts.get('name')}, sha256 {prompts.get('sha256')}"),
         ("official prompts", prompts and ("yes" if prompts.get("official") else "no")),
         ("chat template", identity.get("chat_template")),
@@ -192,7 +196,7 @@ def recipe(evaluation: Evaluation) -> list[tuple[str, str]]:
 
 def notes(evaluation: Evaluation) -> list[str]:
     """Say what a reader must know before quoting a number."""
-    found = []
+    found = [note] if (note := control_note(evaluation)) else []
     files, unfinished = evaluation.files, evaluation.unfinished
     if unfinished:
         missing = f"{evaluation.missing} rows of {len(unfinished)} files"
