@@ -142,9 +142,7 @@ def report_of_folder(
         run_analysis.analyze_run(evaluation),
         published=read_published(),
         rank=leaderboard,
-        compared=comparison.compare_with(
-            evaluation, {other.place: other for other in compared}
-        ),
+        compared=comparison.compare_with(evaluation, {other.place: other for other in compared}),
         sweep=sweep.sweep_runs(evaluation, {run.name: evaluate(run) for run in swept}, measure)
         if swept
         else None,

@@ -102,7 +102,7 @@ class RunOptions(
                 raise UsageError(message)
         if self.chat_template not in CHAT_MODES:
             raise unknown_name(self.chat_template, "--chat-template", list(CHAT_MODES))
-        if self.control not in (None, *CONTROLS):
+        if self.control is not None and self.control not in CONTROLS:
             raise unknown_name(self.control, "--control", list(CONTROLS))
 
     @classmethod

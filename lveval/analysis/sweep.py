@@ -120,7 +120,7 @@ def _notes(compared: Mapping[str, Comparison]) -> list[str]:
     return [
         f"{name}: {flag}"
         for name, found in compared.items()
-        for flag in found.flags
+        for flag in ([found.contrast.words] if found.contrast else []) + [*found.flags]
         if not flag.startswith(METHOD)
     ]
 

@@ -136,7 +136,7 @@ CONTROLS = {
 
 
 def controlled(name: str | None, row: Row) -> Row | None:
-    """The row as a control shows it; as it is where `name` is None, None where it does not apply."""
+    """The row as a control shows it, None where that does not apply; as it is without a `name`."""
     return CONTROLS[name].change(row) if name else row
 
 

@@ -23,8 +23,8 @@ from lveval.analysis.score_breakdown import ScoreBreakdown, explain_score
 from lveval.analysis.sweep import Sweep
 from lveval.analysis.times import Times
 from lveval.common.levels import FileKey
-from lveval.report.text import control_note
 from lveval.report.leaderboard import PublishedModel, Ranking, rank_run
+from lveval.report.text import control_note
 from lveval.results import (
     PROTOCOLS,
     Cause,

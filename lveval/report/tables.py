@@ -234,22 +234,29 @@ def causes_table(
 
 
 def comparison_table(found: "Comparison", a: str, b: str, label: int = 1) -> Table:
-    """Two runs side by side, with what limits the comparison in the note."""
-    lines = [
-        [
-            name,
-            f"{part.a:.2f}",
-            f"{part.b:.2f}",
-            f"{part.interval.value:+.2f}",
-            part.interval.between("+"),
-            f"{part.adjusted:.4f}",
-            part.verdict,
-        ]
-        for name, part in found.table_parts.items()
-    ]
+    """Two runs side by side, with what limits the comparison in the note.
+
+    Of a full run and its control the difference is their contrast, with its sign.
+    """
+    contrast = found.contrast
+    lines = []
+    for name, part in found.table_parts.items():
+        scores = contrast.scores(part) if contrast else (part.a, part.b)
+        difference = contrast.of(part) if contrast else part.interval
+        lines.append(
+            [
+                name,
+                *(f"{score:.2f}" for score in scores),
+                f"{difference.value:+.2f}",
+                difference.between("+"),
+                f"{part.adjusted:.4f}",
+                contrast.verdict(part) if contrast else part.verdict,
+            ]
+        )
     said = (found.counts_text, *found.flags, *found.interval_notes)
-    head = ("compared", "A", "B", "A - B", "95 % interval", "p (Holm)", "shown")
-    note = " ".join(f"{text}." for text in said)
+    columns = ("full", contrast.control, contrast.name) if contrast else ("A", "B", "A - B")
+    head = ("compared", *columns, "95 % interval", "p (Holm)", "shown")
+    note = " ".join([*([contrast.words] if contrast else []), *(f"{text}." for text in said)])
     return Table(f"A: {a}, B: {b}", head, lines, f"comparison-{label}", note)
 
 

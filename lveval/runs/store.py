@@ -73,8 +73,9 @@ class RunStore:
 
         `selection`: `<subset>_<level>` -> number of its first rows that are selected; merged with
         what was selected before. `rows`: the same names -> rows in the data file. `left_out`: the
-        same names -> selected rows that are not to be answered; merged, too. Raises UsageError where another process writes here, SettingsMismatch where the spec differs,
-        StorageError where the disk fails or a recorded line is damaged.
+        same names -> selected rows that are not to be answered; merged, too. Raises UsageError
+        where another process writes here, SettingsMismatch where the spec differs, StorageError
+        where the disk fails or a recorded line is damaged.
         """
         with disk_errors("opening the run", folder):
             durable_mkdir(folder)
