@@ -1,5 +1,6 @@
 """What a control makes of a row, and what its comparison with the full run says; all by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ from support.comparison_parts import answered
 from support.scores import run_of
 
 from lveval import config, utils
-from lveval.analysis import comparison
+from lveval.analysis import comparison, sweep
 from lveval.backends.echo import EchoTokenizer
 from lveval.construct.build import BuildSpec, build_row
 from lveval.construct.sources import SAMPLES
@@ -252,6 +253,18 @@ def test_what_differs_beyond_the_control_is_said() -> None:
     )  # no control
     file = run(rows, given={"control": "no-facts", "backend_file": "sha256:3"})
     assert "different models or engines (given.backend_file)" in flags(full, file)
+
+
+def test_a_control_in_a_sweep_is_said_to_be_one() -> None:
+    measured = [
+        replace(each, record={"measures": {"kept": 0.5}}) for each in two_languages(0.5, 0.5)
+    ]
+    found = sweep.sweep_runs(run(measured), {"asked": run(measured, "no-facts")})
+    said = "Cost of confusing facts: no-facts - full, in points: what the confusing facts cost."
+    assert f"asked: {said}" in found.notes
+    assert not any(
+        "Cost" in note for note in sweep.sweep_runs(run(measured), {"asked": run(measured)}).notes
+    )
 
 
 def test_two_controls_are_two_runs_like_any_others() -> None:
