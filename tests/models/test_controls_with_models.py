@@ -18,10 +18,9 @@ SUBSETS = ("factrecall_en", "lic_mixup", "cmrc_mixup")
 def run(
     data: Path, model: Path, output: Path, name: str, *options: str
 ) -> subprocess.CompletedProcess[str]:
-    where = ("--data-path", data, "--datasets", *SUBSETS, "--lengths", "1k", "--output-dir", output)
-    limit = ("--model-max-len", "1500", "--single-process")
-    words = ("--model-path", model, "--model-name", name, *where, *limit, *options)
-    return in_process("prediction.py", *words)
+    where = ["--data-path", data, "--output-dir", output, "--datasets", *SUBSETS, "--lengths", "1k"]
+    engine = ["--model-path", model, "--model-name", name, "--model-max-len", "1500"]
+    return in_process("prediction.py", *engine, *where, "--single-process", *options)
 
 
 @pytest.fixture(scope="module")
