@@ -18,8 +18,24 @@ SUBSETS = ("factrecall_en", "lic_mixup", "cmrc_mixup")
 def run(
     data: Path, model: Path, output: Path, name: str, *options: str
 ) -> subprocess.CompletedProcess[str]:
-    where = ["--data-path", data, "--output-dir", output, "--datasets", *SUBSETS, "--lengths", "1k"]
-    engine = ["--model-path", model, "--model-name", name, "--model-max-len", "1500"]
+    where: list[str | Path] = [
+        "--data-path",
+        data,
+        "--output-dir",
+        output,
+        "--datasets",
+        *SUBSETS,
+        "--lengths",
+        "1k",
+    ]
+    engine: list[str | Path] = [
+        "--model-path",
+        model,
+        "--model-name",
+        name,
+        "--model-max-len",
+        "1500",
+    ]
     return in_process("prediction.py", *engine, *where, "--single-process", *options)
 
 
