@@ -275,15 +275,17 @@ def drop_long_text(prepared: PreparedPrompt) -> PreparedPrompt:
 
 def evidence_kept(row: Row, prompt: str, asked: str, *, truncated: bool) -> bool | None:
     """Whether the evidence is still in the prompt after the middle cut; None where the row does not
-    tell.
+    tell, and where its context is empty, as in a closed book.
 
     Evidence is what the row's recorded offsets mark, all of it; without them its answer keywords,
     else its first answer, where they stand in the context verbatim. `asked` is the prompt without
     its context: a question that names the answer ("A or B?") is no evidence.
     """
+    context = row["context"]
+    if not context:
+        return None
     if not truncated:
         return True
-    context = row["context"]
     offsets = row["offsets"]
     if offsets is not None and offsets["evidence"]:
         return all(context[start:end] in prompt for start, end in offsets["evidence"])

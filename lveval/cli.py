@@ -144,7 +144,7 @@ def report_of_folder(
     from lveval.report.data import build_report
     from lveval.report.leaderboard import read_leaderboards
 
-    evaluation = evaluate(folder)
+    evaluation, *compared = (evaluate(each) for each in (folder, *others))
     if not evaluation.rows:
         raise UsageError(
             f"{folder}: no row has an answer yet; run prediction.py with this folder's options "
@@ -159,7 +159,7 @@ def report_of_folder(
         published=read_leaderboards(),
         rank=leaderboard,
         compared=comparison.compare_under_all(
-            evaluation, {str(other): evaluate(other) for other in others}
+            evaluation, {other.place: other for other in compared}
         ),
         sweep=sweep.sweep_runs(evaluation, {run.name: evaluate(run) for run in swept}, measure)
         if swept

@@ -204,6 +204,7 @@ class FileResult:
     scored: list[ScoredRow] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)  # of each scored row
     variants: list[Mapping[str, float]] = field(default_factory=list)  # of it too, see ablation.py
+    left_out: int = 0  # rows, beside the selected ones, that the run's control does not apply to
 
     @property
     def name(self) -> str:
@@ -227,8 +228,8 @@ class FileResult:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every row of the data file is scored, as far as is known."""
-        return self.rows >= max(self.selected, self.available or 0)
+        """Whether every row of the data file that can be asked is scored, as far as is known."""
+        return self.rows >= max(self.selected, (self.available or 0) - self.left_out)
 
     @property
     def is_published_file(self) -> bool:
@@ -283,7 +284,12 @@ class Evaluation:
 
     @property
     def leaderboard_levels(self) -> list[str]:
-        """The levels that have just the published subsets, complete: their mean is comparable."""
+        """The levels whose mean is comparable with the leaderboard's; none of a control's run."""
+        return [] if self.control else self.published_levels
+
+    @property
+    def published_levels(self) -> list[str]:
+        """The levels that have just the published subsets, complete."""
         expected = {(subset, True) for subset in PUBLISHED}
         by_level = grouped(
             (file.level, (file.subset, file.is_published_file)) for file in self.files if file.rows
@@ -300,6 +306,26 @@ class Evaluation:
     def identity(self) -> dict[str, Any]:
         """What decided the answers, as run.json has it."""
         return cast(dict[str, Any], self.manifest.get("identity", {}))
+
+    @property
+    def control(self) -> str | None:
+        """What was asked instead of the benchmark (data/controls.py); None: the benchmark."""
+        control = self.identity.get("given", {}).get("control")
+        return control if isinstance(control, str) else None
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, with the run's control."""
+        return self._with_control(self.folder.resolve().name)
+
+    @property
+    def place(self) -> str:
+        """The folder as it was named, with the run's control."""
+        return self._with_control(str(self.folder))
+
+    def _with_control(self, name: str) -> str:
+        known = not self.control or self.control in Path(name).name
+        return name if known else f"{name} ({self.control})"
 
     @property
     def prompts(self) -> dict[str, Any]:
@@ -341,6 +367,8 @@ class Evaluation:
             },
             "rows": self.row_counts,
         }
+        if self.control:
+            recipe["control"] = self.control
         if prompts := self.prompts:
             recipe["prompts"] = f"{prompts['name']}-{str(prompts['sha256'])[:8]}"
         return "|".join(f"{name}:{value}" for name, value in recipe.items())

@@ -27,6 +27,7 @@ from lveval.analysis.sweep import Sweep
 from lveval.analysis.times import Times
 from lveval.common.levels import FileKey
 from lveval.report.leaderboard import Leaderboard, PublishedModel, Ranking, rank_run
+from lveval.report.text import control_note
 from lveval.results import (
     HEADLINE,
     PROTOCOLS,
@@ -114,6 +115,7 @@ class ReportData:
     facts: list[tuple[str, str]]  # what length costs the mean of the subsets, as names and values
     sweep: Sweep | None  # of a method, with this run as the dense one
     rows: list[RowView]
+    control: str | None  # what was asked instead of the benchmark
     limit: int | None  # the longest prompt, in tokens without the chat format
 
     @property
@@ -150,7 +152,7 @@ def build_report(
     for name, others in (compared or {}).items():
         protocols[name].compared = others
     return ReportData(
-        name=evaluation.folder.resolve().name,
+        name=evaluation.name,
         levels=list(protocols[HEADLINE].level_means),
         subsets=table_order(protocols[HEADLINE].subset_means),
         recipe=recipe(evaluation),
@@ -170,6 +172,7 @@ def build_report(
         times=found.times,
         facts=length_summary(found.lengths.overall),
         sweep=sweep,
+        control=evaluation.control,
         limit=limit if type(limit) is int else None,
         rows=[
             row_view(row, cause, told.passages.get(row.key, ()))
@@ -231,6 +234,7 @@ def recipe(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("model's files or id", model),
         ("backend", identity.get("backend")),
         ("engine", ", ".join(settings)),
+        ("control", evaluation.control),
         ("prompts", prompts and f"{prompts.get('name')}, sha256 {prompts.get('sha256')}"),
         ("official prompts", prompts and ("yes" if prompts.get("official") else "no")),
         ("chat template", identity.get("chat_template")),
@@ -243,7 +247,7 @@ def recipe(evaluation: Evaluation) -> list[tuple[str, str]]:
 
 def notes(evaluation: Evaluation) -> list[str]:
     """Say what a reader must know before quoting a number."""
-    found = []
+    found = [note] if (note := control_note(evaluation)) else []
     files, unfinished = evaluation.files, evaluation.unfinished
     if unfinished:
         missing = f"{evaluation.missing} rows of {len(unfinished)} files"

@@ -321,24 +321,29 @@ def comparison_table(
 ) -> Table:
     """Two runs side by side, with what limits the comparison in the note.
 
-    `others`: the same under other protocols, of each of which the line of all is added.
+    `others`: the same under other protocols, of each of which the line of all is added. Of a full
+    run and its control the difference is their contrast, with its sign.
     """
     more = {f"all, {name}": other.parts.overall for name, other in (others or {}).items()}
-    lines = [
-        [
-            name,
-            f"{part.a:.2f}",
-            f"{part.b:.2f}",
-            f"{part.interval.value:+.2f}",
-            part.interval.between("+"),
-            f"{part.adjusted:.4f}",
-            part.verdict,
-        ]
-        for name, part in {**found.table_parts, **more}.items()
-    ]
+    contrast = found.contrast
+    lines = []
+    for name, part in {**found.table_parts, **more}.items():
+        scores = contrast.scores(part) if contrast else (part.a, part.b)
+        difference = contrast.of(part) if contrast else part.interval
+        lines.append(
+            [
+                name,
+                *(f"{score:.2f}" for score in scores),
+                f"{difference.value:+.2f}",
+                difference.between("+"),
+                f"{part.adjusted:.4f}",
+                contrast.verdict(part) if contrast else part.verdict,
+            ]
+        )
     said = (found.counts_text, *found.flags, *found.interval_notes)
-    head = ("compared", "A", "B", "A - B", "95 % interval", "p (Holm)", "shown")
-    note = " ".join(f"{text}." for text in said)
+    columns = ("full", contrast.control, contrast.name) if contrast else ("A", "B", "A - B")
+    head = ("compared", *columns, "95 % interval", "p (Holm)", "shown")
+    note = " ".join([*([contrast.words] if contrast else []), *(f"{text}." for text in said)])
     return Table(f"A: {a}, B: {b} ({protocol})", head, lines, f"comparison-{label}", note)
 
 
