@@ -4,7 +4,8 @@
     told.depths["lic_mixup", "16k", 0].evidence, told.passages["lic_mixup", "16k", 0][0].text
 
 The data are those of the run: cached copies by the fingerprints of run.json, or a folder that holds
-the same content. Nothing is fetched. A row counts where its question is the data's, too.
+the same content. Nothing is fetched. A row counts where its question is the data's, too. The
+contexts are those that were asked: of a control (data/controls.py) what it leaves of them.
 """
 
 import re
@@ -15,6 +16,7 @@ from typing import Literal
 
 from lveval.common.levels import file_name
 from lveval.data import dataset
+from lveval.data.controls import CONTROLS, controlled
 from lveval.data.dataset import DataFile
 from lveval.data.positions import Passages, Span, depths, find_passages
 from lveval.data.rows import Row
@@ -80,7 +82,7 @@ def read_contexts(
         if data is None:
             told.missing.append(file.name)
             continue
-        for scored, row in _rows_of(file, data):
+        for scored, row in _rows_of(evaluation.control, file, data):
             found = find_passages(row)
             known = scored.depths
             if known is None:
@@ -98,11 +100,15 @@ def _data_of(evaluation: Evaluation, file: FileResult, data_path: Path | None) -
     return dataset.cached_file(file.subset, file.level, fingerprint) if fingerprint else None
 
 
-def _rows_of(file: FileResult, data: DataFile) -> Iterator[tuple[ScoredRow, Row]]:
+def _rows_of(
+    control: str | None, file: FileResult, data: DataFile
+) -> Iterator[tuple[ScoredRow, Row]]:
+    if control and control not in CONTROLS:  # of another version: what it asked is not known here
+        return
     for scored in file.scored:
         if scored.index < len(data):
-            row = data.row(scored.index)
-            if row["input"] == scored.text("input"):
+            row = controlled(control, data.row(scored.index))
+            if row and row["input"] == scored.text("input"):
                 yield scored, row
 
 

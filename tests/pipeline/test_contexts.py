@@ -246,3 +246,34 @@ def test_a_run_of_an_older_version_goes_on_without_depths(tmp_path: Path) -> Non
     assert prediction.main([*words, "--overwrite"]) == 0
     assert all("depths" in row for row in lines(tmp_path / name / "dureader_mixup_2k.jsonl"))
     assert prediction.main(words) == 0  # and a new one resumes with them
+
+
+@pytest.mark.parametrize("control", ["no-facts", "evidence-only", "closed-book"])
+def test_passages_of_a_control_are_those_of_the_context_that_it_asked(
+    data: Path, cache: Path, tmp_path: Path, control: str
+) -> None:
+    words = ["--backend", "echo", "--model-name", control, "--data-path", str(data)]
+    words += ["--output-dir", str(tmp_path), "--datasets", "lic_mixup", "--lengths", "2k"]
+    words += ["--single-process", "--model-max-len", "1400", "--control", control]
+    assert prediction.main(words) == 0
+    run = tmp_path / control
+    old = without_depths(run, tmp_path / "old")
+    assert cli.main(["report", "--input-dir", str(run)]) == 0
+    assert cli.main(["report", "--input-dir", str(old)]) == 0
+    shown = [row["passages"] for row in browsed(run / "report.html")]
+    recorded = [row["depths"] for row in lines(run / "lic_mixup_2k.jsonl")]
+    marked = [item["offsets"] for item in lines(data / "lic_mixup" / "lic_mixup_2k.jsonl")]
+    for passages, depths, offsets in zip(shown, recorded, marked, strict=True):
+        assert isinstance(depths, dict) and isinstance(offsets, dict)
+        found = [passage for passage in passages if passage[0] != "cut"]
+        assert [kind for kind, *_ in found] == ["evidence"] * len(depths["evidence"])
+        assert [[depth, there] for _, depth, there, *_ in found] == depths["evidence"]
+        assert len(found) == (0 if control == "closed-book" else len(offsets["evidence"]))
+    # What the data tell of a run that recorded no depths is what this one recorded.
+    again = [row["passages"] for row in browsed(old / "report.html")]
+    assert [[one[1] for one in row] for row in again] == [
+        [one[1] for one in row if one[0] != "cut"] for row in shown
+    ]
+    page = (run / "report.html").read_text(encoding="utf-8")
+    nothing = "No row tells where a passage of its context stands." in page
+    assert nothing is (control == "closed-book")
