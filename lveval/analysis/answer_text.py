@@ -159,6 +159,11 @@ def words(text: str) -> list[str]:
     return _UNIT.findall(text.lower())
 
 
+def has_words(text: str) -> bool:
+    """Whether there is one of `words`."""
+    return _UNIT.search(text) is not None
+
+
 def numbers(text: str) -> set[str]:
     """Find the numbers written in digits, without thousands separators."""
     return {number.replace(",", "") for number in _NUMBER.findall(text)}
@@ -201,6 +206,8 @@ def is_repetitive(text: str) -> bool:
 def _repeats(units: list[str]) -> bool:
     """Whether LOOP_UNITS units or more at the end are LOOP_COPIES or more copies of a piece."""
     for period in range(1, len(units) // LOOP_COPIES + 1):
+        if units[-1 - period] != units[-1]:  # mostly so: not even one copy
+            continue
         length = period
         while length < len(units) and units[-1 - length] == units[-1 - length + period]:
             length += 1
@@ -217,7 +224,7 @@ def wrong_script(text: str, language: str, known: str) -> bool:
     capitalised words, which are names. Languages of one script cannot be told from each other.
     """
     outside = _BRACKETS.sub(" ", text)
-    text = outside if words(outside) else text
+    text = outside if has_words(outside) else text
     han = sum(map(len, _HAN_RUN.findall(text)))
     kana = len(_KANA_LETTER.findall(text))
     spelled = _ALPHABET_WORD.findall(text)
