@@ -140,6 +140,14 @@ _CHINESE_REFUSAL = re.compile(
     )
 )
 
+# Every clause that declines has one of these, and few answers have any: they are looked for first.
+_MAY_DECLINE = re.compile(
+    r"\b(?:no(?:t|ne|thing|where)?\b|n/?a\b|ne(?:ver|ither)|un(?:able|answerable|clear|disclosed|known"
+    r"|mentioned|specified|stated|sure)|without|cannot|impossible|insufficient|silent|fail|lack|omit"
+    r"|hard|difficult|sorry|as an ai)|n['’]t|[没未不无缺难抱]",
+    re.IGNORECASE,
+)
+
 _GUESS = re.compile(
     r"\b(?:probably|likely|perhaps|maybe|possibly|guess|assume|suppose|might|may)\b"
     r"|可能|也许|大概|或许|猜|应该是|推测",
@@ -172,6 +180,8 @@ def numbers(text: str) -> set[str]:
 @lru_cache(maxsize=1024)  # a cause asks up to three times for a row's answer
 def without_refusals(text: str) -> str:
     """Drop the clauses that say that no answer can be given; without any, `text` as it is."""
+    if not _MAY_DECLINE.search(text):
+        return text
     clauses = _CLAUSE_END.split(text)
     left = [clause for clause in clauses if not _declines(clause)]
     return text if len(left) == len(clauses) else "\n".join(left)
