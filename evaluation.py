@@ -4,29 +4,33 @@ results.csv.
     python evaluation.py --input-dir outputs/chatglm3
     python evaluation.py --input-dir outputs/chatglm3 --compare outputs/yi-200k
 
-Both protocols are always computed: `released`, the published scorer's, is the headline
+All protocols are always computed. `released`, the published scorer's, is the headline
 (results.json, results.csv); `described`, the paper's two stages, goes to results_described.json and
-results_described.csv. results_meta.json says what the numbers stand on, how sure they are and where
-points went. A run with rows missing is not scored (exit 3) unless --allow-partial is given, and
-then into results.partial.*. A comparison goes to comparison.json, too.
+results_described.csv, and `recall`, keyword recall, to results_recall.json and results_recall.csv.
+results_meta.json says what the numbers stand on, how sure they are and where points went. A run
+with rows missing is not scored (exit 3) unless --allow-partial is given, and then into
+results.partial.*. A comparison goes to comparison.json, too.
 """
 
 import argparse
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from lveval import config, results
+from lveval.analysis.ablation import score_variants
 from lveval.analysis.causes import classify_error
 from lveval.common import logs
 from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli, unknown_name
 from lveval.common.files import write_atomic
 from lveval.common.levels import level_length
 from lveval.common.logs import log
+from lveval.common.processes import collector_paused
 from lveval.common.text import printable
 from lveval.options import add_run_folder_options, named_run_folder
 from lveval.report.text import (
@@ -37,6 +41,7 @@ from lveval.report.text import (
     print_unfinished,
 )
 from lveval.results import (
+    HEADLINE,
     PROTOCOLS,
     PUBLISHED_LEVELS,
     Evaluation,
@@ -73,7 +78,7 @@ def evaluate(folder: Path) -> Evaluation:
         if subset not in results.SUBSETS:
             error = unknown_name(subset, "subset", results.SUBSETS)
             raise UsageError(f"{folder / f'{subset}_{level}.jsonl'}: {error}")
-        for name in ("DATASET_METRIC_DESCRIBED", "DATASET_LANGUAGE"):
+        for name in (*(protocol.table for protocol in PROTOCOLS.values()), "DATASET_LANGUAGE"):
             if subset not in getattr(config, name):
                 raise UsageError(
                     f"config.py: {name} has no line for {subset}; expected one, as DATASET_METRIC "
@@ -82,11 +87,26 @@ def evaluate(folder: Path) -> Evaluation:
     pairs.sort(key=lambda pair: (results.SUBSETS.index(pair[0]), level_length(pair[1])))
     manifest = run_folders.read_manifest(folder) or {}
     files = [score_file(folder, manifest, *pair) for pair in pairs]
-    return Evaluation(folder, manifest, files, read_times(folder))
+    return Evaluation(
+        folder, manifest, files, read_times(folder), recorded_protocols=recorded_protocols(folder)
+    )
+
+
+def recorded_protocols(folder: Path) -> dict[str, str]:
+    """Find the version of each protocol in the results that a folder has; empty without any."""
+    try:
+        meta = json.loads((folder / "results_meta.json").read_text(encoding="utf-8"))
+        signatures = dict(meta["signature"])
+        return {
+            name: str(signature).partition("|")[0].removeprefix("protocol:")
+            for name, signature in signatures.items()
+        }
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
 
 
 def score_file(folder: Path, manifest: Mapping[str, object], subset: str, level: str) -> FileResult:
-    """Score the recorded rows of one file under both protocols."""
+    """Score the recorded rows of one file under all protocols."""
     name = f"{subset}_{level}"
     records = run_folders.read_records(folder, subset, level)
     if manifest:
@@ -98,21 +118,22 @@ def score_file(folder: Path, manifest: Mapping[str, object], subset: str, level:
             )
         selected = selection[name]
         available = cast(dict[str, int], manifest.get("rows", {})).get(name)
+        left_out = len(cast(dict[str, list[int]], manifest.get("left_out", {})).get(name, ()))
     else:
         # The file's own rows are all there is to go by, except that the published files have a
         # known length.
-        selected = len(records)
+        selected, left_out = len(records), 0
         available = config.DATASET_ROWS.get(subset) if level in PUBLISHED_LEVELS else None
-    result = FileResult(subset, level, selected, available)
+    result = FileResult(subset, level, selected - left_out, available, left_out=left_out)
     for place, (record, where) in enumerate(records):
         try:
             row = score_row(record, subset, level, place)
         except (TypeError, ValueError) as error:
             raise UsageError(f"{where}: {error}") from error
         result.scored.append(row)
-        result.causes.append(
-            classify_error(row)
-        )  # at once, while the metrics still know the row's words
+        # At once, while the metrics still know the row's words.
+        result.causes.append(classify_error(row))
+        result.variants.append(score_variants(row))
     return result
 
 
@@ -141,10 +162,11 @@ def score_row(record: dict[str, object], subset: str, level: str, place: int) ->
             raise ValueError(f'"{key}" is {record[key]!r}; expected "{own}", as the file is named')
     # A refusal is scored as the empty answer, whatever words it came in.
     answer = "" if status == "refused" else prediction
-    released, described = (
-        metric[subset](answer, answers[0], keywords) for metric in PROTOCOLS.values()
-    )
-    return ScoredRow(subset, level, index, released, described, record)
+    scores = {
+        name: protocol.metrics[subset](answer, answers[0], keywords)
+        for name, protocol in PROTOCOLS.items()
+    }
+    return ScoredRow(subset, level, index, scores, record)
 
 
 def type_name(value: object) -> str:
@@ -152,14 +174,11 @@ def type_name(value: object) -> str:
     return "missing or null" if value is None else f"of type {type(value).__name__}"
 
 
-STEMS = {"released": "results", "described": "results_described"}
-
-
 # --- writing ------------------------------------------------------------------------------------
 
 
 def write_results(evaluation: Evaluation, found: "RunAnalysis") -> None:
-    """Write the result files of both protocols; `.partial` ones where rows are missing.
+    """Write the result files of all protocols; `.partial` ones where rows are missing.
 
     The metadata comes first and the headline last, so that results.json never stands without what
     explains it.
@@ -168,11 +187,11 @@ def write_results(evaluation: Evaluation, found: "RunAnalysis") -> None:
     write_atomic(
         evaluation.folder / f"results_meta{part}.json", as_json(metadata(evaluation, found))
     )
-    for protocol, stem in reversed(STEMS.items()):
-        scores = evaluation.scores(protocol)
+    for protocol in reversed(PROTOCOLS.values()):
+        scores, stem = evaluation.scores(protocol.name), evaluation.folder / protocol.stem
         flat = {f"{subset}_{level}": score for (subset, level), score in scores.items()}
-        write_atomic(evaluation.folder / f"{stem}{part}.csv", as_csv(scores, evaluation.levels))
-        write_atomic(evaluation.folder / f"{stem}{part}.json", as_json(flat))
+        write_atomic(stem.with_name(f"{stem.name}{part}.csv"), as_csv(scores, evaluation.levels))
+        write_atomic(stem.with_name(f"{stem.name}{part}.json"), as_json(flat))
 
 
 def as_json(value: object) -> str:
@@ -193,6 +212,11 @@ def as_csv(scores: Scores, levels: list[str]) -> str:
     return text.getvalue()
 
 
+def signatures(evaluation: Evaluation) -> dict[str, str]:
+    """Of each protocol, all that decides its numbers, in one line."""
+    return {protocol: evaluation.signature(protocol) for protocol in PROTOCOLS}
+
+
 def metadata(evaluation: Evaluation, found: "RunAnalysis") -> dict[str, object]:
     """What the numbers stand on: signatures, the run's identity, counts per file, means, what the
     analyses found.
@@ -202,11 +226,13 @@ def metadata(evaluation: Evaluation, found: "RunAnalysis") -> dict[str, object]:
     from lveval.analysis import run_analysis
 
     return {
-        "signature": {protocol: evaluation.signature(protocol) for protocol in PROTOCOLS},
+        "signature": signatures(evaluation),
         "run": {name: value for name, value in evaluation.identity.items() if name != "data"},
         "complete": not evaluation.unfinished,
         "limited": [
-            file.name for file in evaluation.files if file.selected < (file.available or 0)
+            file.name
+            for file in evaluation.files
+            if file.selected < (file.available or 0) - file.left_out
         ],
         "leaderboard_levels": evaluation.leaderboard_levels,
         "files": {
@@ -215,6 +241,7 @@ def metadata(evaluation: Evaluation, found: "RunAnalysis") -> dict[str, object]:
                 "selected": file.selected,
                 "available": file.available,
                 "statuses": dict(sorted(file.statuses.items())),
+                **({"left_out": file.left_out} if evaluation.control else {}),
             }
             for file in evaluation.files
         },
@@ -230,15 +257,19 @@ def metadata(evaluation: Evaluation, found: "RunAnalysis") -> dict[str, object]:
 
 
 def write_comparisons(
-    a: Evaluation, others: Sequence[Evaluation], compared: "Mapping[str, Comparison]"
+    a: Evaluation, others: Sequence[Evaluation], compared: "Mapping[str, Mapping[str, Comparison]]"
 ) -> None:
     """Write comparison.json into the run's folder; .partial where rows of a run are missing."""
 
     part = ".partial" if any(evaluation.unfinished for evaluation in (a, *others)) else ""
-    found = {printable(name): of.as_data() for name, of in compared.items()}
+    found = {
+        protocol: {printable(name): of.as_data() for name, of in runs.items()}
+        for protocol, runs in compared.items()
+    }
+    headline = found.pop(HEADLINE)
     write_atomic(
         a.folder / f"comparison{part}.json",
-        as_json({"a": a.signature("released"), "compared": found}),
+        as_json({"a": signatures(a), "compared": headline, "other_protocols": found}),
     )
 
 
@@ -246,7 +277,7 @@ def mark_stale_comparison(a: Evaluation) -> None:
     """Rename comparison.json if it is not of the run as it is now."""
     path = a.folder / "comparison.json"
     try:
-        of_now = json.loads(path.read_text(encoding="utf-8"))["a"] == a.signature("released")
+        of_now = json.loads(path.read_text(encoding="utf-8"))["a"] == signatures(a)
     except FileNotFoundError:
         return
     except (OSError, ValueError, TypeError, KeyError):
@@ -260,7 +291,7 @@ def mark_stale_results(folder: Path) -> None:
     scores.
     """
     for name in (
-        *(f"{stem}{suffix}" for stem in STEMS.values() for suffix in (".json", ".csv")),
+        *(f"{protocol.stem}{end}" for protocol in PROTOCOLS.values() for end in (".json", ".csv")),
         "results_meta.json",
     ):
         mark_stale(folder / name)
@@ -284,8 +315,8 @@ def mark_stale(path: Path) -> None:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options, and in `folder` the run that they name."""
     parser = argparse.ArgumentParser(
-        description="Score the answers of a run under both protocols of LV-Eval; writes "
-        "results.json and results.csv.",
+        description="Score the answers of a run under all protocols "
+        f"({', '.join(PROTOCOLS)}); writes results.json and results.csv.",
         epilog="exit codes: 0 scored, 2 a wrong option or bad data, 3 rows are missing, "
         "4 runs that cannot be compared, 6 a file cannot be written",
         allow_abbrev=False,
@@ -301,9 +332,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+@collector_paused()
 def main(argv: Sequence[str] | None = None) -> ExitCode:
     """Evaluate one folder; see the module's docstring."""
     arguments = parse_arguments(argv)
+    # The analyses multiply small matrices: numpy's threads would wait for each other longer than
+    # they work, and how many there are would show in the last digits.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
     # A folder's name that the terminal cannot encode is shown as an escape, not as a traceback.
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
@@ -315,15 +350,18 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         if each.unfinished and not arguments.allow_partial:
             print_unfinished(each)
             return ExitCode.INCOMPLETE
-    from lveval.analysis import comparison, run_analysis
+    from lveval.analysis import comparison, contexts, run_analysis
 
+    if arguments.data_path:
+        told = contexts.read_contexts(evaluation, arguments.data_path, with_passages=False)
+        evaluation.depths = told.depths
     found = run_analysis.analyze_run(evaluation)
-    compared = comparison.compare_with(evaluation, {str(other.folder): other for other in others})
+    compared = comparison.compare_under_all(evaluation, {other.place: other for other in others})
     print_scores(evaluation, found)
     print_findings(found)
     print_comparisons(evaluation, compared)
     write_results(evaluation, found)
-    if compared:
+    if others:
         write_comparisons(evaluation, others, compared)
     else:
         mark_stale_comparison(evaluation)

@@ -19,13 +19,14 @@ from bench_scoring import write_run
 from figures import report, report_ratio
 
 from lveval import config, evaluation
-from lveval.analysis import clusters, comparison, intervals, length_effect, run_analysis
+from lveval.analysis import clusters, comparison, intervals, length_effect, positions, run_analysis
 from lveval.report import html
 from lveval.report.data import build_report
-from lveval.report.leaderboard import read_published
-from lveval.results import ScoredRow
+from lveval.report.leaderboard import read_leaderboards
+from lveval.results import PROTOCOLS, ScoredRow
 
-INTERVALS_GOAL = 1.0  # times scoring the run and finding its causes
+# Times scoring the run and finding its causes: evaluating it takes no more than twice that.
+GOALS = {"intervals": 1.0, "all analyses of a run": 1.0}
 SECONDS_GOAL = 5.0
 MEMORY_GOAL = 500  # MB
 
@@ -39,7 +40,13 @@ def scored_rows(seed: int) -> list[ScoredRow]:
         for at, level in enumerate(config.DATASET_LENGTH_LEVEL):
             scores = np.clip(chance.random(number) + hard - 0.5 - 0.15 * at, 0, 1)
             rows += [
-                ScoredRow(subset, level, index, score, score / 2, {"input": f"question {index}"})
+                ScoredRow(
+                    subset,
+                    level,
+                    index,
+                    dict.fromkeys(PROTOCOLS, score),
+                    {"input": f"question {index}"},
+                )
                 for index, score in enumerate(scores.tolist())
             ]
     return rows
@@ -87,14 +94,16 @@ def main() -> int:
             "intervals": lambda: anew(lambda: intervals.score_intervals(a)),
             "comparison of two runs": lambda: anew(lambda: comparison.compare_runs(a, b)),
             "length curves": lambda: anew(lambda: length_effect.measure_length_effect(a)),
+            "depths": lambda: anew(lambda: positions.measure_positions(run.rows)),
+            "all analyses of a run": lambda: anew(lambda: run_analysis.analyze_run(run)),
             "report page": lambda: html.render(
-                build_report(run, found, published=read_published(), rank=True)
+                build_report(run, found, published=read_leaderboards(), rank=True)
             ),
         }
         base, *seconds = best([lambda: evaluation.evaluate(folder), *tasks.values()], repetitions)
     met = []
     for (task, work), taken in zip(tasks.items(), seconds, strict=True):
-        goal = INTERVALS_GOAL if task == "intervals" else None
+        goal = GOALS.get(task)
         met.append(report_ratio(f"{task}, {len(a):,} rows / scoring them", taken, base, goal))
         for what, value, unit, most in (
             ("seconds", taken, "s", SECONDS_GOAL),

@@ -1,10 +1,11 @@
-"""How fast `evaluation.py` is, against importing the libraries and loading jieba's dictionary.
+"""How fast scoring is, against importing the libraries and loading jieba's dictionary, and how fast
+all of `evaluation.py` is, against scoring.
 
     python benchmarks/bench_scoring.py
 
-Scores a full-size folder of synthetic answers (55 files, 8,645 rows, as long as the budgets allow).
-Both sides of a ratio are timed in turn, each as a process from start to end; the best repetition
-counts, so that a busy machine disturbs the ratio little.
+A full-size folder of synthetic answers (55 files, 8,645 rows, as long as the budgets allow) is
+scored under all protocols. All sides are timed in turn, each as a process from start to end; the
+best repetition counts, so that a busy machine disturbs the ratios little.
 """
 
 import argparse
@@ -21,7 +22,8 @@ from figures import ROOT, report_ratio
 
 from lveval import config
 
-EVALUATING_GOAL = 7  # times importing pandas and rouge and loading jieba's dictionary
+SCORING_GOAL = 2.5  # times importing pandas and rouge and loading jieba's dictionary
+EVALUATING_GOAL = 2  # times scoring
 HELP_GOAL = 0.25  # times importing torch
 
 # What a scoring process cannot do without, in the published harness as here.
@@ -32,6 +34,23 @@ import jieba, pandas, rouge
 jieba.setLogLevel(logging.CRITICAL)
 jieba.dt.tmp_dir = sys.argv[1]
 jieba.initialize()
+"""
+
+# Every row of a folder under every protocol, and no analysis.
+SCORING = """
+import sys
+from pathlib import Path
+from lveval import evaluation, metrics
+from lveval.results import PROTOCOLS
+from lveval.runs import folder as run_folders
+folder = Path(sys.argv[1])
+for subset, level in run_folders.run_files(folder):
+    records = run_folders.read_records(folder, subset, level)
+    rows = [
+        evaluation.score_row(record, subset, level, place)
+        for place, (record, _) in enumerate(records)
+    ]
+    print(subset, level, *(metrics.file_score([row.scores[name] for row in rows]) for name in PROTOCOLS))
 """
 
 ENGLISH = """
@@ -70,9 +89,16 @@ def answer(chance: random.Random, language: str, truth: str, budget: int) -> str
     ]
 
 
+def depths(chance: random.Random) -> dict[str, list[list[float | None]]]:
+    """Two passages of evidence and a confusing fact, a third of them cut away."""
+    found = [round(chance.random(), 4) for _ in range(3)]
+    pairs = [[depth, depth if chance.random() > 1 / 3 else None] for depth in found]
+    return {"evidence": pairs[:2], "confusing_facts": pairs[2:]}
+
+
 def write_run(folder: Path, seed: int = 20240206) -> int:
     """Fill `folder` with the prediction files of a full run; returns the number of rows."""
-    chance = random.Random(seed)
+    chance, place = random.Random(seed), random.Random(seed)
     total = 0
     for subset, rows in config.DATASET_ROWS.items():
         language, budget = config.DATASET_LANGUAGE[subset], config.DATASET_MAXGEN[subset]
@@ -92,42 +118,50 @@ def write_run(folder: Path, seed: int = 20240206) -> int:
                         "input": question,
                         "all_classes": None,
                         "length": int(level[:-1]) * 1000,
+                        "depths": depths(place),
                     }
                     lines.write(json.dumps(row, ensure_ascii=False) + "\n")
             total += rows
     return total
 
 
-def ratio(one: list[str], other: list[str], repetitions: int, cache: str) -> tuple[float, float]:
-    """The best seconds of two commands run in turn; both find their caches filled."""
+def best(commands: list[list[str]], repetitions: int, cache: str) -> list[float]:
+    """The best seconds of each command, all run in turn; they find their caches filled."""
     times: list[list[float]] = []
+    environment = os.environ | {"LVEVAL_CACHE": cache, "PYTHONPATH": str(ROOT)}
     for _ in range(repetitions + 1):
         times.append([])
-        for command in (one, other):
+        for command in commands:
             start = time.perf_counter()
-            environment = os.environ | {"LVEVAL_CACHE": cache}
             quiet = subprocess.DEVNULL
             subprocess.run([sys.executable, *command], check=True, env=environment, stdout=quiet)
             times[-1].append(time.perf_counter() - start)
-    first, second = (min(column) for column in zip(*times[1:], strict=True))
-    return first, second
+    return [min(column) for column in zip(*times[1:], strict=True)]
 
 
 def main() -> int:
-    """Measure and print; 0 if both goals are met."""
-    parser = argparse.ArgumentParser(description="Time evaluation.py on a full-size folder.")
+    """Measure and print; 0 if all goals are met."""
+    parser = argparse.ArgumentParser(description="Time scoring and evaluating a full-size folder.")
     parser.add_argument("--repetitions", type=int, default=5, help="of each side; the best (5)")
     repetitions = parser.parse_args().repetitions
     script = str(ROOT / "evaluation.py")
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as cache:
         rows = write_run(Path(name))
-        baseline = ["-c", BASELINE, cache]
-        scoring = ratio([script, "--input-dir", name], baseline, repetitions, cache)
-        helping = ratio([script, "--help"], ["-c", "import torch"], repetitions, cache)
+        commands = [
+            ["-c", BASELINE, cache],
+            ["-c", SCORING, name],
+            [script, "--input-dir", name],
+            ["-c", "import torch"],
+            [script, "--help"],
+        ]
+        libraries, scoring, evaluating, torch, helping = best(commands, repetitions, cache)
     title = f"scoring {rows:,} rows / importing pandas, rouge and jieba's dictionary"
     met = [
-        report_ratio(title, *scoring, EVALUATING_GOAL),
-        report_ratio("evaluation.py --help / import torch", *helping, HELP_GOAL),
+        report_ratio(title, scoring, libraries, SCORING_GOAL),
+        report_ratio(
+            "evaluation.py with all analyses / scoring", evaluating, scoring, EVALUATING_GOAL
+        ),
+        report_ratio("evaluation.py --help / import torch", helping, torch, HELP_GOAL),
     ]
     return not all(met)
 

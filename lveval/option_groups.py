@@ -236,6 +236,13 @@ class SelectionOptions:
         decides=True,
         metavar="MODE",
     )
+    control: str | None = option(
+        "a run that is asked something else, to be compared with the full one (docs/scores.md): "
+        "closed-book, no context; evidence-only, the marked evidence alone; no-facts, the context "
+        "without its confusing facts",
+        decides=True,
+        metavar="NAME",
+    )
     published: bool = option(
         "as the leaderboard: --prompts official --chat-template published", False, decides=True
     )

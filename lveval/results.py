@@ -7,8 +7,9 @@ Nothing here reads or writes a file.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import fsum
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
@@ -33,7 +34,50 @@ Cause = Literal[
 
 CAUSES: tuple[Cause, ...] = get_args(Cause)  # in the order in which they are tried
 
-PROTOCOLS = {"released": config.DATASET_METRIC, "described": config.DATASET_METRIC_DESCRIBED}
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way of scoring the answers of a run."""
+
+    name: str
+    table: str  # of config.py: the metric of each subset
+    stem: str  # of its result files
+    about: str  # what it is, as the page and the manuals say it
+    version: int = 1  # grows when the same answers get other scores
+
+    @property
+    def metrics(self) -> dict[str, Callable[..., float]]:
+        """The metric of each subset."""
+        return cast(dict[str, Callable[..., float]], getattr(config, self.table))
+
+    @property
+    def label(self) -> str:
+        """Name and version, as signatures have it; a first version goes without its number."""
+        return self.name if self.version == 1 else f"{self.name}-{self.version}"
+
+
+# Every protocol, the headline first: all that lists, writes, tests or shows scores goes by this.
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("released", "DATASET_METRIC", "results", "the published scorer"),
+        Protocol(
+            "described",
+            "DATASET_METRIC_DESCRIBED",
+            "results_described",
+            "the two stages as the paper has them",
+            version=2,  # the paper's gates; 1 had those of the published scorer
+        ),
+        Protocol(
+            "recall",
+            "DATASET_METRIC_RECALL",
+            "results_recall",
+            "keyword recall, the unit of the reports on Qwen2 and Qwen2.5",
+        ),
+    )
+}
+
+HEADLINE = next(iter(PROTOCOLS))
 
 SUBSETS = list(config.DATASET_METRIC)  # in the order of every table
 
@@ -48,8 +92,39 @@ LARGEST_INTEGER = 2**53  # exclusive; a script's numbers are exact up to here
 
 Scores = dict[FileKey, float]  # the score of each file, 0 to 100
 
+RowKey = tuple[str, str, int]  # (subset, level, index)
+
+DepthPair = tuple[float, float | None]  # a passage's depth in the context, and in the prompt
+
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class RowDepths:
+    """Where the passages of one row stand, 0 to 1; None in the prompt: not whole in it."""
+
+    evidence: tuple[DepthPair, ...] = ()
+    confusing_facts: tuple[DepthPair, ...] = ()
+
+    @classmethod
+    def read(cls, told: object) -> "RowDepths | None":
+        """Read what a record holds of them; None where it holds none, other parts passed over."""
+        if not isinstance(told, Mapping):
+            return None
+        return cls(_pairs(told.get("evidence")), _pairs(told.get("confusing_facts")))
+
+
+def _pairs(told: object) -> tuple[DepthPair, ...]:
+    return tuple(
+        (pair[0], pair[1] if _is_depth(pair[1]) else None)
+        for pair in (told if isinstance(told, list) else [])
+        if isinstance(pair, list) and len(pair) == 2 and _is_depth(pair[0])
+    )
+
+
+def _is_depth(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 @dataclass(frozen=True)
@@ -59,8 +134,7 @@ class ScoredRow:
     subset: str
     level: str  # like "16k"
     index: int  # position in the data file
-    released: float  # 0 to 1, by the published scorer's protocol
-    described: float  # 0 to 1, by the paper's description
+    scores: Mapping[str, float]  # protocol -> 0 to 1
     record: Mapping[str, Any] = field(default_factory=dict, compare=False)  # as prediction.py wrote
 
     @property
@@ -69,6 +143,11 @@ class ScoredRow:
         return self.subset, self.level
 
     @property
+    def key(self) -> RowKey:
+        """What tells it from all other rows of the run."""
+        return self.subset, self.level, self.index
+
+    @cached_property
     def question(self) -> str:
         """What recurs at every level: the question's id or text; in ONE_QUESTION the context."""
         if self.subset in ONE_QUESTION:
@@ -87,15 +166,21 @@ class ScoredRow:
         return kept if isinstance(kept, bool) else None
 
     @property
+    def depths(self) -> RowDepths | None:
+        """Where its passages stand, if its record tells; an older version recorded none."""
+        return RowDepths.read(self.record.get("depths"))
+
+    @property
     def confusing_facts(self) -> list[str]:
         """The recorded distractors, one or a list of them."""
         facts = self.record.get("confusing_facts")
         every = facts if isinstance(facts, list) else [facts]
         return [fact for fact in every if isinstance(fact, str)]
 
-    def score(self, protocol: str) -> float:
-        """0 to 1, by "released" or "described"."""
-        return self.described if protocol == "described" else self.released
+    @property
+    def released(self) -> float:
+        """0 to 1, by the published scorer's protocol."""
+        return self.scores["released"]
 
     def text(self, name: str) -> str | None:
         """A field of the record, if it is a string."""
@@ -118,6 +203,8 @@ class FileResult:
     available: int | None  # rows of the data file, where known
     scored: list[ScoredRow] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)  # of each scored row
+    variants: list[Mapping[str, float]] = field(default_factory=list)  # of it too, see ablation.py
+    left_out: int = 0  # rows, beside the selected ones, that the run's control does not apply to
 
     @property
     def name(self) -> str:
@@ -141,8 +228,8 @@ class FileResult:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every row of the data file is scored, as far as is known."""
-        return self.rows >= max(self.selected, self.available or 0)
+        """Whether every row of the data file that can be asked is scored, as far as is known."""
+        return self.rows >= max(self.selected, (self.available or 0) - self.left_out)
 
     @property
     def is_published_file(self) -> bool:
@@ -159,7 +246,11 @@ class Evaluation:
     manifest: Mapping[str, Any]  # empty for a folder of the published harness
     files: list[FileResult]
     # (subset, level, index) -> the row's line of times.jsonl; no score depends on it.
-    times: Mapping[tuple[str, str, int], Mapping[str, Any]] = field(default_factory=dict)
+    times: Mapping[RowKey, Mapping[str, Any]] = field(default_factory=dict)
+    # Of rows that record no depths: where their passages stand, computed from the data.
+    depths: Mapping[RowKey, RowDepths] = field(default_factory=dict)
+    # Protocol -> its label in the results that the folder had: another version than now, or none.
+    recorded_protocols: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def unfinished(self) -> list[FileResult]:
@@ -182,13 +273,23 @@ class Evaluation:
         return [cause for file in self.files for cause in file.causes]
 
     @property
+    def variants(self) -> list[Mapping[str, float]]:
+        """The variants of the metric for each of `rows`."""
+        return [variants for file in self.files for variants in file.variants]
+
+    @property
     def levels(self) -> list[str]:
         """The published levels and any other that the run has, by length."""
         return sorted({*PUBLISHED_LEVELS, *(file.level for file in self.files)}, key=level_length)
 
     @property
     def leaderboard_levels(self) -> list[str]:
-        """The levels that have just the published subsets, complete: their mean is comparable."""
+        """The levels whose mean is comparable with the leaderboard's; none of a control's run."""
+        return [] if self.control else self.published_levels
+
+    @property
+    def published_levels(self) -> list[str]:
+        """The levels that have just the published subsets, complete."""
         expected = {(subset, True) for subset in PUBLISHED}
         by_level = grouped(
             (file.level, (file.subset, file.is_published_file)) for file in self.files if file.rows
@@ -207,6 +308,26 @@ class Evaluation:
         return cast(dict[str, Any], self.manifest.get("identity", {}))
 
     @property
+    def control(self) -> str | None:
+        """What was asked instead of the benchmark (data/controls.py); None: the benchmark."""
+        control = self.identity.get("given", {}).get("control")
+        return control if isinstance(control, str) else None
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, with the run's control."""
+        return self._with_control(self.folder.resolve().name)
+
+    @property
+    def place(self) -> str:
+        """The folder as it was named, with the run's control."""
+        return self._with_control(str(self.folder))
+
+    def _with_control(self, name: str) -> str:
+        known = not self.control or self.control in Path(name).name
+        return name if known else f"{name} ({self.control})"
+
+    @property
     def prompts(self) -> dict[str, Any]:
         """The run's templates: name, sha256, official; empty where run.json lacks them."""
         return cast(dict[str, Any], self.identity.get("prompts", {}))
@@ -221,7 +342,7 @@ class Evaluation:
         """The score of every file that has rows."""
         return {
             (file.subset, file.level): metrics.file_score(
-                [row.score(protocol) for row in file.scored]
+                [row.scores[protocol] for row in file.scored]
             )
             for file in self.files
             if file.rows
@@ -236,7 +357,7 @@ class Evaluation:
     def signature(self, protocol: str) -> str:
         """All that decides the numbers, in one line."""
         recipe = {
-            "protocol": protocol,
+            "protocol": PROTOCOLS[protocol].label,
             "jieba": jieba_dictionary.JIEBA_VERSION,
             "rouge": metrics.ROUGE_VERSION,
             "prompts": "unrecorded",
@@ -246,6 +367,8 @@ class Evaluation:
             },
             "rows": self.row_counts,
         }
+        if self.control:
+            recipe["control"] = self.control
         if prompts := self.prompts:
             recipe["prompts"] = f"{prompts['name']}-{str(prompts['sha256'])[:8]}"
         return "|".join(f"{name}:{value}" for name, value in recipe.items())
@@ -271,8 +394,9 @@ def subset_means(scores: Scores) -> dict[str, float]:
 
 
 def level_means(scores: Scores) -> dict[str, float]:
-    """Average the files of each level, to two places."""
-    return _means((level, score) for (_, level), score in scores.items())
+    """Average the files of each level, to two places; by length."""
+    means = _means((level, score) for (_, level), score in scores.items())
+    return {level: means[level] for level in sorted(means, key=level_length)}
 
 
 def _means(named_scores: Iterable[tuple[str, float]]) -> dict[str, float]:

@@ -7,6 +7,7 @@ docs/causes.md states.
 """
 
 import re
+from functools import lru_cache
 
 # An answer loops if its end has at least so many words or characters, in so many copies of a piece:
 # "New York, New York" does not loop, "Hanno Peverick Hanno Peverick Hanno Peverick" does.
@@ -38,6 +39,8 @@ _HAN_RUN = re.compile(f"[{_HAN}]+")
 _KANA_LETTER = re.compile(f"[{_KANA}]")
 
 _ALPHABET_WORD = re.compile(rf"[^\W\d_{_HAN}{_KANA}]+(?:['’-][^\W\d_{_HAN}{_KANA}]+)*")
+
+_ASCII_LETTER = re.compile("[A-Za-z]")
 
 _LATIN = re.compile("[A-Za-z\u00c0-\u024f]")
 
@@ -95,7 +98,8 @@ _ASKED = (
 
 _ZH_TELL = "(?:提到|提及|说明|给出|交代|明确|介绍|描述|记载)"
 
-_REFUSAL = re.compile(
+# Two patterns: most texts have letters of one script, and a search for the other takes its time.
+_ENGLISH_REFUSAL = re.compile(
     "|".join(
         (
             rf"\b(?:cannot|can['’]t|can not|could not|couldn['’]t|unable to"
@@ -105,7 +109,7 @@ _REFUSAL = re.compile(
             r"(?:answered|determined|found|known|told|inferred|established|identified|said|seen|deduced|concluded)\b",
             r"\bremains? (?:unknown|unclear|unspecified)\b|\bas an ai\b",
             r"\bi (?:do not|don['’]t|did not|didn['’]t) (?:know|have|see|find)\b|\bi have no\b",
-            r"\bi(?: a|['’])m (?:not sure|unsure)\b|我(?:也|并|还)?(?:不知道|不清楚|不确定)",
+            r"\bi(?: a|['’])m (?:not sure|unsure)\b",
             rf"(?:^\W*|\b(?:it|this|that|answer|name|is|are|was|were|been) )"
             rf"(?:not|never|nowhere|\w+n['’]t)(?: \w+){{0,2}}? {_TOLD}{_ASKED}",
             rf"\b(?:nothing|no \w+(?: \w+)?) (?:is|are|was|were) (?:\w+ )?"
@@ -114,6 +118,15 @@ _REFUSAL = re.compile(
             r" (?:information|mention|evidence|answer|details?|data|reference)\b",
             r"^\W*(?:the answer is )?(?:unknown|unanswerable|n/?a|unclear|unspecified|undisclosed"
             r"|no idea|no answer|sorry|not (?:available|found|sure|applicable))\W*$",
+        )
+    ),
+    re.IGNORECASE,
+)
+
+_CHINESE_REFUSAL = re.compile(
+    "|".join(
+        (
+            "我(?:也|并|还)?(?:不知道|不清楚|不确定)",
             "(?:无法|不能|没法|没有办法|没办法|难以|无从|不足以)[^。]{0,12}?"
             "(?:回答|确定|得知|判断|找到|提供|得出|知道|作答|推断|确认|获知|给出|看出|得到|了解|解答"
             "|告诉)",
@@ -124,7 +137,14 @@ _REFUSAL = re.compile(
             "(?:信息|依据|资料|内容)不(?:足|够)|(?:答案|信息)[^。]{0,4}?不(?:明确|清楚|详|确定)",
             "^\\W*(?:答案)?我?(?:也|并)?(?:不知道|不清楚|不确定|不详|未知|没有答案|暂无|抱歉|对不起)\\W*$",
         )
-    ),
+    )
+)
+
+# Every clause that declines has one of these, and few answers have any: they are looked for first.
+_MAY_DECLINE = re.compile(
+    r"\b(?:no(?:t|ne|thing|where)?\b|n/?a\b|ne(?:ver|ither)|un(?:able|answerable|clear|disclosed|known"
+    r"|mentioned|specified|stated|sure)|without|cannot|impossible|insufficient|silent|fail|lack|omit"
+    r"|hard|difficult|sorry|as an ai)|n['’]t|[没未不无缺难抱]",
     re.IGNORECASE,
 )
 
@@ -147,22 +167,32 @@ def words(text: str) -> list[str]:
     return _UNIT.findall(text.lower())
 
 
+def has_words(text: str) -> bool:
+    """Whether there is one of `words`."""
+    return _UNIT.search(text) is not None
+
+
 def numbers(text: str) -> set[str]:
     """Find the numbers written in digits, without thousands separators."""
     return {number.replace(",", "") for number in _NUMBER.findall(text)}
 
 
+@lru_cache(maxsize=1024)  # a cause asks up to three times for a row's answer
 def without_refusals(text: str) -> str:
     """Drop the clauses that say that no answer can be given; without any, `text` as it is."""
+    if not _MAY_DECLINE.search(text):
+        return text
     clauses = _CLAUSE_END.split(text)
     left = [clause for clause in clauses if not _declines(clause)]
     return text if len(left) == len(clauses) else "\n".join(left)
 
 
 def _declines(clause: str) -> bool:
-    return _REFUSAL.search(clause) is not None or all(
-        kind.search(clause) for kind in (_DENIAL, _SOURCE, _TELLING)
-    )
+    if _ASCII_LETTER.search(clause) and _ENGLISH_REFUSAL.search(clause):
+        return True
+    if not clause.isascii() and _CHINESE_REFUSAL.search(clause):
+        return True
+    return all(kind.search(clause) for kind in (_DENIAL, _SOURCE, _TELLING))
 
 
 def is_hedged(text: str) -> bool:
@@ -186,6 +216,8 @@ def is_repetitive(text: str) -> bool:
 def _repeats(units: list[str]) -> bool:
     """Whether LOOP_UNITS units or more at the end are LOOP_COPIES or more copies of a piece."""
     for period in range(1, len(units) // LOOP_COPIES + 1):
+        if units[-1 - period] != units[-1]:  # mostly so: not even one copy
+            continue
         length = period
         while length < len(units) and units[-1 - length] == units[-1 - length + period]:
             length += 1
@@ -202,7 +234,7 @@ def wrong_script(text: str, language: str, known: str) -> bool:
     capitalised words, which are names. Languages of one script cannot be told from each other.
     """
     outside = _BRACKETS.sub(" ", text)
-    text = outside if words(outside) else text
+    text = outside if has_words(outside) else text
     han = sum(map(len, _HAN_RUN.findall(text)))
     kana = len(_KANA_LETTER.findall(text))
     spelled = _ALPHABET_WORD.findall(text)

@@ -16,6 +16,7 @@ from math import fsum
 from lveval import config, metrics
 from lveval.analysis.answer_text import (
     FILLERS,
+    has_words,
     is_hedged,
     is_repetitive,
     numbers,
@@ -81,7 +82,7 @@ def classify_error(row: ScoredRow) -> Cause:
         return "evidence_cut"
     if case.refused:
         return "refused"
-    if not words(case.answer) and not case.stopped:
+    if not case.stopped and not has_words(case.answer):
         return "empty"
     if case.loops:
         return "loop"
@@ -145,6 +146,8 @@ class _Case:
     @cached_property
     def gated(self) -> bool:
         """Whether the gate of the released metric took an F1 above 0."""
+        if self.row.released > 0:
+            return False
         work = explain_score(self.metric, self.answer, self.truth, self.keywords)
         return work is not None and not work.passes and work.f1 > 0
 

@@ -7,6 +7,7 @@ Imports numpy at once: import this module where it is used.
 """
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,8 @@ SEED = 20240206  # any number: fixed, so that the same rows always give the same
 ROUNDING = 1e-9  # points; smaller differences come from the rounding of sums
 
 _CELLS = 4_000_000  # numbers of 8 bytes held at a time: 32 MB in each of about three arrays
+
+_PICKS = 125_000  # numbers drawn at a time: 1 MB, which a processor's cache takes
 
 Floats = NDArray[np.float64]
 
@@ -90,37 +93,75 @@ def cluster_tables(rows: Sequence[ScoredRow], protocol: str) -> list[ClusterTabl
     Raises UsageError where there is no row, a row twice, a score outside 0 to 1, or the protocol is
     unknown.
     """
-    if protocol not in PROTOCOLS:
-        raise unknown_name(protocol, "protocol", list(PROTOCOLS))
+    return score_tables(rows, [protocol])[protocol]
+
+
+def score_tables(
+    rows: Sequence[ScoredRow], protocols: Sequence[str]
+) -> dict[str, list[ClusterTable]]:
+    """Tabulate the scores under each protocol; as cluster_tables."""
+    for protocol in protocols:
+        if protocol not in PROTOCOLS:
+            raise unknown_name(protocol, "protocol", list(PROTOCOLS))
     if not rows:
         raise UsageError(
             "no scored row; expected the rows of a run; answer some with prediction.py first"
         )
-    ordered = sorted(rows, key=lambda row: (row.subset, row.level, row.index))
-    for row, before in zip(ordered, (None, *ordered), strict=False):
-        where, score = f"{row.subset}_{row.level}, row {row.index}", row.score(protocol)
-        if before and (row.file, row.index) == (before.file, before.index):
-            raise UsageError(f"{where}: found twice; expected each row once; remove one of them")
-        if not 0 <= score <= 1:  # also refuses NaN
-            raise UsageError(
-                f"{where}: found the {protocol} score {score}; expected 0 to 1; "
-                "check the metric that config.py names for the subset"
-            )
-    cells = grouped((row.subset, (row.question, row.level, row.score(protocol))) for row in ordered)
-    return [tabulate(subset, of_subset) for subset, of_subset in cells.items()]
+    seen = set()
+    for row in rows:
+        place = row.key
+        if place in seen:
+            found = "found twice; expected each row once; remove one of them"
+            raise UsageError(f"{row.subset}_{row.level}, row {row.index}: {found}")
+        seen.add(place)
+        for protocol in protocols:
+            if not 0 <= row.scores[protocol] <= 1:  # also refuses NaN
+                raise UsageError(
+                    f"{row.subset}_{row.level}, row {row.index}: found the {protocol} score "
+                    f"{row.scores[protocol]}; expected 0 to 1; check the metric that config.py "
+                    "names for the subset"
+                )
+    return value_tables(rows, {each: [row.scores[each] for row in rows] for each in protocols})
 
 
-def tabulate(subset: str, cells: Sequence[tuple[str, str, float]]) -> ClusterTable:
-    """Sum and count the values of each question at each level, from (question, level, value)."""
-    columns = tuple(sorted({level for _, level, _ in cells}, key=level_length))
-    questions = tuple(sorted({question for question, _, _ in cells}))
+def value_tables(
+    rows: Sequence[ScoredRow], values: Mapping[str, Sequence[float]]
+) -> dict[str, list[ClusterTable]]:
+    """Tabulate named values of the rows, 1 = 100 points; subsets in alphabetical order.
+
+    NaN: a value that the row has not. The subset of such a row is left out under that name.
+    """
+    order = sorted(
+        range(len(rows)), key=lambda at: (rows[at].subset, rows[at].level, rows[at].index)
+    )
+    all_values = {name: np.array(each, dtype=np.float64) for name, each in values.items()}
+    tables: dict[str, list[ClusterTable]] = {name: [] for name in values}
+    for subset, places in grouped((rows[at].subset, at) for at in order).items():
+        cells = [(rows[at].question, rows[at].level) for at in places]
+        own = {name: each[places] for name, each in all_values.items()}
+        known = {name: each for name, each in own.items() if not np.isnan(each).any()}
+        for name, table in tabulate(subset, cells, known).items():
+            tables[name].append(table)
+    return tables
+
+
+def tabulate(
+    subset: str, cells: Sequence[tuple[str, str]], values: Mapping[str, Floats]
+) -> dict[str, ClusterTable]:
+    """Sum and count the values of each (question, level); each name gets a table of its own."""
+    columns = tuple(sorted({level for _, level in cells}, key=level_length))
+    questions = tuple(sorted({question for question, _ in cells}))
     line = {question: at for at, question in enumerate(questions)}
     column = {level: at for at, level in enumerate(columns)}
-    totals, counts = np.zeros((2, len(questions), len(columns)))
-    for question, level, value in cells:
-        totals[line[question], column[level]] += value
-        counts[line[question], column[level]] += 1
-    return ClusterTable(subset, columns, questions, totals, counts)
+    where = [line[question] for question, _ in cells], [column[level] for _, level in cells]
+    counts = np.zeros((len(questions), len(columns)))
+    np.add.at(counts, where, 1.0)
+    tables = {}
+    for name, each in values.items():
+        totals = np.zeros_like(counts)
+        np.add.at(totals, where, each)
+        tables[name] = ClusterTable(subset, columns, questions, totals, counts)
+    return tables
 
 
 def measure_parts(tables: Sequence[ClusterTable], measure: Callable[[Weights], T]) -> Breakdown[T]:
@@ -135,10 +176,6 @@ def measure_parts(tables: Sequence[ClusterTable], measure: Callable[[Weights], T
     for level in levels:
         subsets = [table.subset for table in tables if level in table.columns]
         at_level[level] = {subset: files[subset, level] / len(subsets) for subset in subsets}
-    overall = {table.subset: np.zeros(len(table.columns)) for table in tables}
-    for level, weights in at_level.items():
-        for subset in weights:
-            overall[subset] += files[subset, level] / len(levels) / len(weights)
     return Breakdown(
         files={file: measure({file[0]: weight}) for file, weight in files.items()},
         levels={level: measure(weights) for level, weights in at_level.items()},
@@ -148,8 +185,17 @@ def measure_parts(tables: Sequence[ClusterTable], measure: Callable[[Weights], T
             )
             for table in tables
         },
-        overall=measure(overall),
+        overall=measure(overall_weights(tables)),
     )
+
+
+def overall_weights(tables: Sequence[ClusterTable]) -> Weights:
+    """Weigh the columns so that their sum is the plain mean of the level means."""
+    subsets = Counter(level for table in tables for level in table.columns)
+    return {
+        table.subset: np.array([1 / len(subsets) / subsets[level] for level in table.columns])
+        for table in tables
+    }
 
 
 # --- the bootstrap ---
@@ -160,19 +206,19 @@ def generator(subset: str, purpose: str, seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(f"{purpose} {subset}".encode())])
 
 
-def chunks(draws: int, questions: int) -> Iterator[slice]:
-    """Cut the draws into slices, so that the arrays behind them stay below _CELLS numbers."""
-    step = max(1, _CELLS // questions)
+def chunks(draws: int, questions: int, most: int = 0) -> Iterator[slice]:
+    """Cut the draws into slices: the arrays behind them stay below `most` or _CELLS numbers."""
+    step = max(1, (most or _CELLS) // questions)
     for start in range(0, draws, step):
         yield slice(start, min(start + step, draws))
 
 
-@lru_cache(maxsize=16)  # the subsets of a run: both protocols and the length curves draw the same
+@lru_cache(maxsize=16)  # the subsets of a run: all protocols and the length curves draw the same
 def bootstrap_counts(subset: str, questions: int, draws: int, seed: int) -> NDArray[np.uint16]:
     """[draws, questions] how often each is drawn when as many are drawn with replacement."""
     random = generator(subset, "bootstrap", seed)
     times = np.empty((draws, questions), np.uint16)
-    for chunk in chunks(draws, questions):
+    for chunk in chunks(draws, questions, _PICKS):
         size = chunk.stop - chunk.start
         picks = random.integers(questions, size=(size, questions))
         picks += questions * np.arange(size)[:, None]  # one bincount for all draws of the chunk
@@ -183,15 +229,32 @@ def bootstrap_counts(subset: str, questions: int, draws: int, seed: int) -> NDAr
 
 def resample(table: ClusterTable, *, draws: int = DRAWS, seed: int = SEED) -> BootstrapDraws:
     """Take the means of the columns in each draw; one draw serves all columns."""
-    number, width = table.totals.shape
-    times = bootstrap_counts(table.subset, number, draws, seed)
-    both = np.hstack([table.totals, table.counts])
-    sums = np.empty((draws, 2 * width))
+    return resample_together([table], draws=draws, seed=seed)[0]
+
+
+def resample_together(
+    tables: Sequence[ClusterTable], *, draws: int = DRAWS, seed: int = SEED
+) -> list[BootstrapDraws]:
+    """Resample tables of the same questions in one go: each draw serves the columns of all."""
+    number = len(tables[0].questions)
+    times = bootstrap_counts(tables[0].subset, number, draws, seed)
+    # Where each question has one value in each column, a draw has as many values as questions.
+    whole = [bool((table.counts == 1).all()) for table in tables]
+    parts = [table.totals for table in tables]
+    parts += [table.counts for table, once in zip(tables, whole, strict=True) if not once]
+    everything = np.hstack(parts)
+    sums = np.empty((draws, everything.shape[1]))
     for chunk in chunks(draws, number):
-        sums[chunk] = times[chunk].astype(np.float64) @ both
-    counts = table.counts.sum(axis=0)
-    means = table.totals.sum(axis=0) / counts
-    with np.errstate(invalid="ignore"):
-        drawn_means = 100 * sums[:, :width] / sums[:, width:]
-    influence = 100 * (table.totals - means * table.counts) / counts
-    return BootstrapDraws(table, 100 * means, drawn_means, influence)
+        sums[chunk] = times[chunk].astype(np.float64) @ everything
+    columns = iter(np.split(sums, np.cumsum([part.shape[1] for part in parts])[:-1], axis=1))
+    totals = [next(columns) for _ in tables]
+    counts = [float(number) if once else next(columns) for once in whole]
+    found = []
+    for table, drawn_totals, drawn_counts in zip(tables, totals, counts, strict=True):
+        with np.errstate(invalid="ignore"):
+            drawn_means: Floats = 100 * drawn_totals / drawn_counts
+        rows = table.counts.sum(axis=0)
+        means = table.totals.sum(axis=0) / rows
+        influence = 100 * (table.totals - means * table.counts) / rows
+        found.append(BootstrapDraws(table, 100 * means, drawn_means, influence))
+    return found

@@ -19,8 +19,9 @@ corrected by the same factor. Imports numpy at once: import this module where it
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
@@ -31,10 +32,12 @@ from lveval.analysis.clusters import (
     SEED,
     BootstrapDraws,
     Breakdown,
+    ClusterTable,
     Floats,
+    Weights,
     cluster_tables,
     measure_parts,
-    resample,
+    resample_together,
 )
 from lveval.results import ScoredRow, grouped
 
@@ -71,6 +74,12 @@ class Interval:
             return ""
         return f"{self.low:{sign}.1f} to {self.high:{sign}.1f}"
 
+    def negated(self) -> "Interval":
+        """The same of the negative value."""
+        low = None if self.high is None else 0.0 - self.high
+        high = None if self.low is None else 0.0 - self.low
+        return replace(self, value=0.0 - self.value, low=low, high=high)
+
     def as_data(self) -> dict[str, object]:
         """As JSON holds it, rounded to two places."""
         low, high = (bound if bound is None else round(bound, 2) for bound in (self.low, self.high))
@@ -97,12 +106,32 @@ def score_intervals(
     Values are not rounded, so a mean may differ by 0.01 from the tables, which take means of
     rounded scores. Raises UsageError as cluster_tables does.
     """
-    tables = cluster_tables(rows, protocol)
-    drawn = {table.subset: resample(table, draws=draws, seed=seed) for table in tables}
-    return measure_parts(
-        tables,
-        lambda weights: interval([(drawn[subset], weight) for subset, weight in weights.items()]),
-    )
+    tables = {protocol: cluster_tables(rows, protocol)}
+    return intervals_of(tables, draws=draws, seed=seed)[protocol]
+
+
+def intervals_of(
+    tables: Mapping[str, Sequence[ClusterTable]],
+    paired: Collection[str] = (),
+    *,
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> dict[str, Breakdown[Interval]]:
+    """Compute the 95 % intervals of several values of the same rows, drawn together.
+
+    `paired`: the names of those that are differences within questions.
+    """
+    drawn: dict[tuple[str, str], BootstrapDraws] = {}
+    named = ((table.subset, (name, table)) for name, each in tables.items() for table in each)
+    for subset, of_subset in grouped(named).items():
+        together = resample_together([table for _, table in of_subset], draws=draws, seed=seed)
+        drawn |= {(name, subset): one for (name, _), one in zip(of_subset, together, strict=True)}
+
+    def measure(name: str, weights: Weights) -> Interval:
+        parts = [(drawn[name, subset], weight) for subset, weight in weights.items()]
+        return interval(parts, paired=name in paired)
+
+    return {name: measure_parts(each, partial(measure, name)) for name, each in tables.items()}
 
 
 def interval(parts: WeightedDraws, *, paired: bool = False, bound: float = 100) -> Interval:

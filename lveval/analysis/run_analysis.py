@@ -9,16 +9,28 @@ Imports numpy at once: import this module where it is used.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lveval.analysis import causes, evidence, intervals, length_effect, measures, times
+from lveval.analysis import (
+    ablation,
+    causes,
+    clusters,
+    evidence,
+    intervals,
+    length_effect,
+    measures,
+    positions,
+    times,
+)
+from lveval.analysis.ablation import Ablation
 from lveval.analysis.causes import PointsLost
 from lveval.analysis.clusters import Breakdown
 from lveval.analysis.evidence import Evidence
 from lveval.analysis.intervals import Interval
 from lveval.analysis.length_effect import EffectiveLength, LengthCurve, LengthEffect
 from lveval.analysis.measures import Reasoning, Spread
+from lveval.analysis.positions import DepthEffect, HeatCell, Histogram, Positions
 from lveval.analysis.times import Times
 from lveval.common.levels import FileKey
-from lveval.results import PROTOCOLS, Evaluation
+from lveval.results import HEADLINE, PROTOCOLS, Evaluation, level_means, subset_means
 
 
 @dataclass(frozen=True)
@@ -28,30 +40,36 @@ class RunAnalysis:
     intervals: Mapping[str, Breakdown[Interval]]  # protocol -> of its scores
     lengths: LengthEffect
     lost: PointsLost
+    ablation: Ablation  # of the metric of `described`
     evidence_by_file: Mapping[FileKey, Evidence]
     evidence_by_level: Mapping[str, Evidence]
     reasoning: Mapping[str, Reasoning]  # by level; empty where no answer has any
     measures: Mapping[str, Mapping[str, Spread]]  # of plugins, by name and level
+    positions: Positions | None  # None where no row tells where its evidence stands
     times: Mapping[str, Times]  # by level; to be shown only
 
-    @property
-    def interval_notes(self) -> list[str]:
-        """Caveats of the released means' intervals."""
-        parts = self.intervals["released"]
+    def interval_notes(self, protocol: str = HEADLINE) -> list[str]:
+        """Caveats of the intervals of a protocol's means."""
+        parts = self.intervals[protocol]
         return intervals.notes({**parts.levels, **parts.subsets})
 
 
 def analyze_run(evaluation: Evaluation) -> RunAnalysis:
     """Analyse a run's rows; UsageError as clusters.cluster_tables, also without a row."""
-    rows = evaluation.rows
+    rows, variants = evaluation.rows, evaluation.variants
+    scores = clusters.score_tables(rows, list(PROTOCOLS))
+    effects = clusters.value_tables(rows, ablation.effects(variants))
+    measured = intervals.intervals_of({**scores, **effects}, paired=effects)
     return RunAnalysis(
-        intervals={protocol: intervals.score_intervals(rows, protocol) for protocol in PROTOCOLS},
+        intervals={protocol: measured[protocol] for protocol in PROTOCOLS},
         lengths=length_effect.measure_length_effect(rows),
         lost=causes.points_lost(rows, evaluation.causes),
+        ablation=ablation.summarize(rows, variants, {name: measured[name] for name in effects}),
         evidence_by_file=evidence.by_file(rows),
         evidence_by_level=evidence.by_level(rows),
         reasoning=measures.reasoning_by_level(rows, evaluation.thinking_budget),
         measures=measures.measures_by_level(rows),
+        positions=positions.measure_positions(rows, evaluation.depths),
         times=times.times_by_level(rows, evaluation.times),
     )
 
@@ -59,11 +77,12 @@ def analyze_run(evaluation: Evaluation) -> RunAnalysis:
 def as_data(found: RunAnalysis) -> dict[str, object]:
     """Everything but the times as JSON holds it, rounded to two places (shares to four)."""
     lost = found.lost
-    more = {"reasoning": found.reasoning, "measures": found.measures}
+    more = {"reasoning": found.reasoning, "measures": found.measures, "positions": found.positions}
     return {
         "intervals": encode(found.intervals),
         "lengths": encode({"subsets": found.lengths.subsets, "mean": found.lengths.overall}),
         "evidence": encode({"files": found.evidence_by_file, "levels": found.evidence_by_level}),
+        "ablation": encode(found.ablation),
         "causes": encode(lost.rows),
         "points_lost": encode(
             {"levels": lost.levels, "subsets": lost.subsets, "files": lost.files}
@@ -82,14 +101,26 @@ def encode(value: object, places: int = 2) -> object:
                 "_".join(key) if isinstance(key, tuple) else key: encode(item, places)
                 for key, item in value.items()
             }
-        case Interval():
+        case list() | tuple():
+            return [encode(item, places) for item in value]
+        case Interval() | DepthEffect():
             return value.as_data()
         case EffectiveLength():
             return encode(vars(value), places=4)
         case Evidence():
             known = ("kept", "cut", "unknown", "kept_percent")
             return encode({**{name: getattr(value, name) for name in known}, **vars(value)})
-        case Breakdown() | LengthCurve() | Reasoning():
+        case Ablation():
+            means = {
+                name: {
+                    "files": scores,
+                    "levels": level_means(scores),
+                    "subsets": subset_means(scores),
+                }
+                for name, scores in value.scores.items()
+            }
+            return encode({**vars(value), "scores": means})
+        case Breakdown() | LengthCurve() | Reasoning() | Positions() | Histogram() | HeatCell():
             return encode(vars(value))
         case Spread():
             return encode(vars(value), places=4)

@@ -75,7 +75,7 @@ def explain_score(
         keywords=keywords,
         ignored=tuple(ignored),
         found=tuple(found),
-        least_recall=language.least_recall,
+        least_recall=language.released_gate,
         overlap=metrics.count_overlap(answer, truth),
         prediction_tokens=len(answer),
         truth_tokens=len(truth),

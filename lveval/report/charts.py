@@ -17,9 +17,11 @@ from lveval.analysis.intervals import Interval
 from lveval.common.levels import level_length
 from lveval.common.text import printable
 from lveval.report.data import ReportData
-from lveval.results import PUBLISHED, PUBLISHED_LEVELS
+from lveval.results import HEADLINE, PUBLISHED, PUBLISHED_LEVELS
 
 WIDE, NARROW = WIDTHS = (960, 328)  # units of the viewBox: CSS pixels on a screen of that width
+
+STEPS = 11  # colours of a heat map, h0 to h10 in page.css
 
 LABEL_GAP = 15.0  # between the baselines of two labels
 
@@ -76,9 +78,9 @@ class CurveChart:
         return self.own_end.level == self.levels[-1]
 
 
-def curve_chart(page: ReportData) -> CurveChart:
-    """Collect the curves of a page that has a level."""
-    published, own = published_curves(page), page.level_means
+def curve_chart(page: ReportData, protocol: str = HEADLINE) -> CurveChart:
+    """Collect the curves under one protocol, of a page that has a level."""
+    published, own = published_curves(page, protocol), page.protocols[protocol].level_means
     levels = {*own, *(level for _, line in published for level in line)}
     values = [value for _, line in published for value in line.values()]
     highest = max([*values, *(max(score.value, score.high or 0) for score in own.values())])
@@ -109,20 +111,24 @@ def reasoning_chart(page: ReportData) -> CurveChart:
     return CurveChart(list(own), ticks, [], "tokens", own, list(own), title)
 
 
-def published_curves(page: ReportData) -> list[tuple[str, dict[str, float]]]:
+def published_curves(
+    page: ReportData, protocol: str = HEADLINE
+) -> list[tuple[str, dict[str, float]]]:
     """Average each published model at each level over the published subsets the run has there.
 
-    At levels that the run lacks: over all subsets that it has anywhere.
+    At levels that the run lacks: over all subsets that it has anywhere. Models of which only the
+    means over all subsets are known have those. One with a single level has no curve.
     """
     lines = []
-    for model in page.published:
+    found = page.protocols[protocol]
+    for model in found.published:
         line = {}
         for level in PUBLISHED_LEVELS:
-            subsets = [subset for subset, of in page.scores if of == level and subset in PUBLISHED]
+            subsets = [subset for subset, of in found.scores if of == level and subset in PUBLISHED]
             subsets = subsets or [subset for subset in page.subsets if subset in PUBLISHED]
             if (mean := model.level_mean(level, subsets)) is not None:
                 line[level] = mean
-        if line:
+        if len(line) > 1 and model.drawn:
             lines.append((model.name, line))
     return lines
 
@@ -145,7 +151,7 @@ def cause_bars(page: ReportData) -> list[Bar]:
         (
             level,
             [
-                Segment("score", "scored", page.level_means[level].value),
+                Segment("score", "scored", page.headline.level_means[level].value),
                 *(Segment(cause, f"c-{cause}", points[cause]) for cause in page.lost.present),
             ],
         )
@@ -188,6 +194,11 @@ def ticks_up_to(value: float) -> list[float]:
     steps = (part * 10**power for power in range(9) for part in (1, 2, 5))
     step = next(step for step in steps if value <= 6 * step)
     return [float(step * number) for number in range(max(2, ceil(value / step) + 1))]
+
+
+def heat_step(value: float, highest: float) -> int:
+    """Number the colour of a value on a heat map that ends at `highest`."""
+    return min(STEPS - 1, int(value / highest * STEPS))
 
 
 def shortened(text: str, most: int) -> str:

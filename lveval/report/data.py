@@ -1,30 +1,35 @@
 """What a report shows, whatever form it takes: built from an evaluation and its analysis.
 
     found = run_analysis.analyze_run(evaluation)
-    page = build_report(evaluation, found, published=leaderboard.read_published())
+    page = build_report(evaluation, found, published=leaderboard.read_leaderboards())
 
-Scores, intervals and points lost are on the scale of 0 to 100, of the released protocol but for the
-described means.
+Scores, intervals and points lost are on the scale of 0 to 100. `protocols` has the scores under
+each; all else is of the headline, the published scorer's.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 from lveval import config
+from lveval.analysis.ablation import Ablation
 from lveval.analysis.causes import PointsLost
 from lveval.analysis.comparison import Comparison
+from lveval.analysis.contexts import Contexts, Passage
 from lveval.analysis.evidence import Evidence
 from lveval.analysis.intervals import Interval
 from lveval.analysis.length_effect import LengthCurve, LengthEffect
 from lveval.analysis.measures import Reasoning, Spread
+from lveval.analysis.positions import Positions
 from lveval.analysis.run_analysis import RunAnalysis
 from lveval.analysis.score_breakdown import ScoreBreakdown, explain_score
 from lveval.analysis.sweep import Sweep
 from lveval.analysis.times import Times
 from lveval.common.levels import FileKey
-from lveval.report.leaderboard import PublishedModel, Ranking, rank_run
+from lveval.report.leaderboard import Leaderboard, PublishedModel, Ranking, rank_run
+from lveval.report.text import control_note
 from lveval.results import (
+    HEADLINE,
     PROTOCOLS,
     Cause,
     Evaluation,
@@ -38,6 +43,11 @@ INTERVAL_NOTE = (
     "95 % intervals by a bootstrap over questions, each with its rows at all lengths; in "
     "factrecall, which has one question, over contexts"
 )
+
+
+NOT_HERE = "their data are not on this machine (--data-path FOLDER)"
+
+Key = TypeVar("Key")
 
 
 class RowView(TypedDict):
@@ -55,99 +65,143 @@ class RowView(TypedDict):
     raw_pred: str | None
     status: str
     cause: str
-    released: float  # 0 to 1, as `described` is
-    described: float
+    scores: Mapping[str, float]  # protocol -> 0 to 1
     working: ScoreBreakdown | None
     evidence_kept: bool | None
     prompt_tokens: int | None
     prompt_tokens_full: int | None
     finish_reason: str | None
     length: int | None
+    passages: Sequence[Passage]  # of its context; empty where the data are not here
+
+
+@dataclass
+class ProtocolScores:
+    """The run under one protocol. Scores are table scores, so rounded, with their interval."""
+
+    name: str
+    about: str  # what the protocol is
+    scores: dict[FileKey, Interval]
+    level_means: dict[str, Interval]
+    subset_means: dict[str, Interval]
+    note: str  # what the intervals are
+    published: Sequence[PublishedModel]  # models whose scores in this unit are known
+    standing: Ranking | None  # of the run among them
+    compared: Mapping[str, Comparison]  # by the other run's folder; this run is A
 
 
 @dataclass
 class ReportData:
-    """Everything that a report shows. Scores are table scores, so rounded, with their interval."""
+    """Everything that a report shows."""
 
     name: str
     levels: list[str]
     subsets: list[str]
     recipe: list[tuple[str, str]]
     notes: list[str]  # what to know before quoting a number
-    scores: dict[FileKey, Interval]
-    level_means: dict[str, Interval]
-    subset_means: dict[str, Interval]
-    described_means: dict[str, float]  # by level
+    protocols: dict[str, ProtocolScores]  # the headline first
     leaderboard_levels: list[str]  # whose mean is the leaderboard's overall score
-    published: list[PublishedModel]
-    standing: Ranking | None
     evidence_by_file: Mapping[FileKey, Evidence]
     evidence_by_level: Mapping[str, Evidence]
     lost: PointsLost
+    ablation: Ablation
     lengths: LengthEffect
     reasoning: Mapping[str, Reasoning]  # by level; empty where no answer has any
     measures: Mapping[str, Mapping[str, Spread]]  # of plugins, by name and level
+    positions: Positions | None  # None where no row tells where its evidence stands
+    depths_note: str  # what is not known of the depths, or how they are known; may be ""
+    passages_note: str  # why rows have no passages of their contexts; may be ""
     times: Mapping[str, Times]  # by level; empty where times.jsonl tells none
     facts: list[tuple[str, str]]  # what length costs the mean of the subsets, as names and values
-    compared: Mapping[str, Comparison]  # by the other run's folder; this run is A
     sweep: Sweep | None  # of a method, with this run as the dense one
     rows: list[RowView]
-    interval_note: str
+    control: str | None  # what was asked instead of the benchmark
     limit: int | None  # the longest prompt, in tokens without the chat format
+
+    @property
+    def headline(self) -> ProtocolScores:
+        """The scores of the published scorer's protocol."""
+        return self.protocols[HEADLINE]
 
 
 def build_report(
     evaluation: Evaluation,
     found: RunAnalysis,
     *,
-    published: Sequence[PublishedModel] = (),
+    published: Mapping[str, Leaderboard] | None = None,
     rank: bool = False,
-    compared: Mapping[str, Comparison] | None = None,
+    compared: Mapping[str, Mapping[str, Comparison]] | None = None,
     sweep: Sweep | None = None,
+    contexts: Contexts | None = None,
 ) -> ReportData:
     """Collect everything that is known of a run.
 
-    `published` are drawn beside the run's curve; with `rank` the run is placed among them, or
-    listed unranked with the reasons.
+    `published` and `compared` are by protocol. Published models are drawn beside the run's curve;
+    with `rank` the run is placed among them, or listed unranked with the reasons. Without
+    `contexts` the page has no passages of them.
     """
-    scores = evaluation.scores("released")
+    told = contexts or Contexts()
     limit = evaluation.identity.get("model_max_len")
-    by_level, by_subset = level_means(scores), subset_means(scores)
-    intervals = found.intervals["released"]
+    protocols = {name: protocol_scores(evaluation, found, name) for name in PROTOCOLS}
+    for name, board in (published or {}).items():
+        of_unit = protocols[name]
+        of_unit.published = board.models
+        if rank:
+            means = {level: mean.value for level, mean in of_unit.level_means.items()}
+            of_unit.standing = rank_run(evaluation, means, board)
+    for name, others in (compared or {}).items():
+        protocols[name].compared = others
     return ReportData(
-        name=evaluation.folder.resolve().name,
-        levels=[level for level in evaluation.levels if level in by_level],
-        subsets=table_order(by_subset),
+        name=evaluation.name,
+        levels=list(protocols[HEADLINE].level_means),
+        subsets=table_order(protocols[HEADLINE].subset_means),
         recipe=recipe(evaluation),
         notes=notes(evaluation),
-        scores={
-            file: replace(intervals.files[file], value=score) for file, score in scores.items()
-        },
-        level_means={
-            level: replace(intervals.levels[level], value=mean) for level, mean in by_level.items()
-        },
-        subset_means={
-            subset: replace(intervals.subsets[subset], value=mean)
-            for subset, mean in by_subset.items()
-        },
-        described_means=level_means(evaluation.scores("described")),
+        protocols=protocols,
         leaderboard_levels=evaluation.leaderboard_levels,
-        published=list(published),
-        standing=rank_run(evaluation, by_level, published) if rank else None,
         evidence_by_file=found.evidence_by_file,
         evidence_by_level=found.evidence_by_level,
         lost=found.lost,
+        ablation=found.ablation,
         lengths=found.lengths,
         reasoning=found.reasoning,
         measures=found.measures,
+        positions=found.positions,
+        depths_note=depths_note(evaluation, told),
+        passages_note=passages_note(evaluation, contexts),
         times=found.times,
         facts=length_summary(found.lengths.overall),
-        compared=compared or {},
         sweep=sweep,
+        control=evaluation.control,
         limit=limit if type(limit) is int else None,
-        interval_note="; ".join((INTERVAL_NOTE, *found.interval_notes)),
-        rows=list(map(row_view, evaluation.rows, evaluation.causes)),
+        rows=[
+            row_view(row, cause, told.passages.get(row.key, ()))
+            for row, cause in zip(evaluation.rows, evaluation.causes, strict=True)
+        ],
     )
+
+
+def protocol_scores(evaluation: Evaluation, found: RunAnalysis, name: str) -> ProtocolScores:
+    """Collect a run's scores under one protocol, with no published model and no other run yet."""
+    scores, intervals = evaluation.scores(name), found.intervals[name]
+    return ProtocolScores(
+        name=name,
+        about=PROTOCOLS[name].about,
+        scores=_with_values(intervals.files, scores),
+        level_means=_with_values(intervals.levels, level_means(scores)),
+        subset_means=_with_values(intervals.subsets, subset_means(scores)),
+        note="; ".join((INTERVAL_NOTE, *found.interval_notes(name))),
+        published=(),
+        standing=None,
+        compared={},
+    )
+
+
+def _with_values(
+    intervals: Mapping[Key, Interval], values: Mapping[Key, float]
+) -> dict[Key, Interval]:
+    """The intervals around the tables' rounded values."""
+    return {key: replace(intervals[key], value=value) for key, value in values.items()}
 
 
 def length_summary(curve: LengthCurve) -> list[tuple[str, str]]:
@@ -180,6 +234,7 @@ def recipe(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("model's files or id", model),
         ("backend", identity.get("backend")),
         ("engine", ", ".join(settings)),
+        ("control", evaluation.control),
         ("prompts", prompts and f"{prompts.get('name')}, sha256 {prompts.get('sha256')}"),
         ("official prompts", prompts and ("yes" if prompts.get("official") else "no")),
         ("chat template", identity.get("chat_template")),
@@ -192,7 +247,7 @@ def recipe(evaluation: Evaluation) -> list[tuple[str, str]]:
 
 def notes(evaluation: Evaluation) -> list[str]:
     """Say what a reader must know before quoting a number."""
-    found = []
+    found = [note] if (note := control_note(evaluation)) else []
     files, unfinished = evaluation.files, evaluation.unfinished
     if unfinished:
         missing = f"{evaluation.missing} rows of {len(unfinished)} files"
@@ -208,7 +263,33 @@ def notes(evaluation: Evaluation) -> list[str]:
     return found
 
 
-def row_view(row: ScoredRow, cause: Cause) -> RowView:
+def depths_note(evaluation: Evaluation, contexts: Contexts) -> str:
+    """Say which depths the run did not record, and what became of them."""
+    rows = evaluation.rows
+    unrecorded = [row for row in rows if row.depths is None]
+    if not unrecorded:
+        return ""
+    computed = sum(row.key in contexts.depths for row in unrecorded)
+    said = f"{len(unrecorded):,} of {len(rows):,} rows do not record where their passages stand"
+    if computed:
+        said += f"; for {computed:,} it is computed from the data"
+        said += " (in the prompt, where nothing was cut)"
+    if computed < len(unrecorded):
+        said += f"; for {len(unrecorded) - computed:,} it is not known, for {NOT_HERE}"
+    return f"{said}."
+
+
+def passages_note(evaluation: Evaluation, contexts: Contexts | None) -> str:
+    """Say why rows are shown without passages of their contexts."""
+    if contexts is None:
+        return "Passages of the contexts were left out of this page."
+    if missing := len(contexts.missing):
+        files = f"{missing} of {len(evaluation.files)} files"
+        return f"Passages of the contexts are not shown for {files}: {NOT_HERE}."
+    return ""
+
+
+def row_view(row: ScoredRow, cause: Cause, passages: Sequence[Passage] = ()) -> RowView:
     """Pick what the browser shows of a row."""
     truths = [str(truth) for truth in row.record["answers"]]
     keywords = row.text("gold_ans")
@@ -226,12 +307,12 @@ def row_view(row: ScoredRow, cause: Cause) -> RowView:
         raw_pred=row.text("raw_pred"),
         status=row.text("status") or "unrecorded",
         cause=cause,
-        released=row.released,
-        described=row.described,
+        scores=row.scores,
         working=explain_score(metric, row.answer, truths[0], keywords),
         evidence_kept=row.evidence_kept,
         prompt_tokens=row.count("prompt_tokens"),
         prompt_tokens_full=row.count("prompt_tokens_full"),
         finish_reason=row.text("finish_reason"),
         length=row.count("length"),
+        passages=passages,
     )

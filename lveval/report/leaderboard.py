@@ -1,11 +1,13 @@
 """Published models, and the rank of a run among them, if it may have one.
 
-    models = read_published()
-    rank_run(evaluation, level_means(evaluation.scores("released")), models).ranked
+    board = read_leaderboards()["released"]
+    rank_run(evaluation, level_means(evaluation.scores("released")), board).ranked
 
-published/published.csv has the scores (Yuan et al., "LV-Eval", arXiv 2402.05136), models.csv the
-context windows. A run is ranked only if it is complete, was made with --published and decoded as
-the published runs were.
+The files are in published/. published.csv has the scores of the benchmark's paper (Yuan et al.,
+"LV-Eval", arXiv 2402.05136), published_more.csv those that its repository added, models.csv the
+context windows. A run is ranked among them only if it is complete, was made with --published and
+decoded as the published runs were. recall_overall.csv has what reports of other models quote, in
+keyword recall by a rule that they do not publish: no run is ranked among those.
 """
 
 import csv
@@ -27,24 +29,39 @@ PUBLISHED_BUDGETS = {"factrecall_en": 16, "factrecall_zh": 16}  # max_new_tokens
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """One model of the published leaderboard; `released` protocol, official prompts."""
+    """One model of a leaderboard: a score of each file, or no more than the means of levels."""
 
     name: str
     context_tokens: int | None
     scores: Mapping[FileKey, float]  # 0 to 100
+    source: str = ""  # where the scores were published, if not with the others
+    means: Mapping[str, float] | None = None  # level -> overall score, all that is published
+    drawn: bool = True  # among the curves
 
     def level_mean(self, level: str, subsets: Sequence[str] = PUBLISHED) -> float | None:
         """Average `subsets` at a level; None where one is missing. Over all 11: overall score."""
+        if self.means is not None:
+            return self.means.get(level)
         return complete_mean([self.scores.get((subset, level)) for subset in subsets])
 
 
 @dataclass(frozen=True)
+class Leaderboard:
+    """Models whose scores are known in the unit of one protocol."""
+
+    models: Sequence[PublishedModel]
+    note: str  # what a reader of the table must know
+    why_unranked: Sequence[str] = ()  # why no run can be ranked here
+
+
+@dataclass(frozen=True)
 class RankLine:
-    """One line of the leaderboard."""
+    """One line of a leaderboard."""
 
     name: str
     context_tokens: int | None
     levels: tuple[float | None, ...]  # as PUBLISHED_LEVELS
+    source: str = ""  # where a model's scores were published, if not with the others
     rank: int | None = None  # None: unranked
     this_run: bool = False
 
@@ -59,13 +76,14 @@ class Ranking:
     """The leaderboard with the run in it, or beside it with the reasons."""
 
     ranked: Sequence[RankLine]
-    unranked: RankLine | None  # the run, where it has no rank
+    unranked: Sequence[RankLine]  # models without a score at each level; the run, if not ranked
     reasons: Sequence[str]  # why the run is not ranked; empty: it is
+    note: str
 
     @property
     def lines(self) -> list[RankLine]:
-        """Every line, the unranked one last."""
-        return [*self.ranked, *([self.unranked] if self.unranked else [])]
+        """Every line, the unranked ones last."""
+        return [*self.ranked, *self.unranked]
 
 
 def complete_mean(values: Sequence[float | None]) -> float | None:
@@ -74,8 +92,46 @@ def complete_mean(values: Sequence[float | None]) -> float | None:
     return fsum(known) / len(known) if known and len(known) == len(values) else None
 
 
+RULE_UNKNOWN = (
+    "the reports do not say their exact rule; this run's is the share of the answer keywords' "
+    "words, or the first truth's where a row has no keywords, that the answer holds, without the "
+    "blacklisted ones"
+)
+
+
+def read_leaderboards(folder: Path = FOLDER) -> dict[str, Leaderboard]:
+    """Read the leaderboard of each protocol that has one; UsageError as read_published."""
+    return {
+        "released": Leaderboard(
+            read_published(folder),
+            "Published scores: Yuan et al., arXiv 2402.05136. Ranked by the mean of the five "
+            "lengths. Window: tokens; of this run the longest prompt.",
+        ),
+        "recall": Leaderboard(
+            read_recall(folder),
+            "Scores as the reports on Qwen2, Qwen2.5 and Qwen2.5-1M quote them, in keyword recall. "
+            "They do not say their exact rule, prompts or subsets' weights: read them and this "
+            "run's beside each other, not against each other. Ranked by the mean of the five "
+            "lengths.",
+            (RULE_UNKNOWN,),
+        ),
+    }
+
+
+def read_recall(folder: Path = FOLDER) -> list[PublishedModel]:
+    """Read what reports quote in keyword recall; UsageError as read_published."""
+    path, models = folder / "recall_overall.csv", []
+    columns = ("model", "source", "without_extrapolation", *PUBLISHED_LEVELS)
+    for where, line in _lines(path, columns):
+        drawn = line["without_extrapolation"] == "no"
+        name = line["model"] if drawn else f"{line['model']}, without length extrapolation"
+        means = {level: _number(where, line[level]) for level in PUBLISHED_LEVELS if line[level]}
+        models.append(PublishedModel(name, None, {}, line["source"], means, drawn))
+    return models
+
+
 def read_published(folder: Path = FOLDER) -> list[PublishedModel]:
-    """Read the published models in the order of the file; UsageError names a bad file and line."""
+    """Read the published models in the order of the files; UsageError names a bad file and line."""
     windows = {
         line["model"]: int(_number(where, line["context_tokens"]))
         for where, line in _lines(folder / "models.csv", ("model", "context_tokens"))
@@ -84,7 +140,16 @@ def read_published(folder: Path = FOLDER) -> list[PublishedModel]:
     for where, line in _lines(folder / "published.csv", ("model", "dataset", "length", "score")):
         subset = config.DATASET_ALIAS.get(line["dataset"], line["dataset"])
         scores.setdefault(line["model"], {})[subset, line["length"]] = _number(where, line["score"])
-    return [PublishedModel(name, windows.get(name), found) for name, found in scores.items()]
+    sources: dict[str, str] = {}
+    columns = ("model", "source", "subset", "level", "score")
+    for where, line in _lines(folder / "published_more.csv", columns):
+        sources.setdefault(line["model"], line["source"])
+        score = _number(where, line["score"])
+        scores.setdefault(line["model"], {})[line["subset"], line["level"]] = score
+    return [
+        PublishedModel(name, windows.get(name), found, sources.get(name, ""))
+        for name, found in scores.items()
+    ]
 
 
 def _lines(path: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
@@ -109,29 +174,32 @@ def _number(where: str, text: str) -> float:
 
 
 def rank_run(
-    evaluation: Evaluation, level_means: Mapping[str, float], published: Sequence[PublishedModel]
+    evaluation: Evaluation, level_means: Mapping[str, float], board: Leaderboard
 ) -> Ranking:
     """Rank by the mean of the five levels' overall scores; equal means share a rank."""
     lines = []
-    for model in published:
+    for model in board.models:
         means = (model.level_mean(level) for level in PUBLISHED_LEVELS)
         # Rounded to two places, as the run's own means are.
         levels = tuple(None if mean is None else round(mean, 2) for mean in means)
-        lines.append(RankLine(model.name, model.context_tokens, levels))
+        lines.append(RankLine(model.name, model.context_tokens, levels, model.source))
     limit = evaluation.identity.get("model_max_len")
     own = RankLine(
-        evaluation.folder.resolve().name,
+        evaluation.name,
         limit if isinstance(limit, int) else None,
         tuple(level_means.get(level) for level in PUBLISHED_LEVELS),
         this_run=True,
     )
-    reasons = reasons_unranked(evaluation)
+    reasons = [*board.why_unranked, *reasons_unranked(evaluation)]
     if not reasons:
         lines.append(own)
-    lines.sort(key=lambda line: -(line.mean or 0.0))
-    order = [line.mean for line in lines]
-    ranked = [replace(line, rank=1 + order.index(line.mean)) for line in lines]
-    return Ranking(ranked, own if reasons else None, reasons)
+    # A model that was not scored at every level has no mean to be ranked by.
+    complete = [(line.mean, line) for line in lines if line.mean is not None]
+    order = sorted((mean for mean, _ in complete), reverse=True)
+    ranked = [replace(line, rank=1 + order.index(mean)) for mean, line in complete]
+    ranked.sort(key=lambda line: line.rank or 0)
+    unranked = [line for line in lines if line.mean is None]
+    return Ranking(ranked, [*unranked, *([own] if reasons else [])], reasons, board.note)
 
 
 # Options of a run that the published runs had no like of; others say what the model is.
@@ -143,6 +211,8 @@ def reasons_unranked(evaluation: Evaluation) -> list[str]:
     reasons = _selection_reasons(evaluation)
     if not evaluation.manifest:
         return [*reasons, "no run.json, which would tell the prompts and the decoding"]
+    if evaluation.control:
+        reasons.append(f"the control {evaluation.control} asks something else than the benchmark")
     if not evaluation.prompts.get("official"):
         reasons.append("not the official prompts (--published)")
     if evaluation.identity.get("chat_template") != "published":
@@ -159,7 +229,7 @@ def _selection_reasons(evaluation: Evaluation) -> list[str]:
         reasons.append(f"{len(synthetic)} files hold constructed data ({synthetic[0]} …)")
     if own := sorted({file.subset for file in evaluation.files} - set(PUBLISHED)):
         reasons.append(f"subsets that are not published: {', '.join(own)}")
-    complete = evaluation.leaderboard_levels
+    complete = evaluation.published_levels
     if incomplete := [level for level in PUBLISHED_LEVELS if level not in complete]:
         rows = sum(config.DATASET_ROWS.values()) * len(PUBLISHED_LEVELS)
         reasons.append(

@@ -38,17 +38,32 @@
   const text = (number) => (number < 0 ? null : data.strings[number]);
   const word = (number) => (number < 0 ? null : data.words[number]);
   const folded = data.strings.map((string) => string.toLowerCase());
-  const rows = data.rows.map((row) => {
+  const rows = data.rows.map((row, number) => {
     const [subset, level, language] = data.files[row[0]];
     const [input, truths, keywords, facts, tokens, ignored, least, truthTokens] = data.questions[row[2]];
     return {
       subset, level, language, index: row[1], question: input, truths, keywords, facts,
       tokens, ignored, least, truthTokens,
       pred: row[3], raw: row[4], status: word(row[5]), cause: word(row[6]),
-      released: row[7], described: row[8], work: row[9], promptTokens: row[10], fullTokens: row[11],
-      kept: row[12], finish: word(row[13]), length: row[14],
+      scores: row[7], work: row[8], promptTokens: row[9], fullTokens: row[10],
+      kept: row[11], finish: word(row[12]), length: row[13], number,
     };
   });
+
+  // --- the protocol ---------------------------------------------------------------------------------------------
+
+  const chooser = byId("protocols");
+  let protocol = 0; // its place in data.protocols
+  const scoreOf = (row) => row.scores[protocol];
+  function chooseProtocol(name) {
+    protocol = data.protocols.indexOf(name);
+    for (const part of document.querySelectorAll("[data-protocol]")) part.hidden = part.dataset.protocol !== name;
+  }
+  chooser.addEventListener("change", (event) => {
+    chooseProtocol(event.target.value);
+    filter();
+  });
+  chooser.hidden = false;
 
   // --- filters --------------------------------------------------------------------------------------------------
 
@@ -77,7 +92,7 @@
     }
     const kept = fields.kept.value;
     if (kept && (row.kept === null ? "none" : String(row.kept)) !== kept) return false;
-    const score = 100 * row.released;
+    const score = 100 * scoreOf(row);
     if (score < least - 0.005 || score > most + 0.005) return false;
     return terms.every((term) => [row.question, ...row.truths, row.pred].some((number) => number >= 0 && folded[number].includes(term)));
   }
@@ -92,7 +107,7 @@
     const least = limit(fields.least, 0), most = limit(fields.most, 100);
     found = rows.filter((row) => matches(row, terms, least, most));
     const sign = { low: 1, high: -1 }[fields.order.value];
-    if (sign) found.sort((one, other) => sign * (one.released - other.released));
+    if (sign) found.sort((one, other) => sign * (scoreOf(one) - scoreOf(other)));
     first = 0;
     open = null;
     show();
@@ -124,12 +139,17 @@
   const HAN = /[\u3400-\u9fff\uf900-\ufaff]/;
 
   /* Untrusted text: in its own direction, in the language that its letters tell. */
+  function quoted(string, name, css) {
+    const element = make(name, css, string);
+    element.lang = HAN.test(string) ? "zh-Hans" : "en";
+    element.dir = "auto";
+    return element;
+  }
+
   function written(number, name = "div", css = "text") {
     const string = text(number);
-    const element = make(name, css, string === "" ? "(empty)" : string);
+    const element = quoted(string === "" ? "(empty)" : string, name, css);
     if (string === "") element.classList.add("empty");
-    else element.lang = HAN.test(string) ? "zh-Hans" : "en";
-    element.dir = "auto";
     if (data.long[number]) element.append(make("em", "note", ` … ${count(data.long[number] - string.length)} more characters in the run’s files`));
     return element;
   }
@@ -145,7 +165,7 @@
   function item(row) {
     const button = make("button", "row",
       make("span", "file", `${row.subset} · ${row.level} · ${row.index} `, chips(row)),
-      make("span", "score", points(row.released)),
+      make("span", "score", points(scoreOf(row))),
       make("span", "texts", written(row.question, "span", "question"), written(row.pred, "span", "answer")));
     button.type = "button";
     button.setAttribute("aria-expanded", "false");
@@ -209,10 +229,40 @@
     if (row.facts.length) entry("Confusing facts", ...row.facts.map((number) => written(number)));
     entry("How it scored", ...sums(row).map((line) => make("p", "sum", line)));
     entry("Prompt", ...prompt(row));
+    if (data.passages) entry("Context", passagesOf(row));
     if (row.cause) entry("Cause", row.cause);
     entry("Status", row.status + (row.finish && row.finish !== row.status ? ` (finish reason: ${row.finish})` : ""));
     if (row.length !== null) entry("Length of the context", `${count(row.length)} ${row.language === "zh" ? "characters" : "words"}`);
     return make("div", "opened", box);
+  }
+
+  // The passages of the contexts are compressed: the first row that is opened unpacks them.
+  let unpacked = null;
+  async function unpack() {
+    const bytes = Uint8Array.from(atob(data.passages), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const told = JSON.parse(await new Response(stream).text());
+    return new Map(told.order.map((number, place) => [number, told.rows[place]]));
+  }
+
+  function passagesOf(row) {
+    const box = make("div", "passages");
+    unpacked ??= unpack();
+    unpacked.then(
+      (told) => box.append(...(told.get(row.number) || []).map(passage), told.has(row.number) ? "" : "No passage of it is known."),
+      () => box.append("This browser cannot unpack the passages."),
+    );
+    return box;
+  }
+
+  /* A passage of the context, marked, with the words around it; of the cut the words on both sides. */
+  function passage([kind, depth, inPrompt, before, string, after, cut]) {
+    let said = `${kind}, depth ${depth.toFixed(2)}`;
+    if (cut) said = `cut, from depth ${depth.toFixed(2)}: ${count(cut)} characters`;
+    else if (inPrompt !== null) said += `, ${inPrompt.toFixed(2)} in the prompt`;
+    const words = make("div", "text", "… ", quoted(before, "span", "around"), quoted(cut ? " … " : string, "mark", ""),
+      quoted(after, "span", "around"), " …");
+    return make("div", "passage", make("span", "chip", said), words);
   }
 
   function keywords(row) {
@@ -248,7 +298,7 @@
         lines.push(`Stage 2, F1: ${shared}: ${told}${passes ? "." : ", had stage 1 been passed."}`);
       }
     }
-    lines.push(`Score: released ${points(row.released)}, described ${points(row.described)}.`);
+    lines.push(`Score: ${data.protocols.map((name, place) => `${name} ${points(row.scores[place])}`).join(", ")}.`);
     return lines;
   }
 
@@ -300,5 +350,7 @@
     }
   });
 
-  show();
+  // A page that is loaded anew may come back with another choice checked.
+  chooseProtocol(chooser.querySelector(":checked").value);
+  filter();
 })();

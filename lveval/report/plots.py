@@ -1,4 +1,4 @@
-"""A report's plots as PNG and SVG files, by matplotlib: heat map, curves, causes.
+"""A report's plots as PNG and SVG files, by matplotlib: heat map, curves, causes, depths.
 
     plots.write(page, Path("report"))    # report_heatmap.png, report_heatmap.svg, …
 
@@ -7,18 +7,17 @@ out of them. The files hold no clock, so equal runs give equal files.
 """
 
 import warnings
-from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lveval.common.files import write_atomic
 from lveval.common.text import printable
-from lveval.report import charts
+from lveval.report import charts, position_plots
 from lveval.report.data import ReportData
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -69,10 +68,11 @@ def write(page: ReportData, stem: Path) -> list[Path]:
         "svg.hashsalt": "lveval",  # ids in the file do not change from run to run
         "svg.fonttype": "path",
     }
-    plots: dict[str, Callable[[ReportData, Axes], None]] = {
-        "heatmap": _heatmap,
-        "curves": _curves,
-        "causes": _causes,
+    plots: dict[str, position_plots.Draw] = {
+        "heatmap": partial(_heatmap, page),
+        "curves": partial(_curves, page),
+        "causes": partial(_causes, page),
+        **position_plots.available(page),
     }
     written = []
     for name, draw in plots.items():
@@ -81,7 +81,7 @@ def write(page: ReportData, stem: Path) -> list[Path]:
             warnings.filterwarnings("ignore", message=r"Glyph .* missing", category=UserWarning)
             figure = Figure(figsize=(9, 5.5), layout="constrained")
             FigureCanvasAgg(figure)
-            draw(page, figure.add_subplot())
+            draw(figure)
             figure.suptitle(printable(charts.shortened(page.name, 60)))
             # No number without its warnings.
             figure.supxlabel(printable("\n".join(page.notes)), fontsize=7)
@@ -100,20 +100,19 @@ def _save(figure: "Figure", path: Path) -> Path:
     return path
 
 
-def _heatmap(page: ReportData, axes: "Axes") -> None:
+def _heatmap(page: ReportData, figure: "Figure") -> None:
     """Subset by level, the number in each cell."""
     import numpy
 
+    axes = figure.add_subplot()
     values = numpy.full((len(page.subsets), len(page.levels)), numpy.nan)
-    for (subset, level), score in page.scores.items():
+    for (subset, level), score in page.headline.scores.items():
         values[page.subsets.index(subset), page.levels.index(level)] = score.value
     top = charts.ticks_up_to(float(numpy.nanmax(values)))[-1]
     image = axes.imshow(values, cmap="Blues", vmin=0, vmax=top, aspect="auto")
     for (row, column), value in numpy.ndenumerate(values):
         if not numpy.isnan(value):
-            red, green, blue, _ = image.cmap(value / top)
-            luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
-            colour = "black" if luminance > 0.18 else "white"
+            colour = position_plots.cell_ink(image.cmap(value / top))
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
     axes.set_xticks([column + 0.5 for column in range(len(page.levels) - 1)], minor=True)
     axes.set_yticks([row + 0.5 for row in range(len(page.subsets) - 1)], minor=True)
@@ -124,8 +123,9 @@ def _heatmap(page: ReportData, axes: "Axes") -> None:
     axes.set_yticks(range(len(page.subsets)), page.subsets)
 
 
-def _curves(page: ReportData, axes: "Axes") -> None:
+def _curves(page: ReportData, figure: "Figure") -> None:
     """Level means of the run and of the published models, named at their ends."""
+    axes = figure.add_subplot()
     chart = charts.curve_chart(page)
     top = chart.ticks[-1]
     for number, (_, line) in enumerate(chart.published):
@@ -156,10 +156,11 @@ def _curves(page: ReportData, axes: "Axes") -> None:
     axes.spines["bottom"].set_bounds(-0.03, 1.03)
 
 
-def _causes(page: ReportData, axes: "Axes") -> None:
+def _causes(page: ReportData, figure: "Figure") -> None:
     """What became of 100 points at each level."""
     from matplotlib.patches import Patch
 
+    axes = figure.add_subplot()
     bars = charts.cause_bars(page)
     for row, (_, parts) in enumerate(bars):
         left = 0.0

@@ -8,27 +8,37 @@ take for a formula starts with an escape that prints nothing.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from math import fsum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lveval.analysis.ablation import BEFORE, STEPS
 from lveval.common.table import text_table
 from lveval.common.text import one_line
-from lveval.results import PUBLISHED_LEVELS, Cause, table_order
+from lveval.results import (
+    HEADLINE,
+    PUBLISHED_LEVELS,
+    Cause,
+    Scores,
+    level_means,
+    subset_means,
+    table_order,
+)
 
 if TYPE_CHECKING:  # numpy is behind these
+    from lveval.analysis.ablation import Ablation
     from lveval.analysis.causes import PointsLost
     from lveval.analysis.comparison import Comparison
     from lveval.analysis.evidence import Evidence
     from lveval.analysis.intervals import Interval
     from lveval.analysis.length_effect import LengthEffect
     from lveval.analysis.measures import Reasoning, Spread
+    from lveval.analysis.positions import Positions
     from lveval.analysis.sweep import Sweep
     from lveval.analysis.times import Times
-    from lveval.report.data import ReportData
-    from lveval.report.leaderboard import Ranking
+    from lveval.report.data import ProtocolScores, ReportData
 
 # Marks, and what GitHub makes links of.
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]()<>#|~&!$@]|:(?=//)|(?<=www)\.")
@@ -52,6 +62,12 @@ TIMES_NOTE = (
     "Seconds of a row, as mean and 90th percentile: all of it, up to the scores of the first new "
     "token (prefill), and from there on (decode). Tokens/s: new tokens after the first, a second "
     "of decoding. Peak: memory allocated on the GPUs, the largest of a row."
+)
+
+DEPTHS_NOTE = (
+    "Rows whose evidence is found whole in the prompt; ends: the outer two tenths of either side, "
+    "middle: the six between. Differences are taken at each length that has both; sign-flip test "
+    "by question, Holm over the subsets; shown if p is below 0.05 and the interval is without 0."
 )
 
 FORMULA = ("=", "+", "-", "@")  # how a spreadsheet's formula starts
@@ -217,6 +233,25 @@ def _change(interval: "Interval | None") -> str:
     return f"{interval.value:+.2f}" + (f" ({between})" if between else "")
 
 
+def depth_table(found: "Positions") -> Table:
+    """Evidence near the ends of the prompt against evidence in its middle, by subset."""
+    effects = {subset: found.effects[subset] for subset in table_order(found.effects)}
+    lines = [
+        [
+            subset,
+            str(effect.rows),
+            number(effect.ends),
+            number(effect.middle),
+            _change(effect.difference),
+            f"{effect.adjusted:.4f}" if effect.difference else "",
+            effect.verdict,
+        ]
+        for subset, effect in effects.items()
+    ]
+    head = ("subset", "rows", "ends", "middle", "ends - middle", "p (Holm)", "shown")
+    return Table("Score by depth of the evidence", head, lines, "depths", DEPTHS_NOTE)
+
+
 def causes_table(
     lost: "PointsLost", points: Mapping[str, Mapping[Cause, float]], name: str
 ) -> Table:
@@ -233,24 +268,83 @@ def causes_table(
     return Table(f"Points lost by cause and {name}", head, lines, f"causes-{name}")
 
 
-def comparison_table(found: "Comparison", a: str, b: str, label: int = 1) -> Table:
-    """Two runs side by side, with what limits the comparison in the note."""
-    lines = [
-        [
-            name,
-            f"{part.a:.2f}",
-            f"{part.b:.2f}",
-            f"{part.interval.value:+.2f}",
-            part.interval.between("+"),
-            f"{part.adjusted:.4f}",
-            part.verdict,
-        ]
-        for name, part in found.table_parts.items()
-    ]
+ABLATION_NOTE = (
+    "F1, then the gate of answer keywords (0.4 of them in English, 0.2 in Chinese), then the "
+    "blacklist: protocol described. dureader_mixup: ROUGE-L in the place of F1, no gate. Changes "
+    "in points, with 95 % intervals."
+)
+
+# Where a table of the ablation may go into detail: part of a breakdown -> how its scores are had.
+_ABLATION_PARTS: dict[str, Callable[[Scores], Mapping[Any, float]]] = {
+    "levels": level_means,
+    "subsets": subset_means,
+    "files": dict,
+}
+
+
+def ablation_table(found: "Ablation", *parts: str) -> Table:
+    """The steps of the paper's metric, a line for each level and subset, or other `parts`.
+
+    Subsets whose metric has no such steps are left out.
+    """
+    head, lines = [""], []
+    for step, name in STEPS.items():
+        head += [name, "change"] if step in BEFORE else [name]
+    for part in parts or ("levels", "subsets"):
+        means = {step: _ABLATION_PARTS[part](found.scores.get(step, {})) for step in STEPS}
+        for key in means["f1"]:
+            line = ["_".join(key) if isinstance(key, tuple) else key]
+            for step in STEPS:
+                line.append(number(means[step][key]))
+                if step in BEFORE:
+                    line.append(_change(getattr(found.effects[step], part)[key]))
+            lines.append(line)
+    return Table("The metric step by step", head, lines, "ablation", ABLATION_NOTE)
+
+
+def best_answers_note(found: "Ablation") -> str:
+    """How far the released scores would move if the best of all accepted answers counted."""
+    effect = found.effects["all_answers"].overall
+    return (
+        f"Best over all accepted answers ({HEADLINE}), where only the first counts: "
+        f"{_change(effect)} points; {found.several_answers:,} rows have more than one."
+    )
+
+
+def comparison_table(
+    found: "Comparison",
+    a: str,
+    b: str,
+    label: str = "1",
+    protocol: str = HEADLINE,
+    others: "Mapping[str, Comparison] | None" = None,
+) -> Table:
+    """Two runs side by side, with what limits the comparison in the note.
+
+    `others`: the same under other protocols, of each of which the line of all is added. Of a full
+    run and its control the difference is their contrast, with its sign.
+    """
+    more = {f"all, {name}": other.parts.overall for name, other in (others or {}).items()}
+    contrast = found.contrast
+    lines = []
+    for name, part in {**found.table_parts, **more}.items():
+        scores = contrast.scores(part) if contrast else (part.a, part.b)
+        difference = contrast.of(part) if contrast else part.interval
+        lines.append(
+            [
+                name,
+                *(f"{score:.2f}" for score in scores),
+                f"{difference.value:+.2f}",
+                difference.between("+"),
+                f"{part.adjusted:.4f}",
+                contrast.verdict(part) if contrast else part.verdict,
+            ]
+        )
     said = (found.counts_text, *found.flags, *found.interval_notes)
-    head = ("compared", "A", "B", "A - B", "95 % interval", "p (Holm)", "shown")
-    note = " ".join(f"{text}." for text in said)
-    return Table(f"A: {a}, B: {b}", head, lines, f"comparison-{label}", note)
+    columns = ("full", contrast.control, contrast.name) if contrast else ("A", "B", "A - B")
+    head = ("compared", *columns, "95 % interval", "p (Holm)", "shown")
+    note = " ".join([*([contrast.words] if contrast else []), *(f"{text}." for text in said)])
+    return Table(f"A: {a}, B: {b} ({protocol})", head, lines, f"comparison-{label}", note)
 
 
 def sweep_table(found: "Sweep") -> Table:
@@ -274,48 +368,57 @@ def sweep_table(found: "Sweep") -> Table:
 def page_tables(page: "ReportData") -> list[Table]:
     """Every table of the page."""
     return [
-        _score_table(page),
-        *([_ranking_table(page.name, page.standing)] if page.standing else []),
+        *(_score_table(page, found) for found in page.protocols.values()),
+        *(_ranking_table(page.name, found) for found in page.protocols.values() if found.standing),
         evidence_table(page.evidence_by_level),
+        *([depth_table(page.positions)] if page.positions and page.positions.effects else []),
         length_table(page.lengths),
         *([reasoning_table(page.reasoning)] if page.reasoning else []),
         *([measures_table(page.measures)] if page.measures else []),
         *([times_table(page.times)] if page.times else []),
         causes_table(page.lost, page.lost.levels, "length"),
         causes_table(page.lost, page.lost.subsets, "subset"),
+        ablation_table(page.ablation),
         *(
-            comparison_table(found, page.name, other, number)
-            for number, (other, found) in enumerate(page.compared.items(), 1)
+            comparison_table(found, page.name, other, f"{number}-{protocol.name}", protocol.name)
+            for protocol in page.protocols.values()
+            for number, (other, found) in enumerate(protocol.compared.items(), 1)
         ),
         *([sweep_table(page.sweep)] if page.sweep else []),
     ]
 
 
-def _score_table(page: "ReportData") -> Table:
+def _score_table(page: "ReportData", found: "ProtocolScores") -> Table:
+    """One protocol's scores; the headline's has the page's warnings and its sensitivity, too."""
     lines = [
         [
             subset,
-            *(_score(page.scores.get((subset, level))) for level in page.levels),
-            _score(page.subset_means[subset]),
+            *(_score(found.scores.get((subset, level))) for level in page.levels),
+            _score(found.subset_means[subset]),
         ]
         for subset in page.subsets
     ]
-    released = (_score(page.level_means[level]) for level in page.levels)
-    described = (number(page.described_means.get(level)) for level in page.levels)
-    lines += [["mean, released", *released, ""], ["mean, described", *described, ""]]
-    note = " ".join((*page.notes, f"Protocol released, in brackets {page.interval_note}."))
-    return Table(f"Scores of {page.name}", ["subset", *page.levels, "mean"], lines, "scores", note)
+    lines.append(["mean", *(_score(found.level_means[level]) for level in page.levels), ""])
+    said = [*page.notes, f"Protocol {found.name} ({found.about}), in brackets {found.note}."]
+    if found.name == HEADLINE:
+        said.append(best_answers_note(page.ablation))
+    title = f"Scores of {page.name} ({found.name})"
+    head = ["subset", *page.levels, "mean"]
+    return Table(title, head, lines, f"scores-{found.name}", " ".join(said))
 
 
-def _ranking_table(name: str, standing: "Ranking") -> Table:
+def _ranking_table(name: str, found: "ProtocolScores") -> Table:
+    standing = found.standing
+    assert standing is not None
     lines = [
         [line.name, str(line.rank or "unranked"), *map(number, (*line.levels, line.mean))]
         for line in standing.lines
     ]
     reasons = standing.reasons
-    note = f"{name} is not ranked: {'; '.join(reasons)}." if reasons else ""
+    said = [standing.note, *([f"{name} is not ranked: {'; '.join(reasons)}."] if reasons else [])]
     head = ["model", "rank", *PUBLISHED_LEVELS, "mean"]
-    return Table("Leaderboard", head, lines, "leaderboard", note)
+    title = f"Leaderboard ({found.name})"
+    return Table(title, head, lines, f"leaderboard-{found.name}", " ".join(said))
 
 
 def _score(score: "Interval | None") -> str:

@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lveval.analysis import evidence
 from lveval.common.text import one_line, printable
+from lveval.data import controls
 from lveval.report.tables import (
+    ABLATION_NOTE,
+    DEPTHS_NOTE,
     TIMES_NOTE,
     Table,
+    ablation_table,
+    best_answers_note,
     causes_table,
     comparison_table,
+    depth_table,
     evidence_table,
     length_table,
     measures_table,
@@ -24,7 +30,7 @@ from lveval.report.tables import (
     reasoning_table,
     times_table,
 )
-from lveval.results import PUBLISHED, Evaluation, grouped, level_means, subset_means
+from lveval.results import HEADLINE, PUBLISHED, Evaluation, grouped, level_means, subset_means
 
 if TYPE_CHECKING:
     from lveval.analysis.comparison import Comparison
@@ -42,28 +48,29 @@ def print_counts(evaluation: Evaluation) -> None:
         statuses = ", ".join(f"{status} {count}" for status, count in sorted(file.statuses.items()))
         lines.append([file.name, f"{file.rows}/{file.selected}", statuses, *cells[shown]])
     head = ["file", "rows", "status", *table.head[shown]]
-    print(f"{printable(str(evaluation.folder))}\n\n{Table('counts', head, lines).text()}")
+    print(f"{printable(evaluation.place)}\n\n{Table('counts', head, lines).text()}")
 
 
 def print_scores(evaluation: Evaluation, found: "RunAnalysis") -> None:
     """Print the released scores with means and intervals, and what they can be compared with."""
-    title = "scores of the released protocol"
+    title = f"scores of the {HEADLINE} protocol"
     print(f"\n{title}\n{score_table(title, evaluation, found).text()}\n")
-    for note in found.interval_notes:
+    print(best_answers_note(found.ablation))
+    for note in found.interval_notes():
         print(f"intervals: {note}")
     for note in comparability_notes(evaluation):
         print(note)
-    print(one_line(evaluation.signature("released")))
+    print(one_line(evaluation.signature(HEADLINE)))
 
 
 def score_table(title: str, evaluation: Evaluation, found: "RunAnalysis") -> Table:
-    """Tabulate the released scores, and the means of both protocols with their intervals."""
-    scores = evaluation.scores("released")
+    """Tabulate the headline's scores, and the means of all protocols with their intervals."""
+    scores = evaluation.scores(HEADLINE)
     levels = [level for level in evaluation.levels if level in level_means(scores)]
     lines = []
     for subset, mean in subset_means(scores).items():
         scored = (number(scores.get((subset, level))) for level in levels)
-        between = found.intervals["released"].subsets[subset].between()
+        between = found.intervals[HEADLINE].subsets[subset].between()
         lines.append([subset, *scored, number(mean), between])
     for protocol, intervals in found.intervals.items():
         means = level_means(evaluation.scores(protocol))
@@ -76,7 +83,9 @@ def score_table(title: str, evaluation: Evaluation, found: "RunAnalysis") -> Tab
 
 def comparability_notes(evaluation: Evaluation) -> list[str]:
     """Say which means are the leaderboard's, which are not and why, and which files are partial."""
-    present = level_means(evaluation.scores("released"))
+    if note := control_note(evaluation):
+        return [note, *_partial_files(evaluation)]
+    present = level_means(evaluation.scores(HEADLINE))
     comparable = evaluation.leaderboard_levels
     notes = []
     if comparable:
@@ -100,12 +109,26 @@ def comparability_notes(evaluation: Evaluation) -> list[str]:
             "The run was not made with the official prompts (--published): "
             "compare its scores with the like only."
         )
-    return notes + [
+    return notes + _partial_files(evaluation)
+
+
+def _partial_files(evaluation: Evaluation) -> list[str]:
+    return [
         f"{file.name}: scored on {file.rows} of the {file.available or file.selected} rows of the "
         "data file."
         for file in evaluation.files
         if file.rows and not file.is_complete
     ]
+
+
+def control_note(evaluation: Evaluation) -> str:
+    """Say what the run's control asks and which rows it leaves out; blank without a control."""
+    if not evaluation.control:
+        return ""
+    left_out = {file.name: file.left_out for file in evaluation.files}
+    selected = sum(file.selected + file.left_out for file in evaluation.files)
+    said = controls.describe(evaluation.control, selected, left_out)
+    return f"{said[0].upper()}{said[1:]}. Its scores are not the benchmark's."
 
 
 def print_findings(found: "RunAnalysis") -> None:
@@ -118,6 +141,9 @@ def print_findings(found: "RunAnalysis") -> None:
             "and the scores of the rows where it was kept and cut"
         )
         print(evidence_table(found.evidence_by_level).text())
+    if found.positions and found.positions.effects:
+        print("\nscores by depth of the evidence in the prompt, in points (95 % intervals)")
+        print(f"{depth_table(found.positions).text()}\n{DEPTHS_NOTE}")
     if len(found.evidence_by_level) > 1:
         print(
             "\nwhat length costs, in points (95 % intervals); effective length: up to where "
@@ -139,21 +165,30 @@ def print_findings(found: "RunAnalysis") -> None:
     if found.times:
         print("\ntimes and memory")
         print(f"{times_table(found.times).text()}\n{TIMES_NOTE}")
+    print(f"\nthe metric of the paper step by step\n{ablation_table(found.ablation).text()}")
+    print(ABLATION_NOTE)
     lost = found.lost
     print("\npoints lost by cause, of 100 (docs/causes.md)")
     print(causes_table(lost, {**lost.levels, **lost.subsets}, "").text())
 
 
-def print_comparisons(a: Evaluation, compared: "Mapping[str, Comparison]") -> None:
-    """Print one table for each run that the run is compared with."""
-    for name, found in compared.items():
-        print(f"\nA: {printable(str(a.folder))}\nB: {printable(name)}")
+def print_comparisons(a: Evaluation, compared: "Mapping[str, Mapping[str, Comparison]]") -> None:
+    """Print one table for each run that the run is compared with, by protocol and run.
+
+    The headline's table is whole; of the other protocols there is the line of all.
+    """
+    for name, found in compared[HEADLINE].items():
+        print(f"\nA: {printable(a.place)}\nB: {printable(name)}")
+        if found.contrast:
+            print(found.contrast.words)
         for flag in found.flags:
-            print(f"unlike beyond the model: {one_line(flag)}")
-        print(f"{found.counts_text}\n{comparison_table(found, 'A', 'B').text()}")
+            print(f"{found.beyond}: {one_line(flag)}")
+        others = {each: runs[name] for each, runs in compared.items() if each != HEADLINE}
+        table = comparison_table(found, "A", "B", others=others)
+        print(f"{found.counts_text}\n{table.text()}")
         for note in found.interval_notes:
             print(f"intervals: {note}")
-    if compared:
+    if compared[HEADLINE]:
         print(
             "Intervals are of one difference each; p and what is shown allow for the number of "
             "comparisons."
@@ -174,7 +209,7 @@ def print_unfinished(evaluation: Evaluation) -> None:
 
 def resume_commands(evaluation: Evaluation) -> str:
     """Find the latest commands that together select every unfinished file; rerun, they resume."""
-    left = {file.name: file.selected for file in evaluation.unfinished}
+    left = {file.name: file.selected + file.left_out for file in evaluation.unfinished}
     commands = []
     for entry in reversed(cast(list[dict[str, Any]], evaluation.manifest.get("log", []))):
         selection = entry.get("selection", {})

@@ -78,7 +78,7 @@ def test_times_are_kept_beside_a_run_that_does_not_depend_on_them(
     again = [*command, tmp_path / "out"]
     assert "times and memory" in in_process(*evaluate).stdout
     before = files(folder)
-    assert len(before) == 8
+    assert len(before) == 10
     (folder / FILE).unlink()
     assert in_process(*again, "--limit", "3").returncode == 0
     assert "times and memory" not in in_process(*evaluate).stdout

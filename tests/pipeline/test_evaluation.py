@@ -24,6 +24,8 @@ RESULTS = [
     "results_described.csv",
     "results_described.json",
     "results_meta.json",
+    "results_recall.csv",
+    "results_recall.json",
 ]
 PROMPTS = {"name": "builtin", "sha256": "0123456789abcdef", "official": False}
 IDENTITY: dict[str, object] = {
@@ -128,7 +130,7 @@ def result_files(folder: Path) -> list[str]:
 # --- complete runs --------------------------------------------------------------------------------------------------
 
 
-def test_a_complete_run_is_scored_under_both_protocols(tmp_path: Path, evaluate: Evaluate) -> None:
+def test_a_complete_run_is_scored_under_all_protocols(tmp_path: Path, evaluate: Evaluate) -> None:
     rows = {
         "loogle_SD_mixup_16k": [row("of which", "harbour of Sezen"), row("amber reef")],
         "lic_mixup_32k": [row("灯塔在港口", "灯塔在港口", gold_ans="灯塔")],
@@ -144,11 +146,17 @@ def test_a_complete_run_is_scored_under_both_protocols(tmp_path: Path, evaluate:
         "loogle_SD_mixup_16k": 50.0,
         "lic_mixup_32k": 100.0,
     }
+    assert results(folder, "results_recall.json") == {
+        "loogle_SD_mixup_16k": 50.0,
+        "lic_mixup_32k": 100.0,
+    }
     assert (folder / "results.csv").read_text() == (
         "dataset_name,16k,32k,64k,128k,256k\nloogle_SD_mixup,70.0,,,,\nlic_mixup,,100.0,,,\n"
     )
     assert re.search(r"loogle_SD_mixup_16k +2/2 +ok 2$", done.stdout, re.M)
-    assert "mean, described" in done.stdout
+    assert "mean, described" in done.stdout and "mean, recall" in done.stdout
+    means = results(folder, "results_meta.json")["means"]
+    assert means["recall"]["levels"] == {"16k": 50.0, "32k": 100.0}
 
 
 def test_levels_that_were_never_published_get_their_column_by_length(
@@ -295,7 +303,7 @@ def test_the_signature_says_what_the_numbers_stand_on(tmp_path: Path, evaluate: 
     evaluate("--input-dir", folder)
     signature = results(folder, "results_meta.json")["signature"]["described"]
     assert signature == (
-        "protocol:described|jieba:0.42.1|rouge:1.0.1|prompts:builtin-01234567|chat_template:unrecorded|backend:echo|"
+        "protocol:described-2|jieba:0.42.1|rouge:1.0.1|prompts:builtin-01234567|chat_template:unrecorded|backend:echo|"
         "model_max_len:15500|rows:1/1"
     )
 
@@ -457,6 +465,63 @@ def test_runs_are_compared_question_by_question(tmp_path: Path, evaluate: Evalua
     done = evaluate("--input-dir", ours)
     assert "comparison.json is from before the run grew" in done.stderr
     assert not (ours / "comparison.json").exists() and (ours / "comparison.stale.json").exists()
+
+
+def test_runs_are_compared_under_every_protocol(tmp_path: Path, evaluate: Evaluate) -> None:
+    name = "loogle_SD_mixup_16k"
+    ours = compared(tmp_path / "ours", {name: 25})
+    rows = [row("reef", input=f"question {number}?") for number in range(30)]
+    other = write_run(tmp_path / "other", {name: rows}, {name: 30})
+    done = evaluate("--input-dir", ours, "--compare", other)
+    told = results(ours, "comparison.json")
+    lead = {
+        protocol: found[str(other)]["overall"]["difference"]["value"]
+        for protocol, found in {"released": told["compared"], **told["other_protocols"]}.items()
+    }
+    # Ours: 25 of 30 right. The other always names one of two words: F1 2/3, recall 1/2.
+    assert lead == {"released": 16.67, "described": 16.67, "recall": 33.33}
+    assert re.search(r"^all, recall +83\.33 +50\.00 +\+33\.33 ", done.stdout, re.M)
+    assert told["a"]["recall"].startswith("protocol:recall|")
+
+
+def test_two_versions_of_a_protocol_are_not_compared(tmp_path: Path, evaluate: Evaluate) -> None:
+    files = {"loogle_SD_mixup_16k": 9}
+    ours, other = compared(tmp_path / "ours", files), compared(tmp_path / "other", files)
+    old = {"described": "protocol:described|jieba:0.42.1"}  # by the version before: no number
+    (other / "results_meta.json").write_text(json.dumps({"signature": old}))
+    done = evaluate("--input-dir", ours, "--compare", other, code=4)
+    assert (
+        f"{other}: cannot be compared: its results are of described and this comparison would be "
+        "of described-2, another version of the protocol; score it again with evaluation.py "
+        f"--input-dir {other}" in done.stderr
+    )
+    evaluate("--input-dir", other)
+    evaluate("--input-dir", ours, "--compare", other)
+
+
+def test_the_metric_is_taken_apart(tmp_path: Path, evaluate: Evaluate) -> None:
+    rows = [
+        row("amber lamp", "amber reef", gold_ans="reef"),  # gated: F1 1/2 becomes 0
+        row("of amber", "of reef", gold_ans=None),  # only a blacklisted word is shared
+        row("amber", answers=["reef", "amber"]),  # right by an answer that does not count
+        row("amber reef"),
+    ]
+    folder = write_published(tmp_path, {"loogle_SD_mixup_16k": rows})
+    done = evaluate("--input-dir", folder)
+    found = results(folder, "results_meta.json")["ablation"]
+    scores = {name: means["levels"]["16k"] for name, means in found["scores"].items()}
+    assert scores == {
+        "f1": 50.0,
+        "keywords": 37.5,
+        "blacklist": 25.0,
+        "first_answer": 37.5,
+        "all_answers": 62.5,
+    }
+    assert found["several_answers"] == 1
+    assert found["effects"]["keywords"]["files"]["loogle_SD_mixup_16k"]["value"] == -12.5
+    assert re.search(r"^16k +50\.00 +37\.50 +-12\.50.* +25\.00 +-12\.50", done.stdout, re.M)
+    assert re.search(r"only the first counts: \+25\.00.*; 1 rows have more", done.stdout)
+    assert results(folder, "results_described.json") == {"loogle_SD_mixup_16k": 25.0}
 
 
 def test_what_is_unlike_is_flagged_or_refused(tmp_path: Path, evaluate: Evaluate) -> None:

@@ -1,6 +1,7 @@
 """lveval report: what a page says, who is ranked, the command line and the plots."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -16,9 +17,10 @@ from lveval import cli, config, results
 from lveval.analysis import score_breakdown
 from lveval.common.errors import LVEvalError
 from lveval.evaluation import evaluate
+from lveval.evaluation import main as score
 from lveval.report import charts, html, tables
-from lveval.report.leaderboard import rank_run, read_published, reasons_unranked
-from lveval.results import level_means, subset_means
+from lveval.report.leaderboard import rank_run, read_leaderboards, read_published, reasons_unranked
+from lveval.results import PROTOCOLS, level_means, subset_means
 
 __all__ = ["full", "small"]  # fixtures
 
@@ -28,12 +30,16 @@ __all__ = ["full", "small"]  # fixtures
 def test_the_page_says_what_the_evaluation_says(small: Path) -> None:
     evaluation, page = evaluate(small), rich_page(small)
     scores = evaluation.scores("released")
-    assert {pair: score.value for pair, score in page.scores.items()} == scores
-    assert {level: score.value for level, score in page.level_means.items()} == level_means(scores)
-    assert {subset: score.value for subset, score in page.subset_means.items()} == subset_means(
-        scores
-    )
-    assert page.described_means == level_means(evaluation.scores("described"))
+    assert {pair: score.value for pair, score in page.headline.scores.items()} == scores
+    assert {
+        level: score.value for level, score in page.headline.level_means.items()
+    } == level_means(scores)
+    assert {
+        subset: score.value for subset, score in page.headline.subset_means.items()
+    } == subset_means(scores)
+    for name, found in page.protocols.items():
+        means = level_means(evaluation.scores(name))
+        assert {level: score.value for level, score in found.level_means.items()} == means
     assert page.levels == ["16k", "64k"]
     assert page.subsets == ["hotpotwikiqa_mixup", "lic_mixup", "dureader_mixup"]
     assert len(page.rows) == 72
@@ -43,10 +49,12 @@ def test_the_page_says_what_the_evaluation_says(small: Path) -> None:
 def test_score_and_points_lost_make_100(small: Path) -> None:
     page = rich_page(small)
     for pair, lost in page.lost.files.items():
-        assert page.scores[pair].value + sum(lost.values()) == pytest.approx(100, abs=0.006)
+        assert page.headline.scores[pair].value + sum(lost.values()) == pytest.approx(
+            100, abs=0.006
+        )
     for parts, found in (
-        (page.lost.subsets, page.subset_means),
-        (page.lost.levels, page.level_means),
+        (page.lost.subsets, page.headline.subset_means),
+        (page.lost.levels, page.headline.level_means),
     ):
         for name, points in parts.items():
             assert found[name].value + sum(points.values()) == pytest.approx(100, abs=0.02)
@@ -73,11 +81,11 @@ def test_a_row_keeps_what_a_reader_needs(small: Path) -> None:
     assert (
         work is not None
         and work.keywords
-        and work.score == pytest.approx(row["released"], abs=1e-12)
+        and work.score == pytest.approx(row["scores"]["released"], abs=1e-12)
     )
     assert row["prompt_tokens"] is not None and row["facts"] and row["truths"]
     refused = [row for row in page.rows if row["status"] == "refused"]
-    assert refused and all(row["released"] == 0 for row in refused)
+    assert refused and all(row["scores"]["released"] == 0 for row in refused)
     assert all(row["working"] is None or row["working"].prediction_tokens == 0 for row in refused)
 
 
@@ -95,8 +103,8 @@ def test_rows_of_the_published_harness_are_shown(tmp_path: Path) -> None:
     (folder / "factrecall_en_16k.jsonl").write_text(json.dumps(six) + "\n")
     page = cli.report_of_folder(folder, leaderboard=True)
     assert page.rows[0]["status"] == "unrecorded" and page.rows[0]["evidence_kept"] is None
-    assert page.standing is not None
-    assert "no run.json" in " ".join(page.standing.reasons)
+    assert page.headline.standing is not None
+    assert "no run.json" in " ".join(page.headline.standing.reasons)
     assert "which?" in html.render(page)
 
 
@@ -122,36 +130,80 @@ def test_the_working_gives_the_golden_scores() -> None:
     assert checked > 1000
 
 
+def test_a_protocol_joins_by_one_line(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results, tables, comparison and page have it as soon as the list has."""
+    own = results.Protocol("own", "DATASET_METRIC", "results_own", "a rule of one's own", 7)
+    monkeypatch.setitem(results.PROTOCOLS, "own", own)
+    folder, other = (Path(shutil.copytree(small, tmp_path / name)) for name in ("run", "other"))
+    for run in (other, folder):
+        where = ("--input-dir", str(run))
+        assert score(where if run is other else (*where, "--compare", str(other))) == 0
+    found = json.loads((folder / "results_meta.json").read_text())
+    assert found["signature"]["own"].startswith("protocol:own-7|")
+    assert found["means"]["own"] == found["means"]["released"]
+    assert (folder / "results_own.csv").read_bytes() == (folder / "results.csv").read_bytes()
+    compared = json.loads((folder / "comparison.json").read_text())
+    assert compared["other_protocols"]["own"] == compared["compared"]
+    page = cli.report_of_folder(folder, [other], leaderboard=True)
+    text = html.render(page)
+    assert text.count('data-protocol="own" hidden') == text.count('data-protocol="recall" hidden')
+    assert "<em>own</em>, a rule of one&#39;s own" in text
+    assert "(own)" in tables.latex(page)
+
+
 # --- the leaderboard ------------------------------------------------------------------------------------------------
 
 
 def test_a_complete_published_run_is_ranked(full: Path) -> None:
     page = cli.report_of_folder(full, leaderboard=True)
-    assert page.standing is not None
-    assert (page.standing.reasons, page.standing.unranked) == ([], None)
-    assert [line.rank for line in page.standing.ranked] == list(range(1, 12))
-    own = next(line for line in page.standing.ranked if line.this_run)
-    assert own.mean == pytest.approx(sum(score.value for score in page.level_means.values()) / 5)
-    assert [line.mean for line in page.standing.ranked] == sorted(
-        (line.mean or 0 for line in page.standing.ranked), reverse=True
+    assert page.headline.standing is not None
+    assert page.headline.standing.reasons == []
+    assert [line.rank for line in page.headline.standing.ranked] == list(range(1, 12))
+    own = next(line for line in page.headline.standing.ranked if line.this_run)
+    assert own.mean == pytest.approx(
+        sum(score.value for score in page.headline.level_means.values()) / 5
     )
-    text = html.render(page)
-    assert "This run is not ranked" not in text
-    assert text.count("(this run)") == 1
+    assert [line.mean for line in page.headline.standing.ranked] == sorted(
+        (line.mean or 0 for line in page.headline.standing.ranked), reverse=True
+    )
+    assert [line.name for line in page.headline.standing.unranked] == ["Qwen2-72B-Instruct"]
+    html_of_page = html.render(page)
+    assert html_of_page.count("(this run)") == 2
+
+
+def test_no_run_is_ranked_by_a_rule_that_is_not_published(full: Path) -> None:
+    evaluation = evaluate(full)
+    means = level_means(evaluation.scores("recall"))
+    standing = rank_run(evaluation, means, read_leaderboards()["recall"])
+    (reason,) = standing.reasons
+    assert "do not say their exact rule" in reason
+    assert not any(line.this_run for line in standing.ranked)
+    assert standing.unranked[-1].this_run
+    overall = [line.mean for line in standing.ranked if line.mean is not None]
+    assert overall == sorted(overall, reverse=True) and len(overall) == 17
+    best = standing.ranked[0]
+    assert best.name == "Qwen2.5-72B-Instruct" and best.mean == pytest.approx(53.58)
+    # Two models lack 256k: they have no mean of five.
+    assert [line.name for line in standing.unranked[:-1]] == [
+        "Llama-3.1-70B-Instruct",
+        "GPT-4o-mini",
+    ]
 
 
 def test_a_run_with_a_published_models_scores_shares_its_rank(full: Path) -> None:
-    published, evaluation = read_published(), evaluate(full)
-    for model in published:
+    board, evaluation = read_leaderboards()["released"], evaluate(full)
+    for model in board.models:
         means_of = {level: round(model.level_mean(level) or 0, 2) for level in run_folders.LEVELS}
-        lines = rank_run(evaluation, means_of, published).ranked
+        lines = rank_run(evaluation, means_of, board).ranked
         assert len({line.rank for line in lines if line.this_run or line.name == model.name}) == 1
 
 
 def test_a_subset_of_ones_own_is_said_and_leaves_the_published_models(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for table in ("DATASET_METRIC", "DATASET_METRIC_DESCRIBED", "DATASET_LANGUAGE"):
+    for table in (*(protocol.table for protocol in PROTOCOLS.values()), "DATASET_LANGUAGE"):
         monkeypatch.setitem(
             getattr(config, table), "mine", getattr(config, table)["hotpotwikiqa_mixup"]
         )
@@ -166,8 +218,8 @@ def test_a_subset_of_ones_own_is_said_and_leaves_the_published_models(
     )
     assert len(charts.published_curves(page)) == 10
     assert (
-        page.standing is not None
-        and "subsets that are not published: mine" in page.standing.reasons
+        page.headline.standing is not None
+        and "subsets that are not published: mine" in page.headline.standing.reasons
     )
 
 
@@ -261,7 +313,7 @@ def test_a_dry_run_becomes_a_page(tmp_path: Path) -> None:
     data_of_page = Elements(text).data()
     assert len(data_of_page["rows"]) == 44
     assert "22 files hold constructed data" in text and "the echo backend is no model" in text
-    assert {row[12] for row in data_of_page["rows"]} == {
+    assert {row[11] for row in data_of_page["rows"]} == {
         0,
         1,
     }  # some evidence was cut at 1,500 tokens
@@ -386,7 +438,7 @@ def test_plots_are_files_and_names_are_text(small: Path, tmp_path: Path) -> None
     written = plots.write(page, tmp_path / "report")
     assert [path.name for path in written] == [
         f"report_{name}.{kind}"
-        for name in ("heatmap", "curves", "causes")
+        for name in ("heatmap", "curves", "causes", "depth_scores", "depth_passages")
         for kind in ("png", "svg")
     ]
     for path in written:

@@ -10,7 +10,8 @@ CONFIG = """
 from lveval import metrics
 from lveval.config import *
 
-for table in (DATASET_MAXGEN, DATASET_LANGUAGE, DATASET_METRIC, DATASET_METRIC_DESCRIBED, DATASET_PROMPT):
+for table in (DATASET_MAXGEN, DATASET_LANGUAGE, DATASET_METRIC, DATASET_METRIC_DESCRIBED,
+              DATASET_METRIC_RECALL, DATASET_PROMPT):
     table["mine"] = table["hotpotwikiqa_mixup"]
 DATASET_MAXGEN["mine"] = 7
 DATASET_SELECTED = ["mine"]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 from support.comparison_parts import answered, pair_of_runs
-from support.scores import run_of
+from support.scores import every, run_of
 
 from lveval.analysis import comparison
 
@@ -15,7 +15,8 @@ def test_many_runs_at_once_can_still_differ_by_file() -> None:
         [row for at in range(5) for row in run_of(f"s{at}_mixup", np.full((20, 3), 0.9))]
     )
     others = {
-        str(at): answered([replace(row, released=0.1) for row in ours.rows]) for at in range(45)
+        str(at): answered([replace(row, scores=every(0.1)) for row in ours.rows])
+        for at in range(45)
     }
     found = comparison.compare_with(ours, others)  # a family of 675 files
     assert {part.verdict for run in found.values() for part in run.parts.files.values()} == {

@@ -10,10 +10,11 @@ import pytest
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.scores import every
 
 from lveval import config, metrics, results
 from lveval.analysis import answer_text, causes, score_breakdown
-from lveval.results import ScoredRow
+from lveval.results import PROTOCOLS, ScoredRow
 
 DATA = Path(__file__).parent.parent / "golden"
 DOCS = ROOT / "docs" / "causes.md"
@@ -28,9 +29,11 @@ def scored(subset: str, record: dict[str, object], level: str = "16k", index: in
     answers, keywords = record["answers"], record.get("gold_ans")
     assert isinstance(answers, list)
     answer = "" if record.get("status") == "refused" else record["pred"]
-    protocols = (config.DATASET_METRIC[subset], config.DATASET_METRIC_DESCRIBED[subset])
-    released, described = (metric(answer, answers[0], keywords) for metric in protocols)
-    return ScoredRow(subset, level, index, released, described, record)
+    scores = {
+        name: protocol.metrics[subset](answer, answers[0], keywords)
+        for name, protocol in PROTOCOLS.items()
+    }
+    return ScoredRow(subset, level, index, scores, record)
 
 
 def english(pred: str, **changes: object) -> ScoredRow:
@@ -435,10 +438,10 @@ def test_any_row_has_one_cause(
 
 
 def test_wrongly_typed_fields_count_as_absent() -> None:
-    assert causes.classify_error(ScoredRow("x", "16k", 0, 0.0, 0.0)) == "empty"
+    assert causes.classify_error(ScoredRow("x", "16k", 0, every(0.0))) == "empty"
     assert (
         causes.classify_error(
-            ScoredRow("lic_mixup", "16k", 0, 0.0, 0.0, {"pred": 3, "answers": 5, "gold_ans": []})
+            ScoredRow("lic_mixup", "16k", 0, every(0.0), {"pred": 3, "answers": 5, "gold_ans": []})
         )
         == "empty"
     )
@@ -474,7 +477,7 @@ def test_the_causes_add_up_to_what_is_lost() -> None:
 
 def test_points_lost_by_hand() -> None:
     def row(subset: str, released: float) -> ScoredRow:
-        return ScoredRow(subset, "16k", 0, released, 0.0)
+        return ScoredRow(subset, "16k", 0, every(released))
 
     rows = [
         row("factrecall_en", 0.75),
@@ -512,6 +515,28 @@ def test_points_lost_by_hand() -> None:
 )
 def test_what_is_left_without_the_refusals(text: str, left: str) -> None:
     assert answer_text.without_refusals(text) == left
+
+
+REFUSING = """
+    the article text does do did is was be not never nothing nowhere none neither no no-one n't don't couldn’t cannot
+    can can't could unable able to it impossible hard difficult way answer find tell say know information mention
+    mentioned stated given named here where who remains remain unknown unclear unspecified as an ai i have am i'm sure
+    unsure enough any insufficient lack of evidence unanswerable n/a na undisclosed idea sorry available applicable fail
+    fails without silent omits about
+    我 也 不 知道 清楚 确定 无法 不能 没法 没有办法 难以 无从 不足以 回答 没有 并未 未曾 没 未 明确 提到 找 看 查 不到
+    找到 暂无 缺乏 相关 信息 依据 不足 不够 答案 不详 未知 抱歉 对不起 文中 文章 给出 缺 说
+""".split()  # noqa: SIM905
+
+
+@settings(deadline=None, max_examples=2000)
+@given(
+    st.lists(st.sampled_from(REFUSING), min_size=1, max_size=8), st.sampled_from([" ", "", ". "])
+)
+def test_no_refusal_is_passed_over(words: list[str], between: str) -> None:
+    """without_refusals looks for a few words first: no clause declines that has none of them."""
+    text = between.join(words)
+    if not answer_text._MAY_DECLINE.search(text):
+        assert not any(map(answer_text._declines, answer_text._CLAUSE_END.split(text)))
 
 
 def test_a_loop_needs_three_copies_and_six_words() -> None:

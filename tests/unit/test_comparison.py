@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 from support.comparison_parts import answered, pair_of_runs
-from support.scores import clustered, run_of, scored
+from support.scores import clustered, every, run_of, scored
 
 from lveval.analysis import comparison
 from lveval.analysis.comparison import Mismatch, holm, mismatches
@@ -124,8 +124,7 @@ def test_of_a_question_with_several_rows_only_the_answered_ones_count() -> None:
             "lic_mixup",
             "16k",
             index,
-            index / 10,
-            0.0,
+            every(index / 10),
             {"index": index, "question_id": f"q{index % 2}"},
         )
         for index in range(10)
@@ -141,7 +140,10 @@ def test_of_a_question_with_several_rows_only_the_answered_ones_count() -> None:
 
 def test_contexts_of_different_questions_are_no_pairs() -> None:
     a, b = (
-        [ScoredRow("factrecall_en", "16k", index, 0.5, 0.5, {"input": asked}) for index in range(9)]
+        [
+            ScoredRow("factrecall_en", "16k", index, every(0.5), {"input": asked})
+            for index in range(9)
+        ]
         for asked in ("who?", "when?")
     )
     with pytest.raises(LVEvalError, match="no question in common"):

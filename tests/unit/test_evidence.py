@@ -1,5 +1,7 @@
 """What truncation did, counted and split."""
 
+from support.scores import every
+
 from lveval.analysis import evidence
 from lveval.analysis.evidence import Evidence
 from lveval.report.tables import evidence_table
@@ -7,7 +9,7 @@ from lveval.results import ScoredRow
 
 
 def row(level: str, score: float, **record: object) -> ScoredRow:
-    return ScoredRow("lic_mixup", level, 0, score, 0.0, record)
+    return ScoredRow("lic_mixup", level, 0, every(score), record)
 
 
 def test_rows_are_counted_and_their_scores_split() -> None:

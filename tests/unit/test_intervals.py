@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 from conftest import script
-from support.scores import LEVELS, clustered, run_of, scored
+from support.scores import LEVELS, clustered, every, run_of, scored
 
 from lveval.analysis import clusters, intervals
 from lveval.analysis.clusters import Breakdown, bootstrap_counts, cluster_tables, resample, tabulate
@@ -53,7 +53,7 @@ def test_values_are_the_means_of_the_tables() -> None:
 
 
 def test_the_protocol_decides_which_scores_count() -> None:
-    rows = [ScoredRow("lic_mixup", "16k", index, 0.2, 0.6) for index in range(5)]
+    rows = [ScoredRow("lic_mixup", "16k", index, every(0.2, described=0.6)) for index in range(5)]
     assert intervals.score_intervals(rows, "released", draws=50).overall.value == pytest.approx(20)
     assert intervals.score_intervals(rows, "described", draws=50).overall.value == pytest.approx(60)
 
@@ -81,7 +81,9 @@ def test_influences_give_the_same_standard_error_where_questions_have_unequal_ro
         for question in range(150)
         for _ in range(1 + question % 3)
     ]
-    found = resample(tabulate("lic_mixup", cells), draws=20_000)
+    scores = {"score": np.array([score for _, _, score in cells])}
+    table = tabulate("lic_mixup", [(question, level) for question, level, _ in cells], scores)
+    found = resample(table["score"], draws=20_000)
     assert found.values[0] == pytest.approx(100 * np.mean([score for _, _, score in cells]))
     assert found.influence.sum() == pytest.approx(0, abs=1e-9)
     assert found.draws.std() == pytest.approx(math.sqrt((found.influence**2).sum()), rel=0.03)
@@ -142,9 +144,8 @@ def test_skewed_scores_get_a_longer_arm_on_the_side_of_the_tail() -> None:
 
 def test_differences_get_students_interval_however_few_they_are() -> None:
     values = np.random.default_rng(11).normal(0.1, 0.3, (6, 1))
-    sample = tabulate(
-        "lic_mixup", [(f"q{at}", "16k", float(value)) for at, value in enumerate(values[:, 0])]
-    )
+    cells = [(f"q{at}", "16k") for at in range(6)]
+    sample = tabulate("lic_mixup", cells, {"difference": values[:, 0]})["difference"]
     found = intervals.interval([(resample(sample, draws=20_000), np.ones(1))], paired=True)
     half = 2.5706 * 100 * values.std(ddof=1) / math.sqrt(6)  # Student's t of 5 degrees of freedom
     assert found.low == pytest.approx(found.value - half, abs=0.02 * half)
@@ -288,7 +289,7 @@ def test_the_hash_seed_of_python_changes_nothing() -> None:
         "from lveval.analysis.intervals import score_intervals\n"
         "from lveval.analysis.length_effect import measure_length_effect\n"
         "from lveval.results import ScoredRow\n"
-        "a, b = ([ScoredRow('lic_mixup', level, at, at * times % 11 / 11, 0, {'input': f'q{at}'})\n"
+        "a, b = ([ScoredRow('lic_mixup', level, at, {'released': at * times % 11 / 11}, {'input': f'q{at}'})\n"
         "         for level in ('16k', '32k') for at in range(30)] for times in (7, 5))\n"
         "print(score_intervals(a, draws=300), compare_runs(a, b, draws=300, flips=300))\n"
         "print(measure_length_effect(a, draws=300))"

@@ -5,9 +5,11 @@ from collections import defaultdict
 from fractions import Fraction
 from pathlib import Path
 
+import pytest
 from conftest import ROOT
 
 from lveval import config
+from lveval.report.leaderboard import read_leaderboards
 
 PUBLISHED = ROOT / "lveval/report/published" / "published.csv"
 OVERALL = ROOT / "lveval/report/published" / "published_overall.csv"
@@ -66,3 +68,31 @@ def test_the_published_means_are_those_of_the_published_scores() -> None:
     }
     assert list(off) == [OUTLIER], off
     assert off[OUTLIER] == Fraction("0.014")
+
+
+def test_what_was_published_later_joins_the_first_leaderboard() -> None:
+    models = {model.name: model for model in read_leaderboards()["released"].models}
+    assert len(models) == 11
+    found = models["Qwen2-72B-Instruct"]
+    assert set(found.scores) == {(subset, "16k") for subset in config.DATASET_ROWS}
+    assert found.level_mean("16k") == pytest.approx(278.42 / 11)
+    assert found.level_mean("32k") is None and "repository" in found.source
+
+
+def test_the_leaderboard_of_recall_has_every_line_of_the_reports() -> None:
+    board = read_leaderboards()["recall"]
+    assert len(board.models) == len({model.name for model in board.models}) == 19
+    assert all(
+        model.source and 0 < mean < 100
+        for model in board.models
+        for mean in (model.means or {}).values()
+    )
+    plain = [model for model in board.models if not model.drawn]
+    assert len(plain) == 6 and all("without length extrapolation" in each.name for each in plain)
+    for model in plain:  # up to 32k no extrapolation was needed
+        whole = next(each for each in board.models if each.name == model.name.split(",")[0])
+        assert [model.level_mean(level) for level in ("16k", "32k")] == [
+            whole.level_mean(level) for level in ("16k", "32k")
+        ]
+        assert (model.level_mean("256k") or 0) < (whole.level_mean("256k") or 0)
+    assert board.why_unranked

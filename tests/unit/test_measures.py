@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from support.run_folders import IDENTITY, make_row, write_run
+from support.scores import every
 
 from lveval.analysis import comparison, measures, run_analysis
 from lveval.analysis.measures import Reasoning, Spread
@@ -20,7 +21,7 @@ from lveval.results import ScoredRow
 def row(level: str, index: int, tokens: int, score: float = 1.0, **record: object) -> ScoredRow:
     usage = {"completion_tokens": tokens + 5, "reasoning_tokens": tokens}
     fields = {"usage": usage, "status": "ok", "pred": "1874", "input": f"q{index}", **record}
-    return ScoredRow("lic_mixup", level, index, score, 0.0, fields)
+    return ScoredRow("lic_mixup", level, index, every(score), fields)
 
 
 def test_reasoning_is_summarized_by_level_and_over_equal_questions() -> None:
@@ -38,8 +39,8 @@ def test_reasoning_is_summarized_by_level_and_over_equal_questions() -> None:
 
 
 def test_rows_without_reasoning_say_nothing_of_it() -> None:
-    plain = ScoredRow("lic_mixup", "16k", 0, 1.0, 0.0, {"usage": {"completion_tokens": 5}})
-    odd = ScoredRow("lic_mixup", "16k", 1, 1.0, 0.0, {"usage": "much", "measures": "none"})
+    plain = ScoredRow("lic_mixup", "16k", 0, every(1.0), {"usage": {"completion_tokens": 5}})
+    odd = ScoredRow("lic_mixup", "16k", 1, every(1.0), {"usage": "much", "measures": "none"})
     assert measures.reasoning_by_level([plain, odd]) == {}
     assert measures.measures_by_level([plain, odd]) == {}
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 ALL_METRICS: dict[str, Callable[..., float]] = {
     name: getattr(metrics, name)
     for name in dir(metrics)
-    if name.startswith(("qa_f1_", "rouge_zh_"))
+    if name.startswith(("qa_f1_", "rouge_zh_", "keyword_recall_"))
 }
 
 
@@ -52,24 +52,21 @@ def test_the_golden_cases_are_all_there() -> None:
     assert {case["dataset"] for case in CASES} == set(config.DATASET_METRIC)
 
 
-@pytest.mark.parametrize("subset", config.DATASET_METRIC)
-def test_released_scores_are_the_published_scorers(subset: str) -> None:
-    for case in CASES:
-        if case["dataset"] == subset:
-            score = config.DATASET_METRIC[subset](
-                case["pred"], case["answers"][0], case["gold_ans"]
-            )
-            assert score == pytest.approx(case["score"], rel=0, abs=1e-12), case["id"]
+PROTOCOLS = {  # key of a golden case -> the table that gives its metric
+    "score": config.DATASET_METRIC,
+    "score_described": config.DATASET_METRIC_DESCRIBED,
+    "score_recall": config.DATASET_METRIC_RECALL,
+}
 
 
+@pytest.mark.parametrize("key", PROTOCOLS)
 @pytest.mark.parametrize("subset", config.DATASET_METRIC)
-def test_described_scores_are_the_papers(subset: str) -> None:
+def test_scores_are_the_golden_ones(subset: str, key: str) -> None:
+    """Those of the published scorer, of the paper's description and of keyword recall."""
     for case in CASES:
         if case["dataset"] == subset:
-            score = config.DATASET_METRIC_DESCRIBED[subset](
-                case["pred"], case["answers"][0], case["gold_ans"]
-            )
-            assert score == pytest.approx(case["score_described"], rel=0, abs=1e-12), case["id"]
+            score = PROTOCOLS[key][subset](case["pred"], case["answers"][0], case["gold_ans"])
+            assert score == pytest.approx(case[key], rel=0, abs=1e-12), case["id"]
 
 
 def test_file_scores_are_the_published_ones() -> None:
@@ -159,6 +156,44 @@ def test_described_f1_leaves_out_blacklisted_words() -> None:
 def test_described_f1_of_a_truth_of_blacklisted_words_uses_them() -> None:
     assert metrics.qa_f1_zh_score_described("是", "是") == 1.0
     assert metrics.qa_f1_score_described("by which", "by which") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("metric", "text", "least"),
+    [
+        (metrics.qa_f1_score_described, "amber reef cove isle fjord", 2),
+        (metrics.qa_f1_zh_score_described, "灯塔果园水库港口疫苗", 1),
+        (metrics.qa_f1_score_with_gold_ans, "amber reef cove isle fjord", 1),
+        (metrics.qa_f1_zh_score_with_gold_ans, "灯塔果园水库港口疫苗", 2),
+    ],
+)
+def test_the_papers_gates_are_the_published_ones_the_other_way_round(
+    metric: Callable[..., float], text: str, least: int
+) -> None:
+    """Of five keywords: two in English and one in Chinese as the paper has it."""
+    words = text.split() if " " in text else [text[at : at + 2] for at in range(0, 10, 2)]
+    for number in range(6):
+        answer = (" " if " " in text else "").join(words[:number])
+        assert (metric(answer, text, text) > 0) == (number >= least), number
+
+
+def test_keyword_recall_is_the_share_of_informative_keywords() -> None:
+    recall = metrics.keyword_recall_score
+    assert recall("amber lamp of", "pier", "amber reef of in") == 0.5  # "of" and "in" do not count
+    assert recall("amber", "pier", "amber amber") == 0.5  # a multiset
+    assert recall("amber amber amber", "pier", "amber amber") == 1.0
+    assert metrics.keyword_recall_zh_score("灯塔在港口", "果园", "灯塔港口的水库") == 2 / 3
+
+
+@pytest.mark.parametrize("blank", [None, "", "  ", "?!", "the"])
+def test_keyword_recall_takes_the_truth_where_there_are_no_keywords(blank: str | None) -> None:
+    assert metrics.keyword_recall_score("amber", "amber reef", blank) == 0.5
+
+
+def test_keyword_recall_of_blacklisted_words_alone_looks_for_them() -> None:
+    assert metrics.keyword_recall_score("by", "pier", "by which") == 0.5
+    assert metrics.keyword_recall_zh_score("是", "是") == 1.0
+    assert metrics.keyword_recall_score("amber", "?!", "?!") == 0.0  # nothing to be found
 
 
 def test_single_metrics_do_not_look_at_keywords() -> None:
@@ -299,7 +334,8 @@ from lveval import config
 cases = [json.loads(l) for l in pathlib.Path(sys.argv[1]).read_text(encoding="utf-8").split("\\n") if l][::11]
 print([
     table[case["dataset"]](case["pred"], case["answers"][0], case["gold_ans"]).hex()
-    for case in cases for table in (config.DATASET_METRIC, config.DATASET_METRIC_DESCRIBED)
+    for case in cases
+    for table in (config.DATASET_METRIC, config.DATASET_METRIC_DESCRIBED, config.DATASET_METRIC_RECALL)
 ])
 """
 

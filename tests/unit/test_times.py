@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import in_process
 from support.run_folders import make_row, write_run
+from support.scores import every
 from support.stores import opened, record
 
 from lveval.analysis import run_analysis
@@ -64,8 +65,8 @@ def test_a_file_that_cannot_be_written_or_read_costs_a_warning(
 
 
 def test_times_are_summarized_by_level() -> None:
-    rows = [ScoredRow("lic_mixup", "32k", index, 1.0, 1.0) for index in range(3)]
-    rows.append(ScoredRow("lic_mixup", "16k", 0, 1.0, 1.0))
+    rows = [ScoredRow("lic_mixup", "32k", index, every(1.0)) for index in range(3)]
+    rows.append(ScoredRow("lic_mixup", "16k", 0, every(1.0)))
     told = [
         line(0, "32k", prefill_seconds=4.0, decode_seconds=1.0, new_tokens=11, device="H100"),
         line(1, "32k", prefill_seconds=6.0, decode_seconds=3.0, new_tokens=31, device="A100"),
@@ -95,7 +96,7 @@ def test_times_are_summarized_by_level() -> None:
 
 
 def test_numbers_that_are_none_are_passed_over() -> None:
-    rows = [ScoredRow("lic_mixup", "16k", index, 1.0, 1.0) for index in range(6)]
+    rows = [ScoredRow("lic_mixup", "16k", index, every(1.0)) for index in range(6)]
     values = [2.0, True, "3", -1.0, float("nan"), 10**400]
     told = {
         ("lic_mixup", "16k", index): line(index, seconds=value, new_tokens=None, device=None)
@@ -124,7 +125,7 @@ def test_times_are_printed_and_on_the_page_and_in_no_result(tmp_path: Path) -> N
     assert 'id="times"' in shown and "&lt;b&gt;GPU" in shown and "<b>GPU" not in shown
     assert "Times and memory" in tables.markdown(page) and "4.10" in tables.latex(page)
     results = {path.name: path.read_bytes() for path in folder.glob("results*")}
-    assert len(results) == 5
+    assert len(results) == 7
     (folder / FILE).unlink()
     found = in_process("evaluation.py", "--input-dir", folder)
     assert "times and memory" not in found.stdout
