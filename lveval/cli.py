@@ -91,7 +91,9 @@ def report_parser(argv: Sequence[str] | None) -> argparse.Namespace:
         help="rank the run among the published models, or say why it is not ranked",
     )
     parser.add_argument(
-        "--plots", action="store_true", help="heat map, curves and causes as PNG and SVG files, too"
+        "--plots",
+        action="store_true",
+        help="heat map, curves, causes, radar and bars as PNG and SVG files, too",
     )
     parser.add_argument("--markdown", action="store_true", help="the tables as Markdown, too")
     parser.add_argument("--latex", action="store_true", help="the tables as LaTeX, too")
@@ -131,7 +133,7 @@ def report_of_folder(
     from lveval.report.data import build_report
     from lveval.report.leaderboard import read_leaderboards
 
-    evaluation = evaluate(folder)
+    evaluation, *compared = (evaluate(each) for each in (folder, *others))
     if not evaluation.rows:
         raise UsageError(
             f"{folder}: no row has an answer yet; run prediction.py with this folder's options "
@@ -143,8 +145,9 @@ def report_of_folder(
         published=read_leaderboards(),
         rank=leaderboard,
         compared=comparison.compare_under_all(
-            evaluation, {str(other): evaluate(other) for other in others}
+            evaluation, {str(other.folder): other for other in compared}
         ),
+        others=compared,
         sweep=sweep.sweep_runs(evaluation, {run.name: evaluate(run) for run in swept}, measure)
         if swept
         else None,

@@ -16,15 +16,17 @@ from lveval.analysis.ablation import Ablation
 from lveval.analysis.causes import PointsLost
 from lveval.analysis.comparison import Comparison
 from lveval.analysis.evidence import Evidence
+from lveval.analysis.groups import Groups
 from lveval.analysis.intervals import Interval
 from lveval.analysis.length_effect import LengthCurve, LengthEffect
 from lveval.analysis.measures import Reasoning, Spread
+from lveval.analysis.misled import Misled
 from lveval.analysis.run_analysis import RunAnalysis
 from lveval.analysis.score_breakdown import ScoreBreakdown, explain_score
 from lveval.analysis.sweep import Sweep
 from lveval.analysis.times import Times
 from lveval.common.levels import FileKey
-from lveval.report.leaderboard import Leaderboard, PublishedModel, Ranking, rank_run
+from lveval.report.leaderboard import Leaderboard, ModelScores, Ranking, rank_run
 from lveval.results import (
     HEADLINE,
     PROTOCOLS,
@@ -78,10 +80,12 @@ class ProtocolScores:
     scores: dict[FileKey, Interval]
     level_means: dict[str, Interval]
     subset_means: dict[str, Interval]
+    groups: Groups  # the same scores by task group and language
     note: str  # what the intervals are
-    published: Sequence[PublishedModel]  # models whose scores in this unit are known
+    published: Sequence[ModelScores]  # models whose scores in this unit are known
     standing: Ranking | None  # of the run among them
     compared: Mapping[str, Comparison]  # by the other run's folder; this run is A
+    other_runs: Sequence[ModelScores]  # all that the runs of `compared` scored
 
 
 @dataclass
@@ -97,6 +101,8 @@ class ReportData:
     leaderboard_levels: list[str]  # whose mean is the leaderboard's overall score
     evidence_by_file: Mapping[FileKey, Evidence]
     evidence_by_level: Mapping[str, Evidence]
+    ceiling: Mapping[str, float]  # level -> the score that the evidence kept allows
+    misled: Misled | None  # None where no row tells of a confusing fact
     lost: PointsLost
     ablation: Ablation
     lengths: LengthEffect
@@ -121,12 +127,14 @@ def build_report(
     published: Mapping[str, Leaderboard] | None = None,
     rank: bool = False,
     compared: Mapping[str, Mapping[str, Comparison]] | None = None,
+    others: Sequence[Evaluation] = (),
     sweep: Sweep | None = None,
 ) -> ReportData:
     """Collect everything that is known of a run.
 
     `published` and `compared` are by protocol. Published models are drawn beside the run's curve;
-    with `rank` the run is placed among them, or listed unranked with the reasons.
+    with `rank` the run is placed among them, or listed unranked with the reasons. `others`: the
+    runs that it is compared with, to be drawn beside it, too.
     """
     limit = evaluation.identity.get("model_max_len")
     protocols = {name: protocol_scores(evaluation, found, name) for name in PROTOCOLS}
@@ -136,8 +144,10 @@ def build_report(
         if rank:
             means = {level: mean.value for level, mean in of_unit.level_means.items()}
             of_unit.standing = rank_run(evaluation, means, board)
-    for name, others in (compared or {}).items():
-        protocols[name].compared = others
+    for name, comparisons in (compared or {}).items():
+        protocols[name].compared = comparisons
+    for name, of_protocol in protocols.items():
+        of_protocol.other_runs = [run_scores(other, name) for other in others]
     return ReportData(
         name=evaluation.folder.resolve().name,
         levels=list(protocols[HEADLINE].level_means),
@@ -148,6 +158,8 @@ def build_report(
         leaderboard_levels=evaluation.leaderboard_levels,
         evidence_by_file=found.evidence_by_file,
         evidence_by_level=found.evidence_by_level,
+        ceiling=found.ceiling,
+        misled=found.misled,
         lost=found.lost,
         ablation=found.ablation,
         lengths=found.lengths,
@@ -170,11 +182,18 @@ def protocol_scores(evaluation: Evaluation, found: RunAnalysis, name: str) -> Pr
         scores=_with_values(intervals.files, scores),
         level_means=_with_values(intervals.levels, level_means(scores)),
         subset_means=_with_values(intervals.subsets, subset_means(scores)),
+        groups=found.groups[name],
         note="; ".join((INTERVAL_NOTE, *found.interval_notes(name))),
         published=(),
         standing=None,
         compared={},
+        other_runs=(),
     )
+
+
+def run_scores(run: Evaluation, protocol: str) -> ModelScores:
+    """What another run scored, to be shown beside this one."""
+    return ModelScores(run.folder.resolve().name, None, run.scores(protocol))
 
 
 def _with_values(

@@ -1,4 +1,4 @@
-"""A report's plots as PNG and SVG files, by matplotlib: heat map, curves, causes.
+"""A report's plots as PNG and SVG files, by matplotlib: heat map, curves, causes, groups.
 
     plots.write(page, Path("report"))    # report_heatmap.png, report_heatmap.svg, …
 
@@ -7,22 +7,23 @@ out of them. The files hold no clock, so equal runs give equal files.
 """
 
 import warnings
-from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lveval.common.files import write_atomic
 from lveval.common.text import printable
-from lveval.report import charts
+from lveval.report import charts, group_plots
+from lveval.report.beside import HUES
 from lveval.report.data import ReportData
+from lveval.report.group_plots import DASHES, INKS
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-BLUE, GREY = "#0b5cad", "#555b63"  # this run, the others
+BLUE, GREY = INKS["own"], "#555b63"  # this run, the published models
 
 # Fonts with Chinese letters, as systems name them; those installed back up the default one.
 HAN = (
@@ -69,10 +70,11 @@ def write(page: ReportData, stem: Path) -> list[Path]:
         "svg.hashsalt": "lveval",  # ids in the file do not change from run to run
         "svg.fonttype": "path",
     }
-    plots: dict[str, Callable[[ReportData, Axes], None]] = {
-        "heatmap": _heatmap,
-        "curves": _curves,
-        "causes": _causes,
+    plots: dict[str, group_plots.Draw] = {
+        "heatmap": partial(_heatmap, page),
+        "curves": partial(_curves, page),
+        "causes": partial(_causes, page),
+        **group_plots.available(page),
     }
     written = []
     for name, draw in plots.items():
@@ -81,7 +83,7 @@ def write(page: ReportData, stem: Path) -> list[Path]:
             warnings.filterwarnings("ignore", message=r"Glyph .* missing", category=UserWarning)
             figure = Figure(figsize=(9, 5.5), layout="constrained")
             FigureCanvasAgg(figure)
-            draw(page, figure.add_subplot())
+            draw(figure)
             figure.suptitle(printable(charts.shortened(page.name, 60)))
             # No number without its warnings.
             figure.supxlabel(printable("\n".join(page.notes)), fontsize=7)
@@ -100,10 +102,11 @@ def _save(figure: "Figure", path: Path) -> Path:
     return path
 
 
-def _heatmap(page: ReportData, axes: "Axes") -> None:
+def _heatmap(page: ReportData, figure: "Figure") -> None:
     """Subset by level, the number in each cell."""
     import numpy
 
+    axes = figure.add_subplot()
     values = numpy.full((len(page.subsets), len(page.levels)), numpy.nan)
     for (subset, level), score in page.headline.scores.items():
         values[page.subsets.index(subset), page.levels.index(level)] = score.value
@@ -124,13 +127,20 @@ def _heatmap(page: ReportData, axes: "Axes") -> None:
     axes.set_yticks(range(len(page.subsets)), page.subsets)
 
 
-def _curves(page: ReportData, axes: "Axes") -> None:
+def _curves(page: ReportData, figure: "Figure") -> None:
     """Level means of the run and of the published models, named at their ends."""
+    axes = figure.add_subplot()
     chart = charts.curve_chart(page)
     top = chart.ticks[-1]
     for number, (_, line) in enumerate(chart.published):
-        places, style = [chart.across(level) for level in line], ("-", "--", ":", "-.")[number % 4]
+        places, style = [chart.across(level) for level in line], DASHES[number % 4]
         axes.plot(places, list(line.values()), style, color="#8a8f96", linewidth=1)
+    for number, (_, line) in enumerate(chart.compared):
+        places, hue = [chart.across(level) for level in line], HUES[number % len(HUES)]
+        style = f"{DASHES[number % 4]}o"
+        axes.plot(places, list(line.values()), style, color=INKS[hue], linewidth=1.5, markersize=4)
+    places = [chart.across(level) for level in chart.ceiling]
+    axes.plot(places, list(chart.ceiling.values()), ":", color="black", linewidth=1.2)
     places = [chart.across(level) for level in chart.own]
     axes.plot(places, [mean.value for mean in chart.own.values()], color=BLUE, linewidth=2.5)
     for place, (level, mean) in zip(places, chart.own.items(), strict=True):
@@ -146,20 +156,23 @@ def _curves(page: ReportData, axes: "Axes") -> None:
     for end, label in zip(chart.ends, charts.spread_labels(wanted, 0, frame), strict=True):
         x, y = chart.across(end.level), top * (1 - label / frame)
         axes.plot([x + 0.01, 1.05, 1.07], [end.value, y, y], color="#d0d4d9", linewidth=0.7)
-        name, colour = printable(charts.shortened(end.name, 30)), BLUE if end.is_own else GREY
+        name, colour = printable(charts.shortened(end.name, 30)), INKS.get(end.css, GREY)
         axes.text(1.075, y, name, color=colour, fontsize=8, va="center")
     axes.set_ylim(0, top)
     axes.set_xlim(-0.03, 1.3)
-    axes.set_xticks([chart.across(level) for level in chart.levels], chart.levels)
+    most = {level: f"\n≤ {value:.0f}" for level, value in chart.ceiling.items()}
+    names = [f"{level}{most.get(level, '')}" for level in chart.levels]
+    axes.set_xticks([chart.across(level) for level in chart.levels], names)
     axes.set_ylabel("mean score")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines["bottom"].set_bounds(-0.03, 1.03)
 
 
-def _causes(page: ReportData, axes: "Axes") -> None:
+def _causes(page: ReportData, figure: "Figure") -> None:
     """What became of 100 points at each level."""
     from matplotlib.patches import Patch
 
+    axes = figure.add_subplot()
     bars = charts.cause_bars(page)
     for row, (_, parts) in enumerate(bars):
         left = 0.0
