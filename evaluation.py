@@ -86,7 +86,9 @@ def evaluate(folder: Path) -> Evaluation:
     pairs.sort(key=lambda pair: (results.SUBSETS.index(pair[0]), level_length(pair[1])))
     manifest = run_folders.read_manifest(folder) or {}
     files = [score_file(folder, manifest, *pair) for pair in pairs]
-    return Evaluation(folder, manifest, files, read_times(folder), recorded_protocols(folder))
+    return Evaluation(
+        folder, manifest, files, read_times(folder), recorded_protocols=recorded_protocols(folder)
+    )
 
 
 def recorded_protocols(folder: Path) -> dict[str, str]:
@@ -115,12 +117,13 @@ def score_file(folder: Path, manifest: Mapping[str, object], subset: str, level:
             )
         selected = selection[name]
         available = cast(dict[str, int], manifest.get("rows", {})).get(name)
+        left_out = len(cast(dict[str, list[int]], manifest.get("left_out", {})).get(name, ()))
     else:
         # The file's own rows are all there is to go by, except that the published files have a
         # known length.
-        selected = len(records)
+        selected, left_out = len(records), 0
         available = config.DATASET_ROWS.get(subset) if level in PUBLISHED_LEVELS else None
-    result = FileResult(subset, level, selected, available)
+    result = FileResult(subset, level, selected - left_out, available, left_out=left_out)
     for place, (record, where) in enumerate(records):
         try:
             row = score_row(record, subset, level, place)
@@ -226,7 +229,9 @@ def metadata(evaluation: Evaluation, found: "RunAnalysis") -> dict[str, object]:
         "run": {name: value for name, value in evaluation.identity.items() if name != "data"},
         "complete": not evaluation.unfinished,
         "limited": [
-            file.name for file in evaluation.files if file.selected < (file.available or 0)
+            file.name
+            for file in evaluation.files
+            if file.selected < (file.available or 0) - file.left_out
         ],
         "leaderboard_levels": evaluation.leaderboard_levels,
         "files": {
@@ -235,6 +240,7 @@ def metadata(evaluation: Evaluation, found: "RunAnalysis") -> dict[str, object]:
                 "selected": file.selected,
                 "available": file.available,
                 "statuses": dict(sorted(file.statuses.items())),
+                **({"left_out": file.left_out} if evaluation.control else {}),
             }
             for file in evaluation.files
         },
@@ -342,12 +348,13 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         if each.unfinished and not arguments.allow_partial:
             print_unfinished(each)
             return ExitCode.INCOMPLETE
-    from lveval.analysis import comparison, run_analysis
+    from lveval.analysis import comparison, contexts, run_analysis
 
+    if arguments.data_path:
+        told = contexts.read_contexts(evaluation, arguments.data_path, with_passages=False)
+        evaluation.depths = told.depths
     found = run_analysis.analyze_run(evaluation)
-    compared = comparison.compare_under_all(
-        evaluation, {str(other.folder): other for other in others}
-    )
+    compared = comparison.compare_under_all(evaluation, {other.place: other for other in others})
     print_scores(evaluation, found)
     print_findings(found)
     print_comparisons(evaluation, compared)

@@ -35,7 +35,7 @@ from lveval.options import RunOptions, Scheduler, without_secrets
 from lveval.planning import token_counts
 from lveval.planning.check import run_checks
 from lveval.planning.plan import print_plan
-from lveval.runs.folder import read_manifest
+from lveval.runs.folder import read_manifest, records_depths
 from lveval.runs.spec import RunSpec
 from lveval.runs.store import RunStore
 
@@ -54,13 +54,15 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     # --- 2. Selection: every data file is read and checked before a model is loaded -----------
     if options.plan:
         with token_counts.counting_pool(keys) as pool:
-            files = load_selection(keys, options.data_path, options.limit, pool)
+            files = load_selection(
+                keys, options.data_path, options.limit, pool, control=options.control
+            )
             spec = build_spec(run, prompts, files, cluster_environment(run))
             warn_of_surprises(run, spec)
             job = make_job(run, prompts, files)
             print_plan(options, job, files, spec.as_identity(), run.gpu_groups, pool)
         return ExitCode.COMPLETE
-    files = load_selection(keys, options.data_path, options.limit)
+    files = load_selection(keys, options.data_path, options.limit, control=options.control)
 
     # --- 3. Spec: what decides the answers ----------------------------------------------------
     environment = cluster_environment(run)
@@ -72,8 +74,14 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     # --- 4. The run: a new folder, or one to be resumed ---------------------------------------
     selection = {file.name: file.rows for file in files}
     rows = {file.name: len(file.file) for file in files}
+    left_out = {file.name: file.left_out for file in files}
     with RunStore.open(
-        options.folder, spec.as_identity(), selection, rows, overwrite=options.overwrite
+        options.folder,
+        spec.as_identity(),
+        selection,
+        rows,
+        left_out=left_out,
+        overwrite=options.overwrite,
     ) as store:
         backend = options.module
         cost = CostTracker.from_options(
@@ -272,6 +280,8 @@ def make_job(
         expected=environment or {},
         max_concurrent_rows=options.module.max_concurrent_rows(run.engine),
         row_hours=options.row_hours,
+        records_depths=options.overwrite or records_depths(options.folder),
+        control=options.control,
     )
 
 
@@ -325,8 +335,9 @@ def summary_lines(
 ) -> Iterator[str]:
     """Yield what a start came to: money, answers without text, and why rows are `left`."""
     if cost.cost:
+        cached = f" ({cost.cached_tokens:,} from the cache)" if cost.cached_tokens else ""
         yield (
-            f"spent {cost.cost:,.2f} USD so far: {cost.prompt_tokens:,} prompt tokens, "
+            f"spent {cost.cost:,.2f} USD so far: {cost.prompt_tokens:,} prompt tokens{cached}, "
             f"{cost.answer_tokens:,} answer tokens"
         )
     unfinished = (

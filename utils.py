@@ -18,6 +18,8 @@ from typing import Literal, NamedTuple
 from lveval.backends.base import Json, Prompt, Tokenizer
 from lveval.common import reasoning
 from lveval.common.errors import UsageError
+from lveval.data import positions
+from lveval.data.positions import Depths, Span
 from lveval.data.rows import Row
 
 VICUNA = (
@@ -74,11 +76,17 @@ def truncate_middle(tokenizer: Tokenizer, text: str, limit: int) -> tuple[str, i
     they are decoded each by itself and joined with nothing between; the count includes the special
     tokens the tokenizer adds.
     """
+    head, tail, full = _halves(tokenizer, text, limit)
+    return head + tail, full
+
+
+def _halves(tokenizer: Tokenizer, text: str, limit: int) -> tuple[str, str, int]:
+    """The two ends that are kept of `text`, all of it and "" if it fits, and its tokens."""
     tokens = tokenizer.encode(text)
     if len(tokens) <= limit:
-        return text, len(tokens)
+        return text, "", len(tokens)
     half = int(limit / 2)
-    return tokenizer.decode(tokens[:half]) + tokenizer.decode(tokens[-half:]), len(tokens)
+    return tokenizer.decode(tokens[:half]), tokenizer.decode(tokens[-half:]), len(tokens)
 
 
 # --chat-template auto as version 0.1 had it, for a run begun by that: a published entry of the
@@ -192,6 +200,8 @@ class PreparedPrompt:
     prompt: Prompt
     prompt_tokens_full: int
     evidence_kept: bool | None
+    depths: Depths | None = None
+    cut: Span | None = None  # [start, end) in characters of the row's context; None: nothing is cut
 
 
 def build_prompt(
@@ -213,7 +223,9 @@ def build_prompt(
     use. `context` stands in place of the row's, where a plugin made another of it.
     """
     shown: Row = row if context is None else {**row, "context": context}
-    text, full = truncate_middle(tokenizer, fill_template(template, shown), limit)
+    filled = fill_template(template, shown)
+    head, tail, full = _halves(tokenizer, filled, limit)
+    text = head + tail
     asked = fill_template(template, {**row, "context": ""})
     use_chat = uses_native_chat(native_chat, mode)
     formatted, add_special_tokens = (
@@ -226,6 +238,7 @@ def build_prompt(
         tokens = tokens[1:]  # a named deviation: the published Mistral format doubled the BOS
     if not tokens:
         raise UsageError(f"{key}: the prompt is empty; expected at least one token")
+    before, after = (fill_template(part, shown) for part in template.partition("{context}")[::2])
     prompt = Prompt(
         text=text,
         formatted=formatted,
@@ -233,10 +246,20 @@ def build_prompt(
         max_new_tokens=budget,
         native_chat=use_chat,
         key=key,
-        after_context=fill_template(template.partition("{context}")[2], shown),
+        after_context=after,
     )
-    truncated = full > limit or shown["context"] != row["context"]
-    return PreparedPrompt(prompt, full, evidence_kept(row, text, asked, truncated=truncated))
+    replaced = shown["context"] != row["context"]
+    kept = evidence_kept(row, text, asked, truncated=full > limit or replaced)
+    cut = None
+    if full > limit:
+        cut = positions.find_cut(filled, head, tail, (len(before), len(filled) - len(after)))
+    passages = positions.find_passages(row)
+    if replaced:
+        depths = positions.depths_in_shown(passages, row["context"], shown["context"], cut)
+        return PreparedPrompt(prompt, full, kept, depths)
+    return PreparedPrompt(
+        prompt, full, kept, positions.depths(passages, len(row["context"]), cut), cut
+    )
 
 
 def drop_long_text(prepared: PreparedPrompt) -> PreparedPrompt:
@@ -252,15 +275,17 @@ def drop_long_text(prepared: PreparedPrompt) -> PreparedPrompt:
 
 def evidence_kept(row: Row, prompt: str, asked: str, *, truncated: bool) -> bool | None:
     """Whether the evidence is still in the prompt after the middle cut; None where the row does not
-    tell.
+    tell, and where its context is empty, as in a closed book.
 
     Evidence is what the row's recorded offsets mark, all of it; without them its answer keywords,
     else its first answer, where they stand in the context verbatim. `asked` is the prompt without
     its context: a question that names the answer ("A or B?") is no evidence.
     """
+    context = row["context"]
+    if not context:
+        return None
     if not truncated:
         return True
-    context = row["context"]
     offsets = row["offsets"]
     if offsets is not None and offsets["evidence"]:
         return all(context[start:end] in prompt for start, end in offsets["evidence"])

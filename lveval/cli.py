@@ -93,7 +93,14 @@ def report_parser(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--plots",
         action="store_true",
-        help="heat map, curves, causes, radar and bars as PNG and SVG files, too",
+        help="heat map, curves, causes, depths, radar and bars as PNG and SVG files, too",
+    )
+    parser.add_argument(
+        "--context-passages",
+        choices=("short", "none"),
+        default="short",
+        help="what the page shows of the contexts: the words around evidence, confusing facts and "
+        "cut, or nothing, for their licences (short)",
     )
     parser.add_argument("--markdown", action="store_true", help="the tables as Markdown, too")
     parser.add_argument("--latex", action="store_true", help="the tables as LaTeX, too")
@@ -123,12 +130,16 @@ def report_of_folder(
     leaderboard: bool = False,
     swept: Sequence[Path] = (),
     measure: str = "",
+    data_path: Path | None = None,
+    with_passages: bool = True,
 ) -> "ReportData":
     """Analyse the run in `folder` for its page.
 
-    Raises LVEvalError where it cannot be read, has no row, or cannot be compared.
+    `data_path`: a folder with its data, for want of cached copies. Raises LVEvalError where the run
+    cannot be read, has no row, cannot be compared, or has other data.
     """
     from lveval.analysis import comparison, run_analysis, sweep
+    from lveval.analysis.contexts import read_contexts
     from lveval.evaluation import evaluate
     from lveval.report.data import build_report
     from lveval.report.leaderboard import read_leaderboards
@@ -139,13 +150,16 @@ def report_of_folder(
             f"{folder}: no row has an answer yet; run prediction.py with this folder's options "
             "first"
         )
+    contexts = read_contexts(evaluation, data_path, with_passages=with_passages)
+    evaluation.depths = contexts.depths
     return build_report(
         evaluation,
         run_analysis.analyze_run(evaluation),
+        contexts=contexts if with_passages else None,
         published=read_leaderboards(),
         rank=leaderboard,
         compared=comparison.compare_under_all(
-            evaluation, {str(other.folder): other for other in compared}
+            evaluation, {other.place: other for other in compared}
         ),
         others=compared,
         sweep=sweep.sweep_runs(evaluation, {run.name: evaluate(run) for run in swept}, measure)
@@ -170,6 +184,8 @@ def report(argv: Sequence[str] | None = None) -> ExitCode:
         leaderboard=arguments.leaderboard,
         swept=arguments.sweep,
         measure=arguments.sweep_by,
+        data_path=arguments.data_path,
+        with_passages=arguments.context_passages != "none",
     )
     if page.sweep:
         print(f"{tables.sweep_table(page.sweep).text()}\n")

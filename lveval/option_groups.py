@@ -9,6 +9,7 @@ answers may not change when a run is resumed.
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,6 +47,29 @@ def option(
     metadata = {"decides": decides or some, "valid": valid, "remote_only": remote_only}
     more = {"some": some, "names": names, "argparse": words}
     return field(default=default, metadata={**metadata, **more})
+
+
+FINISH_REASONS = ("stop", "length", "content_filter")
+
+
+def finish_reason(text: str) -> tuple[str, str]:
+    """Parse REASON=MEANING, in OpenAI's words. Raises UsageError."""
+    reason, equals, meaning = text.rpartition("=")
+    if not equals or meaning not in FINISH_REASONS:
+        raise UsageError(
+            f'--finish-reason: found "{text}", expected REASON=MEANING such as eos=stop; a meaning '
+            f"is one of: {', '.join(FINISH_REASONS)}"
+        )
+    return reason, meaning
+
+
+def pattern(text: str) -> str:
+    """Check a regular expression. Raises UsageError."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise UsageError(f'--refusal-pattern: found "{text}": {error}') from None
+    return text
 
 
 def json_object(flag: str, text: str) -> dict[str, Json]:
@@ -212,6 +236,13 @@ class SelectionOptions:
         decides=True,
         metavar="MODE",
     )
+    control: str | None = option(
+        "a run that is asked something else, to be compared with the full one (docs/scores.md): "
+        "closed-book, no context; evidence-only, the marked evidence alone; no-facts, the context "
+        "without its confusing facts",
+        decides=True,
+        metavar="NAME",
+    )
     published: bool = option(
         "as the leaderboard: --prompts official --chat-template published", False, decides=True
     )
@@ -242,6 +273,25 @@ class EndpointOptions:
         action="append",
         metavar="NAME:VALUE",
     )
+    stream: bool = option(
+        "ask for streams, for a service that gives nothing else", False, remote_only=True
+    )
+    finish_reason: list[tuple[str, str]] | None = option(
+        "what a finish reason of this service means, as eos=stop (or length, content_filter); may "
+        "be given several times",
+        decides=True,
+        remote_only=True,
+        action="append",
+        type=finish_reason,
+        metavar="REASON=MEANING",
+    )
+    refusal_pattern: str | None = option(
+        "answers in which this regular expression is found are refusals",
+        decides=True,
+        remote_only=True,
+        type=pattern,
+        metavar="REGEX",
+    )
     concurrency: int = option(
         "requests at once (default: 8)", 8, valid=AT_LEAST_1, remote_only=True, metavar="N"
     )
@@ -250,6 +300,13 @@ class EndpointOptions:
     )
     requests_per_minute: int | None = option(
         "at most so many", valid=AT_LEAST_1, remote_only=True, metavar="N"
+    )
+    wait_for_service: float = option(
+        "wait so long for its first answer (default: 10)",
+        10.0,
+        valid=(lambda value: value >= 0, "minutes, at least 0"),
+        remote_only=True,
+        metavar="MINUTES",
     )
     max_outage: float = option(
         "end the run after so long without any answer (default: 6)",
@@ -323,6 +380,11 @@ class PlanOptions:
     price_in: float | None = option("price of a million prompt tokens", valid=AMOUNT, metavar="USD")
     price_out: float | None = option(
         "price of a million answer tokens", valid=AMOUNT, metavar="USD"
+    )
+    price_cached: float | None = option(
+        "price of a million prompt tokens that the service had in its cache (default: --price-in)",
+        valid=AMOUNT,
+        metavar="USD",
     )
     batch_discount: float = option(
         "what a batch run takes off the price",

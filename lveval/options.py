@@ -26,6 +26,7 @@ from lveval.backends import (
 from lveval.backends.base import ApiOptions, BackendModule, EngineOptions, Json
 from lveval.common.errors import UsageError, unknown_name
 from lveval.common.levels import FileKey
+from lveval.data.controls import CONTROLS
 from lveval.option_groups import (
     GROUPS,
     ClusterOptions,
@@ -101,6 +102,8 @@ class RunOptions(
                 raise UsageError(message)
         if self.chat_template not in CHAT_MODES:
             raise unknown_name(self.chat_template, "--chat-template", list(CHAT_MODES))
+        if self.control is not None and self.control not in CONTROLS:
+            raise unknown_name(self.control, "--control", list(CONTROLS))
 
     @classmethod
     def parse(cls, argv: Sequence[str] | None = None) -> "RunOptions":
@@ -142,9 +145,11 @@ class RunOptions(
         return run_folder(self.output_dir, self.model_name)
 
     def given(self) -> dict[str, Json]:
-        """What of the options that not every backend has was given, for the run's identity."""
+        """What was given of the options that not every run has, for the run's identity."""
         values = {
-            each.name: getattr(self, each.name) for each in fields(self) if each.metadata["some"]
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if each.metadata["some"] or each.name == "control"
         }
         # These are known by their files, which the engine's fingerprint has: they may be moved.
         files = ("adapter", "plugin", "tokenizer")
@@ -154,11 +159,15 @@ class RunOptions(
         """What the backend has to know of the options. Raises UsageError."""
         remote = self.module.REMOTE
         asked = {each.name: getattr(self, each.name) for each in fields(EndpointOptions)}
-        headers = tuple(asked.pop("header") or ())
+        asked |= {
+            "headers": tuple(asked.pop("header") or ()),
+            "finish_reasons": dict(asked.pop("finish_reason") or ()),
+            "refusal_pattern": self.refusal_pattern or "",
+            "request_args": self.request_args or {},
+        }
         api = ApiOptions(
-            **asked | {"request_args": self.request_args or {}},
+            **asked,
             tokenizer=self.tokenizer,
-            headers=headers,
             system_message=config.SYSTEM_MESSAGE,
             chat=self.chat_template in ("auto", "published"),
             batch_folder=str(self.folder / "batches"),
@@ -236,6 +245,10 @@ CONFLICTS: list[tuple[Callable[[RunOptions], object], str]] = [
         lambda o: o.max_hours is not None and o.batch,
         "--max-hours: a batch takes up to a day at the service, whatever it says; found --batch "
         "too",
+    ),
+    (
+        lambda o: o.stream and o.batch,
+        "--stream: a batch has no streams; found --batch too, expected one of the two",
     ),
     (
         lambda o: o.check and o.batch,
@@ -356,6 +369,8 @@ def add_run_folder_options(parser: argparse.ArgumentParser) -> None:
     add("--model-name", help="as for prediction.py; names the folder together with --output-dir")
     add("-v", "--verbose", action="store_true", help="say more on standard error")
     add("-q", "--quiet", action="store_true", help="say only what is wrong")
+    data = "a folder with the run's data, for want of a cached copy; computes depths of old runs"
+    add("--data-path", type=Path, metavar="FOLDER", help=data)
     compared = "other runs, compared question by question"
     add("--compare", type=Path, nargs="+", default=[], metavar="RUN", help=compared)
 

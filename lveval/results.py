@@ -94,8 +94,39 @@ LARGEST_INTEGER = 2**53  # exclusive; a script's numbers are exact up to here
 
 Scores = dict[FileKey, float]  # the score of each file, 0 to 100
 
+RowKey = tuple[str, str, int]  # (subset, level, index)
+
+DepthPair = tuple[float, float | None]  # a passage's depth in the context, and in the prompt
+
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class RowDepths:
+    """Where the passages of one row stand, 0 to 1; None in the prompt: not whole in it."""
+
+    evidence: tuple[DepthPair, ...] = ()
+    confusing_facts: tuple[DepthPair, ...] = ()
+
+    @classmethod
+    def read(cls, told: object) -> "RowDepths | None":
+        """Read what a record holds of them; None where it holds none, other parts passed over."""
+        if not isinstance(told, Mapping):
+            return None
+        return cls(_pairs(told.get("evidence")), _pairs(told.get("confusing_facts")))
+
+
+def _pairs(told: object) -> tuple[DepthPair, ...]:
+    return tuple(
+        (pair[0], pair[1] if _is_depth(pair[1]) else None)
+        for pair in (told if isinstance(told, list) else [])
+        if isinstance(pair, list) and len(pair) == 2 and _is_depth(pair[0])
+    )
+
+
+def _is_depth(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 @dataclass(frozen=True)
@@ -112,6 +143,11 @@ class ScoredRow:
     def file(self) -> FileKey:
         """The file that the row belongs to."""
         return self.subset, self.level
+
+    @property
+    def key(self) -> RowKey:
+        """What tells it from all other rows of the run."""
+        return self.subset, self.level, self.index
 
     @cached_property
     def question(self) -> str:
@@ -130,6 +166,11 @@ class ScoredRow:
         """Whether the prompt still held the evidence; None where that is unknown."""
         kept = self.record.get("evidence_kept")
         return kept if isinstance(kept, bool) else None
+
+    @property
+    def depths(self) -> RowDepths | None:
+        """Where its passages stand, if its record tells; an older version recorded none."""
+        return RowDepths.read(self.record.get("depths"))
 
     @property
     def confusing_facts(self) -> list[str]:
@@ -165,6 +206,7 @@ class FileResult:
     scored: list[ScoredRow] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)  # of each scored row
     variants: list[Mapping[str, float]] = field(default_factory=list)  # of it too, see ablation.py
+    left_out: int = 0  # rows, beside the selected ones, that the run's control does not apply to
 
     @property
     def name(self) -> str:
@@ -188,8 +230,8 @@ class FileResult:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every row of the data file is scored, as far as is known."""
-        return self.rows >= max(self.selected, self.available or 0)
+        """Whether every row of the data file that can be asked is scored, as far as is known."""
+        return self.rows >= max(self.selected, (self.available or 0) - self.left_out)
 
     @property
     def is_published_file(self) -> bool:
@@ -206,7 +248,9 @@ class Evaluation:
     manifest: Mapping[str, Any]  # empty for a folder of the published harness
     files: list[FileResult]
     # (subset, level, index) -> the row's line of times.jsonl; no score depends on it.
-    times: Mapping[tuple[str, str, int], Mapping[str, Any]] = field(default_factory=dict)
+    times: Mapping[RowKey, Mapping[str, Any]] = field(default_factory=dict)
+    # Of rows that record no depths: where their passages stand, computed from the data.
+    depths: Mapping[RowKey, RowDepths] = field(default_factory=dict)
     # Protocol -> its label in the results that the folder had: another version than now, or none.
     recorded_protocols: Mapping[str, str] = field(default_factory=dict)
 
@@ -242,7 +286,12 @@ class Evaluation:
 
     @property
     def leaderboard_levels(self) -> list[str]:
-        """The levels that have just the published subsets, complete: their mean is comparable."""
+        """The levels whose mean is comparable with the leaderboard's; none of a control's run."""
+        return [] if self.control else self.published_levels
+
+    @property
+    def published_levels(self) -> list[str]:
+        """The levels that have just the published subsets, complete."""
         expected = {(subset, True) for subset in PUBLISHED}
         by_level = grouped(
             (file.level, (file.subset, file.is_published_file)) for file in self.files if file.rows
@@ -259,6 +308,26 @@ class Evaluation:
     def identity(self) -> dict[str, Any]:
         """What decided the answers, as run.json has it."""
         return cast(dict[str, Any], self.manifest.get("identity", {}))
+
+    @property
+    def control(self) -> str | None:
+        """What was asked instead of the benchmark (data/controls.py); None: the benchmark."""
+        control = self.identity.get("given", {}).get("control")
+        return control if isinstance(control, str) else None
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, with the run's control."""
+        return self._with_control(self.folder.resolve().name)
+
+    @property
+    def place(self) -> str:
+        """The folder as it was named, with the run's control."""
+        return self._with_control(str(self.folder))
+
+    def _with_control(self, name: str) -> str:
+        known = not self.control or self.control in Path(name).name
+        return name if known else f"{name} ({self.control})"
 
     @property
     def prompts(self) -> dict[str, Any]:
@@ -300,6 +369,8 @@ class Evaluation:
             },
             "rows": self.row_counts,
         }
+        if self.control:
+            recipe["control"] = self.control
         if prompts := self.prompts:
             recipe["prompts"] = f"{prompts['name']}-{str(prompts['sha256'])[:8]}"
         return "|".join(f"{name}:{value}" for name, value in recipe.items())

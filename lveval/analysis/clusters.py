@@ -7,6 +7,7 @@ Imports numpy at once: import this module where it is used.
 """
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -108,7 +109,7 @@ def score_tables(
         )
     seen = set()
     for row in rows:
-        place = row.subset, row.level, row.index
+        place = row.key
         if place in seen:
             found = "found twice; expected each row once; remove one of them"
             raise UsageError(f"{row.subset}_{row.level}, row {row.index}: {found}")
@@ -175,10 +176,6 @@ def measure_parts(tables: Sequence[ClusterTable], measure: Callable[[Weights], T
     for level in levels:
         subsets = [table.subset for table in tables if level in table.columns]
         at_level[level] = {subset: files[subset, level] / len(subsets) for subset in subsets}
-    overall = {table.subset: np.zeros(len(table.columns)) for table in tables}
-    for level, weights in at_level.items():
-        for subset in weights:
-            overall[subset] += files[subset, level] / len(levels) / len(weights)
     return Breakdown(
         files={file: measure({file[0]: weight}) for file, weight in files.items()},
         levels={level: measure(weights) for level, weights in at_level.items()},
@@ -188,8 +185,17 @@ def measure_parts(tables: Sequence[ClusterTable], measure: Callable[[Weights], T
             )
             for table in tables
         },
-        overall=measure(overall),
+        overall=measure(overall_weights(tables)),
     )
+
+
+def overall_weights(tables: Sequence[ClusterTable]) -> Weights:
+    """Weigh the columns so that their sum is the plain mean of the level means."""
+    subsets = Counter(level for table in tables for level in table.columns)
+    return {
+        table.subset: np.array([1 / len(subsets) / subsets[level] for level in table.columns])
+        for table in tables
+    }
 
 
 # --- the bootstrap ---

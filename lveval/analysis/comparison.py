@@ -12,19 +12,23 @@ section 4.3): were the runs alike, each question's differences could as well hav
 other sign, at all levels together; questions of all subsets flip independently. (That tests whether
 the runs are alike. Where two have the same mean and very different spreads, it can take the spreads
 for a lead a little more often than 5 % over few questions; read the interval too.) p-values are
-adjusted within each family, the levels, the subsets and the files of all runs that A is compared
-with at once, after Holm (1979, Scandinavian Journal of Statistics 6), and the adjusted ones decide
-the verdicts.
+adjusted within each family, the levels, the languages, the subsets and the files of all runs that A
+is compared with at once, after Holm (1979, Scandinavian Journal of Statistics 6), and the adjusted
+ones decide the verdicts.
+
+A run and its control (data/controls.py) are compared like any two runs; the difference then has a
+name and a sign of its own: see Contrast.
 """
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import fsum
-from typing import TypeVar
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 
+from lveval import config
 from lveval.analysis.clusters import (
     DRAWS,
     ROUNDING,
@@ -38,11 +42,14 @@ from lveval.analysis.clusters import (
     cluster_tables,
     generator,
     measure_parts,
+    overall_weights,
     resample,
 )
 from lveval.analysis.intervals import Interval, interval, notes
 from lveval.common.errors import LVEvalError, SettingsMismatch
-from lveval.results import HEADLINE, PROTOCOLS, Evaluation, ScoredRow, table_order
+from lveval.data.controls import CONTROLS, Control
+from lveval.results import HEADLINE, PROTOCOLS, Evaluation, ScoredRow, grouped, table_order
+from lveval.runs.spec import differences
 
 FLIPS = 10_000
 
@@ -78,6 +85,44 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """What the difference of a full run and its control is, and how its sign is to be read."""
+
+    control: str
+    full: Literal["A", "B"]  # which of the two runs is the full one
+
+    @property
+    def kind(self) -> Control:
+        """The control itself."""
+        return CONTROLS[self.control]
+
+    @property
+    def name(self) -> str:
+        """Such as "context gain"."""
+        return self.kind.contrast
+
+    @property
+    def words(self) -> str:
+        """What is computed and what it tells, in a sentence."""
+        first, second = ("full", self.control) if self.kind.from_full else (self.control, "full")
+        return f"{self.name.capitalize()}: {first} - {second}, in points: {self.kind.tells}."
+
+    def of(self, part: Difference) -> Interval:
+        """The contrast, from the difference A minus B."""
+        as_it_is = (self.full == "A") == self.kind.from_full
+        return part.interval if as_it_is else part.interval.negated()
+
+    def scores(self, part: Difference) -> tuple[float, float]:
+        """The full run's score and the control's."""
+        return (part.a, part.b) if self.full == "A" else (part.b, part.a)
+
+    def verdict(self, part: Difference) -> str:
+        """The verdict with the runs' roles in place of their letters."""
+        first = "full" if part.verdict[0] == self.full else self.control
+        return f"{first} better" if part.verdict in ("A better", "B better") else part.verdict
+
+
+@dataclass(frozen=True)
 class Comparison:
     """All parts of two runs, and how much of them could be paired."""
 
@@ -86,13 +131,21 @@ class Comparison:
     paired: int  # the questions at a level, (subset, level, question), that these are
     only_a: int  # rows that B lacks
     only_b: int
+    languages: Mapping[str, Difference]  # mean of the level means
     flags: tuple[str, ...] = ()  # differences of the runs beyond the model, a sentence each
+    contrast: Contrast | None = None  # where one run is a control and the other is not
 
     @property
     def table_parts(self) -> dict[str, Difference]:
-        """The parts that tables show, by name: all, the levels, the subsets."""
+        """The parts that tables show, by name: all, the levels, the languages, the subsets."""
         subsets = {name: self.parts.subsets[name] for name in table_order(self.parts.subsets)}
-        return {"all": self.parts.overall, **self.parts.levels, **subsets}
+        languages = self.languages if len(self.languages) > 1 else {}  # one is all there is
+        return {"all": self.parts.overall, **self.parts.levels, **languages, **subsets}
+
+    @property
+    def beyond(self) -> str:
+        """What a flag tells, in words."""
+        return f"unlike beyond the {'control' if self.contrast else 'model'}"
 
     @property
     def interval_notes(self) -> list[str]:
@@ -118,8 +171,25 @@ class Comparison:
             "only_b": self.only_b,
             "overall": self.parts.overall.as_data(),
             "levels": {level: part.as_data() for level, part in self.parts.levels.items()},
+            "languages": {name: part.as_data() for name, part in self.languages.items()},
             "subsets": {subset: part.as_data() for subset, part in self.parts.subsets.items()},
             "files": {"_".join(file): part.as_data() for file, part in self.parts.files.items()},
+            **({"contrast": self._contrast_data(self.contrast)} if self.contrast else {}),
+        }
+
+    def _contrast_data(self, contrast: Contrast) -> dict[str, object]:
+        def signed(parts: Mapping[str, Difference]) -> dict[str, object]:
+            return {name: contrast.of(part).as_data() for name, part in parts.items()}
+
+        return {
+            "name": contrast.name,
+            "control": contrast.control,
+            "full": contrast.full,
+            "overall": contrast.of(self.parts.overall).as_data(),
+            "levels": signed(self.parts.levels),
+            "languages": signed(self.languages),
+            "subsets": signed(self.parts.subsets),
+            "files": signed({"_".join(file): part for file, part in self.parts.files.items()}),
         }
 
 
@@ -174,12 +244,19 @@ def compare_runs(
         subsets[a.subset] = PairedSubset(a, b, drawn, flipped)
     tables = [subset.a for subset in subsets.values()]
     parts = measure_parts(tables, lambda weights: measure_difference(subsets, weights))
+    languages = {
+        language: measure_difference(subsets, overall_weights(of_language))
+        for language, of_language in sorted(
+            grouped((config.DATASET_LANGUAGE[table.subset], table) for table in tables).items()
+        )
+    }
     return Comparison(
         adjust_p_values([parts])[0],
         rows=len(shared_a),
         paired=sum(int(table.counts.sum()) for table in tables),
         only_a=len(rows_a) - len(shared_a),
         only_b=len(rows_b) - len(shared_b),
+        languages=_adjust_family([languages])[0],
     )
 
 
@@ -300,15 +377,36 @@ def compare_with(
         except LVEvalError as error:
             raise type(error)(f"{name}: {error.message}") from error
     adjusted = adjust_p_values([comparison.parts for comparison in compared.values()])
+    languages = _adjust_family([comparison.languages for comparison in compared.values()])
     return {
-        name: replace(comparison, parts=parts, flags=tuple(flags[name]))
-        for (name, comparison), parts in zip(compared.items(), adjusted, strict=True)
+        name: replace(
+            comparison,
+            parts=parts,
+            languages=of_languages,
+            flags=tuple(flags[name]),
+            contrast=contrast_of(a, others[name]),
+        )
+        for (name, comparison), parts, of_languages in zip(
+            compared.items(), adjusted, languages, strict=True
+        )
     }
+
+
+def contrast_of(a: Evaluation, b: Evaluation) -> Contrast | None:
+    """Say what a comparison tells of which one run is a control that is known here."""
+    controls = a.control, b.control
+    for (control, other), full in ((controls, "B"), (controls[::-1], "A")):
+        if control in CONTROLS and other is None:
+            return Contrast(control, cast(Literal["A", "B"], full))
+    return None
 
 
 def _accepted_mismatches(name: str, a: Evaluation, b: Evaluation) -> list[str]:
     """Every mismatch that leaves a comparison possible, and what is missing, in a sentence each."""
     found = mismatches(a.identity, b.identity) + version_mismatches(b)
+    if contrast_of(a, b):
+        found = [mismatch for mismatch in found if not mismatch.text.startswith(THE_CONTROL)]
+        found += model_differences(a.identity, b.identity)
     if refused := [mismatch.text for mismatch in found if mismatch.refuses]:
         more = f" (and {len(refused) - 3} more)" if len(refused) > 3 else ""
         raise SettingsMismatch(
@@ -342,6 +440,32 @@ def version_mismatches(run: Evaluation) -> list[Mismatch]:
 
 # Options that say which model it is.
 OF_THE_MODEL = {"revision", "backend_file", "backend_package"}
+
+THE_CONTROL = "different control"  # how the mismatch begins that a contrast is about
+
+
+def model_differences(
+    identity_a: Mapping[str, object], identity_b: Mapping[str, object]
+) -> list[Mismatch]:
+    """Flag another model or engine, which a contrast with a control does not allow for.
+
+    Left out is what mismatches() tells, and the run's name.
+    """
+    told = {"engine.request_args", "engine.system_message", "engine.pure_greedy"}
+    parts = [
+        {
+            **{name: each.get(name) for name in ("backend", "engine", "backend_args", "tables")},
+            "given": {name: section(each, "given").get(name) for name in OF_THE_MODEL},
+        }
+        for each in (identity_a, identity_b)
+        if each
+    ]
+    if len(parts) < 2:
+        return []
+    unlike = [name for name, *_ in differences(*parts) if not name.startswith(tuple(told))]
+    more = ", …" if len(unlike) > 3 else ""
+    text = f"different models or engines ({', '.join(unlike[:3])}{more}): no contrast of one model"
+    return [Mismatch(text, False)] if unlike else []
 
 
 def _short(text: str) -> str:

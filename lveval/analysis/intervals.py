@@ -74,6 +74,12 @@ class Interval:
             return ""
         return f"{self.low:{sign}.1f} to {self.high:{sign}.1f}"
 
+    def negated(self) -> "Interval":
+        """The same of the negative value."""
+        low = None if self.high is None else 0.0 - self.high
+        high = None if self.low is None else 0.0 - self.low
+        return replace(self, value=0.0 - self.value, low=low, high=high)
+
     def as_data(self) -> dict[str, object]:
         """As JSON holds it, rounded to two places."""
         low, high = (bound if bound is None else round(bound, 2) for bound in (self.low, self.high))

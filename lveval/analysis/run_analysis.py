@@ -19,6 +19,7 @@ from lveval.analysis import (
     length_effect,
     measures,
     misled,
+    positions,
     times,
 )
 from lveval.analysis.ablation import Ablation
@@ -30,6 +31,7 @@ from lveval.analysis.intervals import Interval
 from lveval.analysis.length_effect import EffectiveLength, LengthCurve, LengthEffect
 from lveval.analysis.measures import Reasoning, Spread
 from lveval.analysis.misled import Misled
+from lveval.analysis.positions import DepthEffect, HeatCell, Histogram, Positions
 from lveval.analysis.times import Times
 from lveval.common.levels import FileKey
 from lveval.results import HEADLINE, PROTOCOLS, Evaluation, level_means, subset_means
@@ -50,6 +52,7 @@ class RunAnalysis:
     misled: Misled | None  # None where no row tells of a confusing fact
     reasoning: Mapping[str, Reasoning]  # by level; empty where no answer has any
     measures: Mapping[str, Mapping[str, Spread]]  # of plugins, by name and level
+    positions: Positions | None  # None where no row tells where its evidence stands
     times: Mapping[str, Times]  # by level; to be shown only
 
     def interval_notes(self, protocol: str = HEADLINE) -> list[str]:
@@ -82,6 +85,7 @@ def analyze_run(evaluation: Evaluation) -> RunAnalysis:
         misled=misled.measure_misled(rows, evaluation.causes),
         reasoning=measures.reasoning_by_level(rows, evaluation.thinking_budget),
         measures=measures.measures_by_level(rows),
+        positions=positions.measure_positions(rows, evaluation.depths),
         times=times.times_by_level(rows, evaluation.times),
     )
 
@@ -89,7 +93,12 @@ def analyze_run(evaluation: Evaluation) -> RunAnalysis:
 def as_data(found: RunAnalysis) -> dict[str, object]:
     """Everything but the times as JSON holds it, rounded to two places (shares to four)."""
     lost = found.lost
-    more = {"misled": found.misled, "reasoning": found.reasoning, "measures": found.measures}
+    more = {
+        "misled": found.misled,
+        "reasoning": found.reasoning,
+        "measures": found.measures,
+        "positions": found.positions,
+    }
     return {
         "intervals": encode(found.intervals),
         "lengths": encode({"subsets": found.lengths.subsets, "mean": found.lengths.overall}),
@@ -120,7 +129,9 @@ def encode(value: object, places: int = 2) -> object:
                 "_".join(key) if isinstance(key, tuple) else key: encode(item, places)
                 for key, item in value.items()
             }
-        case Interval() | Misled():
+        case list() | tuple():
+            return [encode(item, places) for item in value]
+        case Interval() | DepthEffect() | Misled():
             return value.as_data()
         case EffectiveLength():
             return encode(vars(value), places=4)
@@ -138,6 +149,8 @@ def encode(value: object, places: int = 2) -> object:
             }
             return encode({**vars(value), "scores": means})
         case Breakdown() | LengthCurve() | Reasoning() | Groups() | GroupMeans():
+            return encode(vars(value))
+        case Positions() | Histogram() | HeatCell():
             return encode(vars(value))
         case Spread():
             return encode(vars(value), places=4)

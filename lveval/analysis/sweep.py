@@ -8,7 +8,7 @@ Differences are paired, with the intervals of comparison.py.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from lveval.analysis.comparison import Comparison, compare_with
@@ -70,7 +70,7 @@ def sweep_runs(dense: Evaluation, runs: Mapping[str, Evaluation], measure: str =
             raise UsageError(f'{name}: its rows record no number "{measure}"; found {known}')
         for level, part in found.parts.levels.items():
             if spread := spreads[name][measure].get(level):
-                reverse = _negated(part.interval)
+                reverse = part.interval.negated()
                 points.append(SweepPoint(name, level, spread.mean, part.b, part.a, reverse))
     points.sort(key=lambda point: (level_length(point.level), point.measure, point.run))
     alarms = [alarm for name, run in runs.items() for alarm in _alarms(name, dense, run, measure)]
@@ -93,12 +93,6 @@ def _seconds(run: Evaluation, measure: str) -> dict[str, Spread]:
     times = times_by_level(run.rows, run.times)
     found = {level: getattr(each, measure) for level, each in times.items()}
     return {level: spread for level, spread in found.items() if spread is not None}
-
-
-def _negated(found: Interval) -> Interval:
-    low = None if found.high is None else 0.0 - found.high
-    high = None if found.low is None else 0.0 - found.low
-    return replace(found, value=0.0 - found.value, low=low, high=high)
 
 
 def _alarms(name: str, dense: Evaluation, run: Evaluation, measure: str) -> list[str]:
@@ -126,7 +120,7 @@ def _notes(compared: Mapping[str, Comparison]) -> list[str]:
     return [
         f"{name}: {flag}"
         for name, found in compared.items()
-        for flag in found.flags
+        for flag in ([found.contrast.words] if found.contrast else []) + [*found.flags]
         if not flag.startswith(METHOD)
     ]
 

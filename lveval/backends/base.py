@@ -60,6 +60,10 @@ class PlainTokenizer:
     appended_eos = None
     has_chat_template = False
 
+    def without_bos(self, text: str) -> str:
+        """Return what a server gets that puts the BOS before a text itself: there is none."""
+        return text
+
     def apply_chat_template(self, prompt: str) -> str:
         """Raise UsageError: there is no template."""
         raise UsageError("this tokenizer has no chat template; use --chat-template auto or none")
@@ -161,6 +165,9 @@ class ApiOptions:
     base_url: str | None = None
     tokenizer: str | None = None  # hf:PATH, tiktoken:NAME or server
     headers: tuple[str, ...] = ()  # NAME: VALUE, a $VARIABLE in it not yet filled in
+    stream: bool = False
+    finish_reasons: Mapping[str, str] = field(default_factory=dict)  # a service's -> OpenAI's
+    refusal_pattern: str = ""  # of an answer that is a refusal
     # Fields of the request; None drops one.
     request_args: Mapping[str, Json] = field(default_factory=dict)
     system_message: str | None = None
@@ -168,6 +175,7 @@ class ApiOptions:
     concurrency: int = 8
     tokens_per_minute: int | None = None
     requests_per_minute: int | None = None
+    wait_for_service: float = 10.0  # minutes, at the start
     max_outage: float = 6.0  # hours
     batch: bool = False  # through the Batch API
     batch_folder: str = ""  # where what is known of the run's batches is kept

@@ -344,6 +344,11 @@ class HFTokenizer:
             ids = self.raw(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
         return ids
 
+    def without_bos(self, text: str) -> str:
+        """Return a formatted prompt for a server that tokenizes it as this tokenizer would."""
+        begun = [*self.encode("x")][:1] == [self.bos]
+        return text.removeprefix(self.raw.bos_token) if begun else text
+
     @property
     def think_tags(self) -> tuple[str, str]:
         """The tags that this model puts around its reasoning: by its chat template, or its tokens.

@@ -98,13 +98,8 @@ def load_file(
     with (
         _lock
     ):  # the second thread of a worker waits for the first one's copy instead of making its own
-        if (
-            fingerprint is not None
-            and (dataset := _open_cache(_cache_path(subset, fingerprint))) is not None
-        ):
-            return DataFile(
-                subset, level, fingerprint, name, _cache_path(subset, fingerprint), len(dataset)
-            )
+        if fingerprint is not None and (cached := cached_file(subset, level, fingerprint)):
+            return cached
         source = find_source(subset, name, data_path)
         found, size = fingerprint_of(source)
         if fingerprint not in (None, found):
@@ -123,6 +118,15 @@ def load_file(
             f"published file; delete {source.path.resolve()} to fetch it again"
         )
     return DataFile(subset, level, found, source.origin, path, len(dataset))
+
+
+def cached_file(subset: str, level: str, fingerprint: str) -> DataFile | None:
+    """The file from its intact cached copy, whatever became of its source; None without one."""
+    path = _cache_path(subset, fingerprint)
+    dataset = _open_cache(path)
+    if dataset is None:
+        return None
+    return DataFile(subset, level, fingerprint, f"{subset}_{level}.jsonl", path, len(dataset))
 
 
 def _rows_of_source(source: DataSource, subset: str) -> Iterator[tuple[bytes, Row | None]]:

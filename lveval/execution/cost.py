@@ -29,7 +29,9 @@ class CostTracker:
     max_hours: float | None
     max_prompt_tokens: int
     budgets: Mapping[str, int]  # subset -> new tokens of an answer, at most
+    price_cached: float | None = None  # of prompt tokens from the service's cache; None: price_in
     prompt_tokens: int = 0
+    cached_tokens: int = 0  # of the prompts'
     answer_tokens: int = 0
     in_flight: Set[RowKey] = frozenset()  # sent by an earlier start: paid for in any case
     stop_reason: str = ""  # why no row is handed out any more
@@ -54,13 +56,17 @@ class CostTracker:
             options.max_hours,
             options.model_max_len,
             budgets,
+            None if options.price_cached is None else options.price_cached * share,
             _longest_answer=answer_tokens,
         )
 
     @property
     def cost(self) -> float:
         """USD of all recorded answers."""
-        return (self.prompt_tokens * self.price_in + self.answer_tokens * self.price_out) / 1e6
+        cached = self.price_in if self.price_cached is None else self.price_cached
+        prompts = (self.prompt_tokens - self.cached_tokens) * self.price_in
+        prompts += self.cached_tokens * cached
+        return (prompts + self.answer_tokens * self.price_out) / 1e6
 
     @property
     def exhausted(self) -> bool:
@@ -75,6 +81,7 @@ class CostTracker:
         prompt, answer = usage.get("prompt_tokens", default), usage.get("completion_tokens", 0)
         with self._lock:
             self.prompt_tokens += prompt
+            self.cached_tokens += usage.get("cached_tokens", 0)
             self.answer_tokens += answer
             self._longest_prompt[level] = max(self._longest_prompt.get(level, 0), prompt)
             self._longest_answer = max(self._longest_answer, answer)

@@ -34,7 +34,7 @@ class Recorder:
         self._messages: dict[str, str] = {}  # a failure's message without its numbers -> with them
         self._repeated = self._tokens = 0
         self._began = time.monotonic()
-        total = sum(file.rows for file in files)
+        total = sum(file.wanted for file in files)
         done = total - sum(self._missing.values())
         words = {"unit": "row", "desc": "answering", "smoothing": 0.1}
         self._bar = tqdm(total=total, initial=done, **words)

@@ -11,6 +11,7 @@ from lveval import utils
 from lveval.backends import load_plugins
 from lveval.backends.base import EngineOptions, Generation, Json, RowKey, Tokenizer
 from lveval.common.levels import file_name
+from lveval.data.controls import controlled
 from lveval.data.dataset import load_file
 from lveval.data.rows import Row
 from lveval.runs.record import FINAL_STATUSES, Prediction
@@ -32,6 +33,8 @@ class Job:
     expected: Mapping[str, Json] = field(default_factory=dict)
     max_concurrent_rows: int = 1  # rows that the engine computes together
     row_hours: float = 6.0  # an engine that finishes no row for so long hangs
+    control: str | None = None
+    records_depths: bool = True  # not in a run that an older version began
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,9 @@ class TaskResult:
 def prepare_row(job: Job, tokenizer: Tokenizer, native_chat: bool, key: RowKey) -> PreparedRow:
     """Read a row and make its prompt. Raises LVEvalError: other data, no such chat format."""
     subset, level, index = key
-    row = load_file(subset, level, job.data_path, job.fingerprints[f"{subset}_{level}"]).row(index)
+    file = load_file(subset, level, job.data_path, job.fingerprints[f"{subset}_{level}"])
+    row = controlled(job.control, file.row(index))
+    assert row is not None  # such rows are not selected
     prepared = utils.build_prompt(
         row,
         job.templates[subset],
@@ -121,6 +126,8 @@ def prepare_row(job: Job, tokenizer: Tokenizer, native_chat: bool, key: RowKey) 
         key=f"{subset}/{level}/{index}",
         context=load_plugins(job.options).context(row),
     )
+    if not job.records_depths:
+        prepared = replace(prepared, depths=None, cut=None)
     return PreparedRow(key, row, prepared)
 
 
@@ -162,6 +169,10 @@ def make_record(
         prompt_tokens_full=prepared.prompt_tokens_full,
         evidence_kept=prepared.evidence_kept,
     )
+    if prepared.depths is not None:
+        record["depths"] = prepared.depths
+    if prepared.cut is not None:
+        record["cut"] = list(prepared.cut)
     if answer.text != pred:
         record["raw_pred"] = answer.text
     if answer.measures:

@@ -227,7 +227,8 @@ def _check_sent(
 
 
 def _long_prompt(job: Job, backend: Engine, text: str) -> Prompt:
-    row = {"context": text, "input": "", "answer_keywords": None, "answers": [""], "offsets": None}
+    nothing = dict.fromkeys(("answer_keywords", "confusing_facts", "offsets"))
+    row = {"context": text, "input": "", "answers": [""], **nothing}
     return utils.build_prompt(
         cast(Row, row),
         "{context}",

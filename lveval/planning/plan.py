@@ -20,6 +20,7 @@ from lveval.common.levels import FileKey
 from lveval.common.logs import log
 from lveval.common.table import text_table
 from lveval.data import dataset
+from lveval.data.controls import CONTROLS
 from lveval.data.selection import SelectedFile
 from lveval.execution import dispatch
 from lveval.execution.pool import worker_pool
@@ -46,15 +47,17 @@ def print_plan(
     where a calibration fails.
     """
     sizes = remaining_rows(options, job, files, spec, executor)
-    if answered := sum(selected.rows for selected in files) - sum(map(len, sizes.values())):
+    if answered := sum(selected.wanted for selected in files) - sum(map(len, sizes.values())):
         print(f"{answered:,} rows are answered already and left out")
     if not sizes:
         print("nothing is left to do")
         return
     module = backend_module(job.backend)
     native_chat = utils.uses_native_chat(module.native_chat(job.options), job.chat_template)
+    # Prompts of a control that are short are counted in no time, and no row's size tells of them.
+    short = job.control is not None and CONTROLS[job.control].short
     counts = TokenCounter(job, spec, native_chat, executor).count(
-        sizes, exact=options.plan == "exact"
+        sizes, exact=short or options.plan == "exact"
     )
     answer_tokens = module.answer_tokens(job.options)
     estimates = {

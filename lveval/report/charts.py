@@ -22,6 +22,8 @@ from lveval.results import HEADLINE, PUBLISHED, PUBLISHED_LEVELS
 
 WIDE, NARROW = WIDTHS = (960, 328)  # units of the viewBox: CSS pixels on a screen of that width
 
+STEPS = 11  # colours of a heat map, h0 to h10 in page.css
+
 LABEL_GAP = 15.0  # between the baselines of two labels
 
 Point = tuple[float, float]
@@ -221,6 +223,11 @@ def ticks_up_to(value: float) -> list[float]:
     steps = (part * 10**power for power in range(9) for part in (1, 2, 5))
     step = next(step for step in steps if value <= 6 * step)
     return [float(step * number) for number in range(max(2, ceil(value / step) + 1))]
+
+
+def heat_step(value: float, highest: float) -> int:
+    """Number the colour of a value on a heat map that ends at `highest`."""
+    return min(STEPS - 1, int(value / highest * STEPS))
 
 
 def shortened(text: str, most: int) -> str:

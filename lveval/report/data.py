@@ -1,7 +1,7 @@
 """What a report shows, whatever form it takes: built from an evaluation and its analysis.
 
     found = run_analysis.analyze_run(evaluation)
-    page = build_report(evaluation, found, published=leaderboard.read_published())
+    page = build_report(evaluation, found, published=leaderboard.read_leaderboards())
 
 Scores, intervals and points lost are on the scale of 0 to 100. `protocols` has the scores under
 each; all else is of the headline, the published scorer's.
@@ -15,18 +15,21 @@ from lveval import config
 from lveval.analysis.ablation import Ablation
 from lveval.analysis.causes import PointsLost
 from lveval.analysis.comparison import Comparison
+from lveval.analysis.contexts import Contexts, Passage
 from lveval.analysis.evidence import Evidence
 from lveval.analysis.groups import Groups
 from lveval.analysis.intervals import Interval
 from lveval.analysis.length_effect import LengthCurve, LengthEffect
 from lveval.analysis.measures import Reasoning, Spread
 from lveval.analysis.misled import Misled
+from lveval.analysis.positions import Positions
 from lveval.analysis.run_analysis import RunAnalysis
 from lveval.analysis.score_breakdown import ScoreBreakdown, explain_score
 from lveval.analysis.sweep import Sweep
 from lveval.analysis.times import Times
 from lveval.common.levels import FileKey
 from lveval.report.leaderboard import Leaderboard, ModelScores, Ranking, rank_run
+from lveval.report.text import control_note
 from lveval.results import (
     HEADLINE,
     PROTOCOLS,
@@ -43,6 +46,8 @@ INTERVAL_NOTE = (
     "factrecall, which has one question, over contexts"
 )
 
+
+NOT_HERE = "their data are not on this machine (--data-path FOLDER)"
 
 Key = TypeVar("Key")
 
@@ -69,6 +74,7 @@ class RowView(TypedDict):
     prompt_tokens_full: int | None
     finish_reason: str | None
     length: int | None
+    passages: Sequence[Passage]  # of its context; empty where the data are not here
 
 
 @dataclass
@@ -108,10 +114,14 @@ class ReportData:
     lengths: LengthEffect
     reasoning: Mapping[str, Reasoning]  # by level; empty where no answer has any
     measures: Mapping[str, Mapping[str, Spread]]  # of plugins, by name and level
+    positions: Positions | None  # None where no row tells where its evidence stands
+    depths_note: str  # what is not known of the depths, or how they are known; may be ""
+    passages_note: str  # why rows have no passages of their contexts; may be ""
     times: Mapping[str, Times]  # by level; empty where times.jsonl tells none
     facts: list[tuple[str, str]]  # what length costs the mean of the subsets, as names and values
     sweep: Sweep | None  # of a method, with this run as the dense one
     rows: list[RowView]
+    control: str | None  # what was asked instead of the benchmark
     limit: int | None  # the longest prompt, in tokens without the chat format
 
     @property
@@ -129,13 +139,16 @@ def build_report(
     compared: Mapping[str, Mapping[str, Comparison]] | None = None,
     others: Sequence[Evaluation] = (),
     sweep: Sweep | None = None,
+    contexts: Contexts | None = None,
 ) -> ReportData:
     """Collect everything that is known of a run.
 
     `published` and `compared` are by protocol. Published models are drawn beside the run's curve;
     with `rank` the run is placed among them, or listed unranked with the reasons. `others`: the
-    runs that it is compared with, to be drawn beside it, too.
+    runs that it is compared with, to be drawn beside it, too. Without `contexts` the page has no
+    passages of them.
     """
+    told = contexts or Contexts()
     limit = evaluation.identity.get("model_max_len")
     protocols = {name: protocol_scores(evaluation, found, name) for name in PROTOCOLS}
     for name, board in (published or {}).items():
@@ -149,7 +162,7 @@ def build_report(
     for name, of_protocol in protocols.items():
         of_protocol.other_runs = [run_scores(other, name) for other in others]
     return ReportData(
-        name=evaluation.folder.resolve().name,
+        name=evaluation.name,
         levels=list(protocols[HEADLINE].level_means),
         subsets=table_order(protocols[HEADLINE].subset_means),
         recipe=recipe(evaluation),
@@ -165,11 +178,18 @@ def build_report(
         lengths=found.lengths,
         reasoning=found.reasoning,
         measures=found.measures,
+        positions=found.positions,
+        depths_note=depths_note(evaluation, told),
+        passages_note=passages_note(evaluation, contexts),
         times=found.times,
         facts=length_summary(found.lengths.overall),
         sweep=sweep,
+        control=evaluation.control,
         limit=limit if type(limit) is int else None,
-        rows=list(map(row_view, evaluation.rows, evaluation.causes)),
+        rows=[
+            row_view(row, cause, told.passages.get(row.key, ()))
+            for row, cause in zip(evaluation.rows, evaluation.causes, strict=True)
+        ],
     )
 
 
@@ -193,7 +213,7 @@ def protocol_scores(evaluation: Evaluation, found: RunAnalysis, name: str) -> Pr
 
 def run_scores(run: Evaluation, protocol: str) -> ModelScores:
     """What another run scored, to be shown beside this one."""
-    return ModelScores(run.folder.resolve().name, None, run.scores(protocol))
+    return ModelScores(run.name, None, run.scores(protocol))
 
 
 def _with_values(
@@ -233,6 +253,7 @@ def recipe(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("model's files or id", model),
         ("backend", identity.get("backend")),
         ("engine", ", ".join(settings)),
+        ("control", evaluation.control),
         ("prompts", prompts and f"{prompts.get('name')}, sha256 {prompts.get('sha256')}"),
         ("official prompts", prompts and ("yes" if prompts.get("official") else "no")),
         ("chat template", identity.get("chat_template")),
@@ -245,7 +266,7 @@ def recipe(evaluation: Evaluation) -> list[tuple[str, str]]:
 
 def notes(evaluation: Evaluation) -> list[str]:
     """Say what a reader must know before quoting a number."""
-    found = []
+    found = [note] if (note := control_note(evaluation)) else []
     files, unfinished = evaluation.files, evaluation.unfinished
     if unfinished:
         missing = f"{evaluation.missing} rows of {len(unfinished)} files"
@@ -261,7 +282,33 @@ def notes(evaluation: Evaluation) -> list[str]:
     return found
 
 
-def row_view(row: ScoredRow, cause: Cause) -> RowView:
+def depths_note(evaluation: Evaluation, contexts: Contexts) -> str:
+    """Say which depths the run did not record, and what became of them."""
+    rows = evaluation.rows
+    unrecorded = [row for row in rows if row.depths is None]
+    if not unrecorded:
+        return ""
+    computed = sum(row.key in contexts.depths for row in unrecorded)
+    said = f"{len(unrecorded):,} of {len(rows):,} rows do not record where their passages stand"
+    if computed:
+        said += f"; for {computed:,} it is computed from the data"
+        said += " (in the prompt, where nothing was cut)"
+    if computed < len(unrecorded):
+        said += f"; for {len(unrecorded) - computed:,} it is not known, for {NOT_HERE}"
+    return f"{said}."
+
+
+def passages_note(evaluation: Evaluation, contexts: Contexts | None) -> str:
+    """Say why rows are shown without passages of their contexts."""
+    if contexts is None:
+        return "Passages of the contexts were left out of this page."
+    if missing := len(contexts.missing):
+        files = f"{missing} of {len(evaluation.files)} files"
+        return f"Passages of the contexts are not shown for {files}: {NOT_HERE}."
+    return ""
+
+
+def row_view(row: ScoredRow, cause: Cause, passages: Sequence[Passage] = ()) -> RowView:
     """Pick what the browser shows of a row."""
     truths = [str(truth) for truth in row.record["answers"]]
     keywords = row.text("gold_ans")
@@ -286,4 +333,5 @@ def row_view(row: ScoredRow, cause: Cause) -> RowView:
         prompt_tokens_full=row.count("prompt_tokens_full"),
         finish_reason=row.text("finish_reason"),
         length=row.count("length"),
+        passages=passages,
     )

@@ -5,7 +5,6 @@
 group_charts.py decides what they show.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,12 +12,11 @@ from lveval.common.text import printable
 from lveval.report import charts
 from lveval.report.data import ReportData
 from lveval.report.group_charts import GroupChart, group_chart
+from lveval.report.position_plots import Draw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Draw = Callable[["Figure"], None]
 
 # By the class in page.css, as it is in light.
 INKS = {"own": "#0b5cad", "s0": "#0b6b4f", "s2": "#6a3fa0", "s3": "#a3286a", "s4": "#a34a12"}

@@ -8,29 +8,32 @@ page's head admits its own style and script by their hashes and nothing else.
 """
 
 import base64
+import gzip
 import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from lveval.analysis import causes, length_effect
+from lveval.analysis import causes, contexts, length_effect
 from lveval.analysis.intervals import Interval
 from lveval.common.text import printable
-from lveval.report import charts, group_charts, sweep_chart, tables
+from lveval.report import charts, group_charts, position_charts, sweep_chart, tables
 from lveval.report.data import ReportData, RowView
 from lveval.results import PROTOCOLS, PUBLISHED_LEVELS
 
 FOLDER = Path(__file__).resolve().parent
 
-STEPS = 11  # colours of the heat map, h0 to h10 in page.css
-
 MOST_BYTES = 4_400_000  # of the rows' data: with all else the page stays under 5 MB
 
 # Characters of a text that a page holds: the first that fits.
 CAPS = (20_000, 4_000, 1_500, 600, 250, 100, 40)
+
+# Characters of a passage of a context: the first that fits; else they are left out.
+REACHES = (contexts.MOST, 160, 100, 60, 30)
 
 # What could end the data's element or, in old engines, a line of script. JSON reads the escapes as
 # the characters.
@@ -57,17 +60,18 @@ def render(page: ReportData) -> str:
         # Controls and bidi overrides are shown, not obeyed.
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    data, cap = row_data(page)
+    data = RowData.of(page)
     by_file = {"_".join(file): part for file, part in page.evidence_by_file.items()}
     return environment.get_template("page.html").render(
         page=page,
         policy=policy(style, script),
         style=Markup(style),  # noqa: S704 - our own files
         script=Markup(script),  # noqa: S704
-        data=Markup(data),  # noqa: S704 - escaped by as_data
-        cap=cap,
+        data=Markup(data.text),  # noqa: S704 - escaped by as_data
+        cap=data.cap,
+        reach=data.reach,
         highest=highest_scores(page),
-        steps=range(STEPS),
+        steps=range(charts.STEPS),
         published_levels=PUBLISHED_LEVELS,
         heat=heat_class,
         best_answers_note=tables.best_answers_note(page.ablation),
@@ -78,6 +82,7 @@ def render(page: ReportData) -> str:
         in_words=causes.IN_WORDS,
         evidence_by_file=by_file,
         evidence_table=tables.evidence_table,
+        **position_parts(page),
         reasoning_table=tables.reasoning_table,
         measures_table=tables.measures_table,
         sweep_table=tables.sweep_table,
@@ -129,6 +134,22 @@ def group_parts(page: ReportData) -> dict[str, object]:
     }
 
 
+def position_parts(page: ReportData) -> dict[str, object]:
+    """What the page's section on depth shows; charts only where a row tells of one."""
+    found = page.positions
+    return {
+        "depth_table": tables.depth_table,
+        "histograms": _drawn(partial(position_charts.draw_histograms, found)) if found else [],
+        "heat_maps": {
+            subset: _drawn(partial(position_charts.draw_heat, subset, heat))
+            for subset, heat in (found.heat if found else {}).items()
+        },
+        "tenths": _drawn(partial(position_charts.draw_tenths, found))
+        if found and found.effects
+        else [],
+    }
+
+
 def read(name: str) -> str:
     """A plain file of this folder."""
     return (FOLDER / name).read_text(encoding="utf-8")
@@ -154,22 +175,69 @@ def highest_scores(page: ReportData) -> dict[str, float]:
 
 def heat_class(score: Interval | None, highest: float) -> str:
     """The class of a heat map's cell."""
-    return "none" if score is None else f"h{min(STEPS - 1, int(score.value / highest * STEPS))}"
+    return "none" if score is None else f"h{charts.heat_step(score.value, highest)}"
 
 
 # --- the row browser's data ---
 
 
-def row_data(page: ReportData) -> tuple[str, int | None]:
-    """Write the rows as JSON for a page, with the length that texts had to be cut to, if any."""
-    packer = RowPacker()
-    packed = [packer.row(row) for row in page.rows]
-    run = {"protocols": list(page.protocols), "limit": page.limit}
-    for cap in CAPS:
-        data = as_data({**packer.tables(cap), "rows": packed, **run})
-        if len(data.encode()) <= MOST_BYTES:
-            break
-    return data, cap if max(map(len, packer.texts), default=0) > cap else None
+@dataclass(frozen=True)
+class RowData:
+    """The rows as JSON for a page, and what had to be cut for its size."""
+
+    text: str
+    cap: int | None  # characters that texts were cut to; None: none was
+    reach: int | None  # characters that passages were cut to, 0: left out; None: none was
+
+    @classmethod
+    def of(cls, page: ReportData) -> "RowData":
+        """Write a page's rows. Passages of the contexts take what room the answers leave."""
+        packer = RowPacker()
+        data: dict[str, object] = {"rows": [packer.row(row) for row in page.rows]}
+        data |= {"protocols": list(page.protocols), "limit": page.limit}
+        for cap in CAPS:
+            text = as_data({**packer.tables(cap), **data})
+            if len(text.encode()) <= MOST_BYTES:
+                break
+        passages, reach = packed_passages(page.rows, MOST_BYTES - len(text.encode()))
+        if passages:
+            text = as_data({**packer.tables(cap), **data, "passages": passages})
+        return cls(text, cap if max(map(len, packer.texts), default=0) > cap else None, reach)
+
+
+def packed_passages(rows: list[RowView], room: int) -> tuple[str, int | None]:
+    """The passages of all rows' contexts in at most `room` characters, and what they were cut to.
+
+    They are JSON, compressed by gzip and written in base64. The rows of one question follow each
+    other there, for much of what they hold is the same; `order` tells which rows they are.
+    """
+    order = sorted(
+        (number for number, row in enumerate(rows) if row["passages"]),
+        key=lambda number: (rows[number]["subset"], rows[number]["index"], number),
+    )
+    if not order:
+        return "", None
+    for reach in REACHES:
+        told = [
+            [
+                [
+                    one.kind,
+                    round(one.depth, 4),
+                    one.in_prompt,
+                    one.before,
+                    one.text,
+                    one.after,
+                    one.cut,
+                ]
+                for one in (passage.shortened(reach) for passage in rows[number]["passages"])
+            ]
+            for number in order
+        ]
+        content = as_data({"order": order, "rows": told}).encode()
+        packed = base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
+        if len(packed) <= room:
+            return packed, None if reach == REACHES[0] else reach
+    return "", 0
 
 
 def as_data(value: object) -> str:

@@ -185,7 +185,7 @@ def rank_run(
         lines.append(RankLine(model.name, model.context_tokens, levels, model.source))
     limit = evaluation.identity.get("model_max_len")
     own = RankLine(
-        evaluation.folder.resolve().name,
+        evaluation.name,
         limit if isinstance(limit, int) else None,
         tuple(level_means.get(level) for level in PUBLISHED_LEVELS),
         this_run=True,
@@ -211,6 +211,8 @@ def reasons_unranked(evaluation: Evaluation) -> list[str]:
     reasons = _selection_reasons(evaluation)
     if not evaluation.manifest:
         return [*reasons, "no run.json, which would tell the prompts and the decoding"]
+    if evaluation.control:
+        reasons.append(f"the control {evaluation.control} asks something else than the benchmark")
     if not evaluation.prompts.get("official"):
         reasons.append("not the official prompts (--published)")
     if evaluation.identity.get("chat_template") != "published":
@@ -227,7 +229,7 @@ def _selection_reasons(evaluation: Evaluation) -> list[str]:
         reasons.append(f"{len(synthetic)} files hold constructed data ({synthetic[0]} …)")
     if own := sorted({file.subset for file in evaluation.files} - set(PUBLISHED)):
         reasons.append(f"subsets that are not published: {', '.join(own)}")
-    complete = evaluation.leaderboard_levels
+    complete = evaluation.published_levels
     if incomplete := [level for level in PUBLISHED_LEVELS if level not in complete]:
         rows = sum(config.DATASET_ROWS.values()) * len(PUBLISHED_LEVELS)
         reasons.append(

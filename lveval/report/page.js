@@ -38,7 +38,7 @@
   const text = (number) => (number < 0 ? null : data.strings[number]);
   const word = (number) => (number < 0 ? null : data.words[number]);
   const folded = data.strings.map((string) => string.toLowerCase());
-  const rows = data.rows.map((row) => {
+  const rows = data.rows.map((row, number) => {
     const [subset, level, language] = data.files[row[0]];
     const [input, truths, keywords, facts, tokens, ignored, least, truthTokens] = data.questions[row[2]];
     return {
@@ -46,7 +46,7 @@
       tokens, ignored, least, truthTokens,
       pred: row[3], raw: row[4], status: word(row[5]), cause: word(row[6]),
       scores: row[7], work: row[8], promptTokens: row[9], fullTokens: row[10],
-      kept: row[11], finish: word(row[12]), length: row[13],
+      kept: row[11], finish: word(row[12]), length: row[13], number,
     };
   });
 
@@ -139,12 +139,17 @@
   const HAN = /[\u3400-\u9fff\uf900-\ufaff]/;
 
   /* Untrusted text: in its own direction, in the language that its letters tell. */
+  function quoted(string, name, css) {
+    const element = make(name, css, string);
+    element.lang = HAN.test(string) ? "zh-Hans" : "en";
+    element.dir = "auto";
+    return element;
+  }
+
   function written(number, name = "div", css = "text") {
     const string = text(number);
-    const element = make(name, css, string === "" ? "(empty)" : string);
+    const element = quoted(string === "" ? "(empty)" : string, name, css);
     if (string === "") element.classList.add("empty");
-    else element.lang = HAN.test(string) ? "zh-Hans" : "en";
-    element.dir = "auto";
     if (data.long[number]) element.append(make("em", "note", ` … ${count(data.long[number] - string.length)} more characters in the run’s files`));
     return element;
   }
@@ -224,10 +229,40 @@
     if (row.facts.length) entry("Confusing facts", ...row.facts.map((number) => written(number)));
     entry("How it scored", ...sums(row).map((line) => make("p", "sum", line)));
     entry("Prompt", ...prompt(row));
+    if (data.passages) entry("Context", passagesOf(row));
     if (row.cause) entry("Cause", row.cause);
     entry("Status", row.status + (row.finish && row.finish !== row.status ? ` (finish reason: ${row.finish})` : ""));
     if (row.length !== null) entry("Length of the context", `${count(row.length)} ${row.language === "zh" ? "characters" : "words"}`);
     return make("div", "opened", box);
+  }
+
+  // The passages of the contexts are compressed: the first row that is opened unpacks them.
+  let unpacked = null;
+  async function unpack() {
+    const bytes = Uint8Array.from(atob(data.passages), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const told = JSON.parse(await new Response(stream).text());
+    return new Map(told.order.map((number, place) => [number, told.rows[place]]));
+  }
+
+  function passagesOf(row) {
+    const box = make("div", "passages");
+    unpacked ??= unpack();
+    unpacked.then(
+      (told) => box.append(...(told.get(row.number) || []).map(passage), told.has(row.number) ? "" : "No passage of it is known."),
+      () => box.append("This browser cannot unpack the passages."),
+    );
+    return box;
+  }
+
+  /* A passage of the context, marked, with the words around it; of the cut the words on both sides. */
+  function passage([kind, depth, inPrompt, before, string, after, cut]) {
+    let said = `${kind}, depth ${depth.toFixed(2)}`;
+    if (cut) said = `cut, from depth ${depth.toFixed(2)}: ${count(cut)} characters`;
+    else if (inPrompt !== null) said += `, ${inPrompt.toFixed(2)} in the prompt`;
+    const words = make("div", "text", "… ", quoted(before, "span", "around"), quoted(cut ? " … " : string, "mark", ""),
+      quoted(after, "span", "around"), " …");
+    return make("div", "passage", make("span", "chip", said), words);
   }
 
   function keywords(row) {

@@ -1,4 +1,4 @@
-"""A report's plots as PNG and SVG files, by matplotlib: heat map, curves, causes, groups.
+"""A report's plots as PNG and SVG files, by matplotlib: heat map, curves, causes, depths, groups.
 
     plots.write(page, Path("report"))    # report_heatmap.png, report_heatmap.svg, …
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lveval.common.files import write_atomic
 from lveval.common.text import printable
-from lveval.report import charts, group_plots
+from lveval.report import charts, group_plots, position_plots
 from lveval.report.beside import HUES
 from lveval.report.data import ReportData
 from lveval.report.group_plots import DASHES, INKS
@@ -70,11 +70,12 @@ def write(page: ReportData, stem: Path) -> list[Path]:
         "svg.hashsalt": "lveval",  # ids in the file do not change from run to run
         "svg.fonttype": "path",
     }
-    plots: dict[str, group_plots.Draw] = {
+    plots: dict[str, position_plots.Draw] = {
         "heatmap": partial(_heatmap, page),
         "curves": partial(_curves, page),
         "causes": partial(_causes, page),
         **group_plots.available(page),
+        **position_plots.available(page),
     }
     written = []
     for name, draw in plots.items():
@@ -114,9 +115,7 @@ def _heatmap(page: ReportData, figure: "Figure") -> None:
     image = axes.imshow(values, cmap="Blues", vmin=0, vmax=top, aspect="auto")
     for (row, column), value in numpy.ndenumerate(values):
         if not numpy.isnan(value):
-            red, green, blue, _ = image.cmap(value / top)
-            luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
-            colour = "black" if luminance > 0.18 else "white"
+            colour = position_plots.cell_ink(image.cmap(value / top))
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
     axes.set_xticks([column + 0.5 for column in range(len(page.levels) - 1)], minor=True)
     axes.set_yticks([row + 0.5 for row in range(len(page.subsets) - 1)], minor=True)

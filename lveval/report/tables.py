@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # numpy is behind these
     from lveval.analysis.length_effect import LengthEffect
     from lveval.analysis.measures import Reasoning, Spread
     from lveval.analysis.misled import Misled
+    from lveval.analysis.positions import Positions
     from lveval.analysis.sweep import Sweep
     from lveval.analysis.times import Times
     from lveval.report.data import ProtocolScores, ReportData
@@ -67,6 +68,12 @@ TIMES_NOTE = (
     "Seconds of a row, as mean and 90th percentile: all of it, up to the scores of the first new "
     "token (prefill), and from there on (decode). Tokens/s: new tokens after the first, a second "
     "of decoding. Peak: memory allocated on the GPUs, the largest of a row."
+)
+
+DEPTHS_NOTE = (
+    "Rows whose evidence is found whole in the prompt; ends: the outer two tenths of either side, "
+    "middle: the six between. Differences are taken at each length that has both; sign-flip test "
+    "by question, Holm over the subsets; shown if p is below 0.05 and the interval is without 0."
 )
 
 FORMULA = ("=", "+", "-", "@")  # how a spreadsheet's formula starts
@@ -321,6 +328,25 @@ def _change(interval: "Interval | None") -> str:
     return f"{interval.value:+.2f}" + (f" ({between})" if between else "")
 
 
+def depth_table(found: "Positions") -> Table:
+    """Evidence near the ends of the prompt against evidence in its middle, by subset."""
+    effects = {subset: found.effects[subset] for subset in table_order(found.effects)}
+    lines = [
+        [
+            subset,
+            str(effect.rows),
+            number(effect.ends),
+            number(effect.middle),
+            _change(effect.difference),
+            f"{effect.adjusted:.4f}" if effect.difference else "",
+            effect.verdict,
+        ]
+        for subset, effect in effects.items()
+    ]
+    head = ("subset", "rows", "ends", "middle", "ends - middle", "p (Holm)", "shown")
+    return Table("Score by depth of the evidence", head, lines, "depths", DEPTHS_NOTE)
+
+
 def causes_table(
     lost: "PointsLost", points: Mapping[str, Mapping[Cause, float]], name: str
 ) -> Table:
@@ -390,24 +416,29 @@ def comparison_table(
 ) -> Table:
     """Two runs side by side, with what limits the comparison in the note.
 
-    `others`: the same under other protocols, of each of which the line of all is added.
+    `others`: the same under other protocols, of each of which the line of all is added. Of a full
+    run and its control the difference is their contrast, with its sign.
     """
     more = {f"all, {name}": other.parts.overall for name, other in (others or {}).items()}
-    lines = [
-        [
-            name,
-            f"{part.a:.2f}",
-            f"{part.b:.2f}",
-            f"{part.interval.value:+.2f}",
-            part.interval.between("+"),
-            f"{part.adjusted:.4f}",
-            part.verdict,
-        ]
-        for name, part in {**found.table_parts, **more}.items()
-    ]
+    contrast = found.contrast
+    lines = []
+    for name, part in {**found.table_parts, **more}.items():
+        scores = contrast.scores(part) if contrast else (part.a, part.b)
+        difference = contrast.of(part) if contrast else part.interval
+        lines.append(
+            [
+                name,
+                *(f"{score:.2f}" for score in scores),
+                f"{difference.value:+.2f}",
+                difference.between("+"),
+                f"{part.adjusted:.4f}",
+                contrast.verdict(part) if contrast else part.verdict,
+            ]
+        )
     said = (found.counts_text, *found.flags, *found.interval_notes)
-    head = ("compared", "A", "B", "A - B", "95 % interval", "p (Holm)", "shown")
-    note = " ".join(f"{text}." for text in said)
+    columns = ("full", contrast.control, contrast.name) if contrast else ("A", "B", "A - B")
+    head = ("compared", *columns, "95 % interval", "p (Holm)", "shown")
+    note = " ".join([*([contrast.words] if contrast else []), *(f"{text}." for text in said)])
     return Table(f"A: {a}, B: {b} ({protocol})", head, lines, f"comparison-{label}", note)
 
 
@@ -442,6 +473,7 @@ def page_tables(page: "ReportData") -> list[Table]:
         *(table for table in beside_tables if len(table.lines) > 1),
         *([misled_table(page.misled)] if page.misled else []),
         evidence_table(page.evidence_by_level),
+        *([depth_table(page.positions)] if page.positions and page.positions.effects else []),
         length_table(page.lengths),
         *([reasoning_table(page.reasoning)] if page.reasoning else []),
         *([measures_table(page.measures)] if page.measures else []),

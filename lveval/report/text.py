@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lveval.analysis import evidence
 from lveval.common.text import one_line, printable
+from lveval.data import controls
 from lveval.report.tables import (
     ABLATION_NOTE,
+    DEPTHS_NOTE,
     GROUPS_NOTE,
     TIMES_NOTE,
     Table,
@@ -21,6 +23,7 @@ from lveval.report.tables import (
     best_answers_note,
     causes_table,
     comparison_table,
+    depth_table,
     evidence_table,
     groups_table,
     length_table,
@@ -48,7 +51,7 @@ def print_counts(evaluation: Evaluation) -> None:
         statuses = ", ".join(f"{status} {count}" for status, count in sorted(file.statuses.items()))
         lines.append([file.name, f"{file.rows}/{file.selected}", statuses, *cells[shown]])
     head = ["file", "rows", "status", *table.head[shown]]
-    print(f"{printable(str(evaluation.folder))}\n\n{Table('counts', head, lines).text()}")
+    print(f"{printable(evaluation.place)}\n\n{Table('counts', head, lines).text()}")
 
 
 def print_scores(evaluation: Evaluation, found: "RunAnalysis") -> None:
@@ -83,6 +86,8 @@ def score_table(title: str, evaluation: Evaluation, found: "RunAnalysis") -> Tab
 
 def comparability_notes(evaluation: Evaluation) -> list[str]:
     """Say which means are the leaderboard's, which are not and why, and which files are partial."""
+    if note := control_note(evaluation):
+        return [note, *_partial_files(evaluation)]
     present = level_means(evaluation.scores(HEADLINE))
     comparable = evaluation.leaderboard_levels
     notes = []
@@ -107,12 +112,26 @@ def comparability_notes(evaluation: Evaluation) -> list[str]:
             "The run was not made with the official prompts (--published): "
             "compare its scores with the like only."
         )
-    return notes + [
+    return notes + _partial_files(evaluation)
+
+
+def _partial_files(evaluation: Evaluation) -> list[str]:
+    return [
         f"{file.name}: scored on {file.rows} of the {file.available or file.selected} rows of the "
         "data file."
         for file in evaluation.files
         if file.rows and not file.is_complete
     ]
+
+
+def control_note(evaluation: Evaluation) -> str:
+    """Say what the run's control asks and which rows it leaves out; blank without a control."""
+    if not evaluation.control:
+        return ""
+    left_out = {file.name: file.left_out for file in evaluation.files}
+    selected = sum(file.selected + file.left_out for file in evaluation.files)
+    said = controls.describe(evaluation.control, selected, left_out)
+    return f"{said[0].upper()}{said[1:]}. Its scores are not the benchmark's."
 
 
 def print_findings(found: "RunAnalysis") -> None:
@@ -130,6 +149,9 @@ def print_findings(found: "RunAnalysis") -> None:
             "and the scores of the rows where it was kept and cut"
         )
         print(evidence_table(found.evidence_by_level).text())
+    if found.positions and found.positions.effects:
+        print("\nscores by depth of the evidence in the prompt, in points (95 % intervals)")
+        print(f"{depth_table(found.positions).text()}\n{DEPTHS_NOTE}")
     if len(found.evidence_by_level) > 1:
         print(
             "\nwhat length costs, in points (95 % intervals); effective length: up to where "
@@ -164,9 +186,11 @@ def print_comparisons(a: Evaluation, compared: "Mapping[str, Mapping[str, Compar
     The headline's table is whole; of the other protocols there is the line of all.
     """
     for name, found in compared[HEADLINE].items():
-        print(f"\nA: {printable(str(a.folder))}\nB: {printable(name)}")
+        print(f"\nA: {printable(a.place)}\nB: {printable(name)}")
+        if found.contrast:
+            print(found.contrast.words)
         for flag in found.flags:
-            print(f"unlike beyond the model: {one_line(flag)}")
+            print(f"{found.beyond}: {one_line(flag)}")
         others = {each: runs[name] for each, runs in compared.items() if each != HEADLINE}
         table = comparison_table(found, "A", "B", others=others)
         print(f"{found.counts_text}\n{table.text()}")
@@ -193,7 +217,7 @@ def print_unfinished(evaluation: Evaluation) -> None:
 
 def resume_commands(evaluation: Evaluation) -> str:
     """Find the latest commands that together select every unfinished file; rerun, they resume."""
-    left = {file.name: file.selected for file in evaluation.unfinished}
+    left = {file.name: file.selected + file.left_out for file in evaluation.unfinished}
     commands = []
     for entry in reversed(cast(list[dict[str, Any]], evaluation.manifest.get("log", []))):
         selection = entry.get("selection", {})

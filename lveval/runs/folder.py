@@ -17,7 +17,7 @@ from lveval.common.errors import StorageError, UsageError
 from lveval.common.files import disk_errors
 from lveval.common.levels import FileKey, file_name
 from lveval.common.text import printable
-from lveval.runs.record import JsonObject, LocatedRecord, index_of, parse_record
+from lveval.runs.record import ROW_VERSION, JsonObject, LocatedRecord, index_of, parse_record
 from lveval.runs.spec import require_same_spec
 
 FILE_NAME = re.compile(r"(?P<subset>.+)_(?P<level>[1-9][0-9]*k)\.jsonl")
@@ -152,6 +152,14 @@ def answered_rows(
         return {key: set() for key in keys}
     require_same_spec(folder, manifest["identity"], identity)
     return {key: set(read_rows(folder / "rows" / f"{file_name(*key)}.jsonl")) for key in keys}
+
+
+def records_depths(folder: Path) -> bool:
+    """Tell whether rows that are added to the run in `folder` have depths: in a new one they do."""
+    manifest = read_manifest(folder)
+    if manifest is None or is_unanswered(folder):
+        return True
+    return bool(manifest.get("row_version") == ROW_VERSION)
 
 
 def is_unanswered(folder: Path) -> bool:

@@ -4,6 +4,7 @@ line = encode(record); record = parse_record(line, "outputs/chatglm3/rows/lic_mi
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypedDict
 
 from lveval.common.errors import UsageError
@@ -11,6 +12,10 @@ from lveval.common.errors import UsageError
 FINAL_STATUSES = ("ok", "length", "empty", "refused")
 CAUSES = ("error", "invalid", "context_overflow", "worker_died", "transient")
 JsonObject = dict[str, Any]
+
+# Kept in run.json as "row_version": a run goes on with the fields that its first rows have.
+# 2: depths and cut. None in run.json is 1.
+ROW_VERSION = 2
 
 
 class Prediction(TypedDict, total=False):
@@ -30,6 +35,10 @@ class Prediction(TypedDict, total=False):
     prompt_tokens: int
     prompt_tokens_full: int
     evidence_kept: bool | None
+    depths: Mapping[
+        str, Any
+    ]  # of the passages that were found, data/positions.py; of ROW_VERSION 2
+    cut: list[int]  # [start, end) of what the cut took, in characters of the context
     raw_pred: str
     finish_reason: str
     usage: dict[str, int]

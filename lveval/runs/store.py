@@ -13,7 +13,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -37,7 +37,14 @@ from lveval.runs.folder import (
     read_rows,
     run_files,
 )
-from lveval.runs.record import CAUSES, FINAL_STATUSES, JsonObject, Prediction, parse_record
+from lveval.runs.record import (
+    CAUSES,
+    FINAL_STATUSES,
+    ROW_VERSION,
+    JsonObject,
+    Prediction,
+    parse_record,
+)
 from lveval.runs.spec import require_same_spec
 from lveval.runs.times import TimesFile
 
@@ -66,14 +73,16 @@ class RunStore:
         selection: Counts,
         rows: Counts,
         *,
+        left_out: Mapping[str, Iterable[int]] | None = None,
         overwrite: bool = False,
     ) -> "RunStore":
         """Lock the folder, refuse another spec, cut torn tails, read what is answered.
 
         `selection`: `<subset>_<level>` -> number of its first rows that are selected; merged with
-        what was selected before. `rows`: the same names -> rows in the data file. Raises
-        UsageError where another process writes here, SettingsMismatch where the spec differs,
-        StorageError where the disk fails or a recorded line is damaged.
+        what was selected before. `rows`: the same names -> rows in the data file. `left_out`: the
+        same names -> selected rows that are not to be answered; merged, too. Raises UsageError
+        where another process writes here, SettingsMismatch where the spec differs, StorageError
+        where the disk fails or a recorded line is damaged.
         """
         with disk_errors("opening the run", folder):
             durable_mkdir(folder)
@@ -82,7 +91,9 @@ class RunStore:
                 if overwrite and any(path.name != ".lock" for path in folder.iterdir()):
                     lock = _start_anew(folder, lock)
                 asked = json.loads(json.dumps(identity))
-                store = cls(folder, lock, _merge_manifest(folder, asked, selection, rows))
+                manifest = _merge_manifest(folder, asked, selection, rows)
+                _leave_out(manifest, left_out or {})
+                store = cls(folder, lock, manifest)
                 store._recover()
                 store._write_manifest()
             except BaseException:
@@ -163,7 +174,8 @@ class RunStore:
         """Write `<run>/<subset>_<level>.jsonl` in index order, once all selected rows are there."""
         name = file_name(subset, level)
         known = self._lines.get(name, {})
-        if not set(range(self._manifest["selection"][name])) <= known.keys():
+        left_out = self._manifest.get("left_out", {}).get(name, ())
+        if not set(range(self._manifest["selection"][name])).difference(left_out) <= known.keys():
             return None
         path = self.folder / f"{name}.jsonl"
         content = b"".join(known[index] + b"\n" for index in sorted(known))
@@ -281,7 +293,7 @@ def _merge_manifest(
     Raises SettingsMismatch where the folder was made under other settings, or by no run of ours.
     """
     manifest = read_manifest(folder)
-    new: JsonObject = {"format": 1, "identity": identity}
+    new: JsonObject = {"format": 1, "row_version": ROW_VERSION, "identity": identity}
     new |= {"selection": dict(selection), "rows": dict(rows), "log": []}
     if manifest is None:
         if unknown := run_files(folder):
@@ -307,6 +319,14 @@ def _merge_manifest(
         manifest["selection"][name] = max(number, manifest["selection"].get(name, 0))
     manifest["rows"] |= rows
     return manifest
+
+
+def _leave_out(manifest: JsonObject, left_out: Mapping[str, Iterable[int]]) -> None:
+    """Note the rows that are not to be answered; a run without any has no such field."""
+    recorded = manifest.get("left_out", {})
+    for name, rows in left_out.items():
+        if every := sorted({*rows, *recorded.get(name, ())}):
+            manifest.setdefault("left_out", {})[name] = every
 
 
 def _truncate_torn_line(path: Path) -> None:

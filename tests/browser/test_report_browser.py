@@ -228,6 +228,43 @@ def test_the_switch_shows_one_protocol_at_a_time(opened: Open, width: int) -> No
     assert "do not say their exact rule" in str(page.tab.locator("#leaderboard").text_content())
 
 
+def test_an_opened_row_shows_passages_of_its_context(opened: Open) -> None:
+    page = opened("small")
+    page.tab.select_option("#subset", "lic_mixup")
+    page.tab.wait_for_timeout(50)
+    page.tab.locator(".row").first.click()
+    passages = page.tab.locator("#opened .passage")
+    passages.nth(3).wait_for()  # they are unpacked when the first row is opened
+    assert page.texts("#opened .passage .chip") == [
+        "evidence, depth 0.40",
+        "confusing fact, depth 0.10, 0.20 in the prompt",
+        "confusing fact, depth 0.10, 0.20 in the prompt",
+        "cut, from depth 0.30: 12,345 characters",
+    ]
+    assert passages.locator("mark[lang=zh-Hans]").count() == 3
+    first = passages.first.locator(".text").inner_text()
+    page.tab.locator(".row").nth(1).click()
+    assert passages.count() == 4 and passages.first.locator(".text").inner_text() != first
+
+
+def test_charts_of_depth_are_whole_at_any_width(opened: Open) -> None:
+    for width in (390, 1440):
+        page = opened("full", width)
+        charts = page.tab.locator("#depth svg:visible")
+        assert charts.count() == 4  # two heat maps, scores, passages
+        clipped = page.tab.evaluate(
+            """() => [...document.querySelectorAll("#depth svg")].filter((svg) => svg.clientWidth).map((svg) => {
+                const frame = svg.getBoundingClientRect();
+                return [...svg.querySelectorAll("text, rect")].filter((part) => {
+                    const box = part.getBoundingClientRect();
+                    return box.left < frame.left - 1 || box.right > frame.right + 1
+                        || box.top < frame.top - 1 || box.bottom > frame.bottom + 1;
+                }).map((part) => part.textContent);
+            }).flat()"""
+        )
+        assert clipped == []
+
+
 def test_the_keyboard_reaches_everything(opened: Open) -> None:
     page = opened("small")
     keys, focused = page.tab.keyboard, "document.activeElement"
@@ -329,12 +366,15 @@ def test_payloads_stay_text_in_the_browser(opened: Open) -> None:
     names = "[...document.querySelectorAll('*')].map((element) => element.localName)"
     kinds = f"[...new Set({names})].sort()"
     plain.tab.locator(".row").first.click()
+    plain.tab.locator("#opened .passage mark").first.wait_for()
     seen: set[str] = set()
     total = 84
     assert page.count() == f"{total} of {total} rows"
     for turn in range(2):
         for button in page.tab.locator(".row").all():
             button.evaluate("(button) => button.click()")
+            page.tab.locator("#opened .passage mark").first.wait_for()
+            assert page.texts("#opened .passage mark")[0].startswith("x")
             question = page.tab.locator("#opened .text").first.text_content()
             assert question is not None
             seen.add(question)

@@ -94,7 +94,7 @@ def test_a_wrong_value_is_refused_and_not_repeated(
         ("X-Gate", "expected NAME: VALUE"),
         ("X Gate: a", "expected NAME: VALUE"),
         ("X-Gate: $NO_SUCH_VARIABLE", "the variable NO_SUCH_VARIABLE is not set"),
-        ("X-Gate: a\nX-Other: b", "a character that no header has"),
+        ("X-Gate: a\nX-Other: b", "a character that no header and no address has"),
     ],
 )
 def test_what_is_no_header_is_refused(text: str, said: str) -> None:

@@ -34,6 +34,7 @@ from lveval.backends.base import ApiOptions, EngineOptions
 from lveval.backends.openai import client, responses, tokenizers
 from lveval.backends.openai.faults import ApiError, classify_status
 from lveval.backends.openai.rate_limit import ConcurrencyLimiter, SlidingWindow
+from lveval.backends.openai.responses import ReplyReader
 from lveval.common.errors import LVEvalError
 from lveval.data import prompt_sets
 
@@ -191,9 +192,10 @@ def test_the_servers_own_tokenizer_cuts(server: Served, tmp_path: Path) -> None:
 
 
 def test_every_passing_fault_is_survived_and_recorded(server: Served, tmp_path: Path) -> None:
-    """Each kind once, one after another; what the server counted is what was recorded."""
-    data(tmp_path, 4)
-    server.control(script=list(PASSING))
+    """Each kind once, some for each row; what the server counted is what was recorded."""
+    data(tmp_path, 6)
+    script = [kind for at in range(0, len(PASSING), 5) for kind in (*PASSING[at : at + 5], "ok")]
+    server.control(script=script)
     found = predict(
         server,
         tmp_path,
@@ -203,10 +205,10 @@ def test_every_passing_fault_is_survived_and_recorded(server: Served, tmp_path: 
         f"{FAST},timeout=1,timeout_per_1k=0",
     )
     assert found.returncode == 0, found.stderr
-    assert_all_right(tmp_path, 4)
+    assert_all_right(tmp_path, 6)
     tries = attempts(tmp_path)
     assert [attempt["cause"] for attempt in tries] == ["transient"] * len(PASSING)
-    assert server.requests == 4 + len(PASSING) + 1
+    assert server.asked.total() == 6 + len(PASSING)
 
 
 def test_a_row_that_fails_each_time_ends_while_others_are_answered(
@@ -214,7 +216,7 @@ def test_a_row_that_fails_each_time_ends_while_others_are_answered(
 ) -> None:
     """A reply that is none, again and again for one row: it is that row, not the service."""
     data(tmp_path, 80)
-    server.control(broken="When was lighthouse 5 built?", latency=0.02)
+    server.control(fates={"When was lighthouse 5 built?": "malformed"}, latency=0.02)
     found = predict(server, tmp_path, "--concurrency", "2")
     assert found.returncode == 3 and "invalid: 1" in found.stderr, found.stderr
     last = attempts(tmp_path)[-1]
@@ -379,6 +381,7 @@ def test_a_fault_that_passes_does_not_undo_one_that_does_not(tmp_path: Path) -> 
     data(tmp_path, 40)
     with serving("--latency", "0.05") as server:
         server.control(script=["ok"] * 8 + ["quota"] + ["503-html", "reset", "429"] * 20)
+        server.control(probe_script=["ok", "quota"])
         found = predict(server, tmp_path, "--concurrency", "4")
         assert found.returncode == 5 and "quota is used up" in found.stderr, found.stderr
         assert server.requests <= 1 + 9 + 2 * 4
@@ -534,11 +537,9 @@ def test_a_reply_is_read_or_refused() -> None:
     def choice(**parts: object) -> bytes:
         return json.dumps({"model": "m", "choices": [parts]}).encode()
 
-    answer, served = responses.parse_response(
-        choice(message={"content": " \n"}, finish_reason="stop")
-    )
+    answer, served = ReplyReader().read(choice(message={"content": " \n"}, finish_reason="stop"))
     assert (answer.status, served) == ("empty", "m")
-    answer, _ = responses.parse_response(choice(text="done", finish_reason=None))
+    answer, _ = ReplyReader().read(choice(text="done", finish_reason=None))
     assert (answer.text, answer.status) == ("done", "ok")
     for bad in (
         choice(),
@@ -547,9 +548,9 @@ def test_a_reply_is_read_or_refused() -> None:
         choice(text="x", finish_reason="abort"),
     ):
         with pytest.raises(ApiError):
-            responses.parse_response(bad)
+            ReplyReader().read(bad)
     with pytest.raises(ApiError):
-        responses.parse_response(b"[" * 100_000)
+        ReplyReader().read(b"[" * 100_000)
 
 
 @pytest.mark.parametrize(
@@ -579,7 +580,7 @@ def test_a_reply_is_read_or_refused() -> None:
 def test_what_an_error_means(status: int, error: dict[str, object], kind: str, row: str) -> None:
     if status == 200:
         with pytest.raises(ApiError) as caught:
-            responses.parse_response(json.dumps({"error": error}).encode())
+            ReplyReader().read(json.dumps({"error": error}).encode())
         found = caught.value
     else:
         found = classify_status(status, {}, json.dumps({"error": error}))
@@ -697,5 +698,5 @@ def test_every_kind_of_fault_is_used() -> None:
         "bad-row",
         "never-fits",
     }
-    terminal |= {"unfinished", "404-page"}
+    terminal |= {"unfinished", "404-page", "only-streams", "only-text"}
     assert {*REPLIES} - terminal <= {*PASSING} and len(PASSING) >= 12

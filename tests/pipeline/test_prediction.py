@@ -38,7 +38,7 @@ NOT_DECIDING = """
     gpus_per_worker row_hours concurrency tokens_per_minute requests_per_minute max_outage batch
     scheduler insecure_scheduler tls_ca_file tls_cert tls_key wait_for_workers plan price_in
     price_out batch_discount tokens_per_second calibrate max_cost max_hours check
-    verbose quiet header
+    verbose quiet header stream wait_for_service price_cached
 """.split()  # noqa: SIM905 - reads as a list of words
 
 
@@ -77,6 +77,7 @@ def test_every_deciding_option_reaches_the_identity(
         "prompts": ["--prompts", str(prompts)],
         "chat_template": ["--chat-template", "none"],
         "batch_size": ["--batch-size", "2"],
+        "control": ["--control", "closed-book"],
         "revision": ["--revision", "v2"],
         "adapter": ["--adapter", str(adapter)],
         "hf_overrides": ["--hf-overrides", '{"rope_scaling": {"type": "yarn", "factor": 2}}'],
@@ -102,6 +103,8 @@ def test_every_deciding_option_reaches_the_identity(
         "base_url": ["--base-url", "http://example.com/v1"],
         "tokenizer": ["--tokenizer", "tiktoken:o200k_base"],
         "request_args": ["--request-args", '{"top_p": 1}'],
+        "finish_reason": ["--finish-reason", "eos=stop"],
+        "refusal_pattern": ["--refusal-pattern", "^I cannot"],
     }
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     assert {*changes, *of_a_service, "published"} == DECIDING
@@ -144,6 +147,7 @@ def test_every_deciding_option_reaches_the_identity(
         ("--batch-size", "2"),
         ("--chat-template", "none"),
         ("--prompts", "PROMPTS"),
+        ("--control", "closed-book"),
     ],
 )
 def test_a_deciding_option_refuses_to_resume(
@@ -188,6 +192,7 @@ def test_overwrite_moves_the_earlier_run_aside(data_path: Path, tmp_path: Path) 
         (("--seed", "-1"), "--seed: found -1, expected 0 to 4294967295"),
         (("--model-max-len", "1"), "--model-max-len: found 1, expected at least 2"),
         (("--chat-template", "chatml"), 'unknown --chat-template "chatml"'),
+        (("--control", "open-book"), 'unknown --control "open-book"; expected one of: closed-book'),
         (("--prompts", "nice"), "expected builtin, official or a path"),
         (("--backend", "gpt"), 'unknown backend "gpt"'),
         (("--backend-args", "speed=1"), 'unknown --backend-args key of backend echo "speed"'),

@@ -1,5 +1,7 @@
 """What tests of report_page share."""
 
+import base64
+import gzip
 import json
 from html.parser import HTMLParser
 from typing import Any, cast
@@ -29,3 +31,11 @@ class Elements(HTMLParser):
 
     def data(self) -> dict[str, Any]:
         return cast(dict[str, Any], json.loads(self.scripts[0]))
+
+    def passages(self) -> dict[int, list[list[Any]]]:
+        """The passages of the contexts by row, as the page's script unpacks them."""
+        packed = self.data().get("passages")
+        if packed is None:
+            return {}
+        told = json.loads(gzip.decompress(base64.b64decode(packed)))
+        return dict(zip(told["order"], told["rows"], strict=True))

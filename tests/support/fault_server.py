@@ -82,6 +82,12 @@ REPLIES: dict[str, tuple[int, dict[str, str], str]] = {
     "context": (400, {}, '{"error": {"message": "too long", "code": "context_length_exceeded"}}'),
     "filtered": (400, {}, '{"error": {"message": "blocked", "code": "content_filter"}}'),
     "bad-row": (400, {}, '{"error": {"message": "cannot read this message"}}'),
+    "only-streams": (
+        400,
+        {},
+        '{"error": {"message": "This model only support stream mode, please enable stream"}}',
+    ),
+    "only-text": (400, {}, '{"detail": "prompt must be a string."}'),
     "unfinished": (
         400,
         {},
@@ -131,7 +137,14 @@ class Server:
     knows: tuple[str, ...] = ()  # fields that it takes; empty: all
     kinds: tuple[str, ...] = PASSING
     mode: str = "ok"
-    broken: str = ""  # a question that never gets an answer
+    row_mode: str = "ok"  # as mode, but the question asked first is answered
+    fates: dict[str, str] = field(default_factory=dict)  # a row's question -> what it always gets
+    replies: dict[str, dict[str, Any]] = field(default_factory=dict)  # further kinds of replies
+    reads_limit: str = ""  # the only name of the limit that it heeds; empty: any
+    tells_usage: bool = True
+    streams: str = ""  # "only": it answers no other way; "broken": each stream breaks off
+    text_only: bool = False  # prompts of token ids are refused
+    head: str = ""  # of the last request for a completion
     bearer: str = ""  # the key of the last request, which a 401 repeats
     script: deque[str] = field(default_factory=deque)
     batch_script: deque[str] = field(
@@ -185,6 +198,7 @@ class Server:
                 "served": self.served,
                 "probes": self.probes,
                 "most_out": self.most_out,
+                "head": self.head,
             }
             seen["batch_calls"] = self.batch_calls
             seen["batches"] = [batch["metadata"] for batch in self.batches.made]
@@ -225,7 +239,8 @@ class Server:
             return await (
                 reply(writer, 404, {}, "{}") if made is None else reply(writer, 200, {}, made)
             )
-        if path not in ("/v1/chat/completions", "/v1/completions"):
+        self.head = head.decode("latin-1")
+        if path.partition("?")[0] not in ("/v1/chat/completions", "/v1/completions"):
             return await reply(writer, 404, {}, '{"error": {"message": "no such address"}}')
         self.out += 1
         self.most_out = max(self.most_out, self.out)
@@ -258,10 +273,15 @@ class Server:
             self.asked[question] += 1
         kind = self.kind(probe, question, head, asked)
         self.served[kind] += 1
+        if kind in self.replies:
+            return await self.reply_as(self.replies[kind], asked, writer)
         if kind not in ("ok", "reasoning", "long", "refusal", "filter", "parts"):
             return await self.fail(kind, writer)
         await asyncio.sleep(self.latency)
         content: object = "1 2 3 4 5 6 7 8" if probe else answer_to(question)
+        unlimited = self.reads_limit and self.reads_limit not in asked
+        if unlimited:
+            content = " ".join(map(str, range(1, 201)))
         counted = len(prompt.split())
         if (
             "pass code" in prompt
@@ -280,17 +300,45 @@ class Server:
             message["content"] = [{"type": "text", "text": content}]
         choice = {"index": 0, "finish_reason": finish}
         choice |= {"message": message} if messages is not None else {"text": content}
-        budgets = [asked[name] for name in ("max_completion_tokens", "max_tokens") if name in asked]
-        written = (budgets[0] if budgets else 100) if probe else 8
+        names = ("max_completion_tokens", "max_tokens", self.reads_limit)
+        budgets = [asked[name] for name in names if name in asked]
+        written = 400 if unlimited else (budgets[0] if budgets else 100) if probe else 8
         usage = {"prompt_tokens": counted, "completion_tokens": written}
         whole = {
             "id": "x",
             "object": "chat.completion",
             "model": asked["model"],
             "choices": [choice],
-            "usage": usage,
+            "usage": usage if self.tells_usage else None,
         }
+        if asked.get("stream"):
+            return await self.stream(whole, writer)
         return await reply(writer, 200, {}, json.dumps(whole))
+
+    async def reply_as(
+        self, known: dict[str, Any], asked: dict[str, object], writer: asyncio.StreamWriter
+    ) -> bool:
+        """A reply of another service; an answer is of the model that was asked for."""
+        body = known["body"]
+        text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+        text = re.sub(r'("model": ?)"[^"]*"', rf'\1"{asked["model"]}"', text)
+        return await reply(writer, known["status"], known["headers"], text)
+
+    async def stream(self, whole: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
+        """The same answer a word at a time."""
+        choice = whole["choices"][0]
+        chat = "message" in choice
+        words = re.findall(r"\S+\s*", choice["message"]["content"] if chat else choice["text"])
+        parts = [{"delta": {"content": word}} if chat else {"text": word} for word in words]
+        chunks = [whole | {"choices": [{"index": 0, **part}], "usage": None} for part in parts]
+        last = {"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}
+        chunks += [whole | {"choices": [last], "usage": None}, whole | {"choices": []}]
+        lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
+        if self.streams == "broken":
+            lines = lines[:2]
+        else:
+            lines.append("data: [DONE]\n\n")
+        return await reply(writer, 200, {"Content-Type": "text/event-stream"}, "".join(lines))
 
     def text_of(self, ids: list[int]) -> str:
         """The prompt that the ids stand for."""
@@ -322,8 +370,14 @@ class Server:
             return "unknown:max_tokens"
         if self.mode != "ok":
             return self.mode
-        if question == self.broken:
-            return "malformed"
+        if self.streams == "only" and not asked.get("stream"):
+            return "only-streams"
+        if self.text_only and isinstance(asked.get("prompt"), list):
+            return "only-text"
+        if question in self.fates:
+            return self.fates[question]
+        if not probe and self.row_mode != "ok":
+            return self.row_mode
         if probe:
             return self.probe_script.popleft() if self.probe_script else "ok"
         if self.script:

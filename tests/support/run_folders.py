@@ -12,10 +12,11 @@ import pytest
 
 from lveval import config
 from lveval.analysis import comparison, run_analysis
+from lveval.analysis.contexts import Contexts, Passage
 from lveval.evaluation import evaluate
 from lveval.report.data import ReportData, build_report
 from lveval.report.leaderboard import read_leaderboards
-from lveval.results import PROTOCOLS
+from lveval.results import PROTOCOLS, ScoredRow
 
 LEVELS = ("16k", "32k", "64k", "128k", "256k")
 IDENTITY: dict[str, Any] = {
@@ -106,9 +107,40 @@ def make_row(subset: str, level: str, index: int, source: random.Random) -> dict
         "prompt_tokens": min(full, 31500),
         "prompt_tokens_full": full,
         "evidence_kept": source.random() < min(1.0, 31500 / full),
+        "depths": made_up_depths(f"{subset} {level} {index}", full),
         "finish_reason": "stop",
         "confusing_facts": [words(asked, language, 20), words(asked, language, 20)],
     }
+
+
+def made_up_depths(seed: str, tokens: int) -> dict[str, list[list[float | None]]]:
+    """One passage of evidence and two confusing facts at random; 31,500 tokens are kept."""
+    chance, kept = random.Random(seed), min(1.0, 31500 / tokens)
+
+    def pair() -> list[float | None]:
+        depth = chance.random()
+        if kept / 2 < depth < 1 - kept / 2:
+            return [depth, None]
+        return [depth, (depth if depth < 0.5 else depth - 1 + kept) / kept]
+
+    return {"evidence": [pair()], "confusing_facts": [pair(), pair()]}
+
+
+def made_up_passages(row: ScoredRow) -> list[Passage]:
+    """What the data might tell of a row: evidence, its confusing facts, and the cut of a long prompt."""
+    language = config.DATASET_LANGUAGE[row.subset]
+    asked = random.Random(f"{row.subset} {row.index}")  # the same at all levels
+    chance = random.Random(f"{row.key}")
+
+    def around() -> str:
+        return words(chance, language, 15)[:80]
+
+    evidence = Passage("evidence", 0.4, None, around(), words(asked, language, 40), around())
+    facts = [
+        Passage("confusing fact", 0.1, 0.2, around(), fact, around())
+        for fact in row.confusing_facts
+    ]
+    return [evidence, *facts, Passage("cut", 0.3, None, around(), "", around(), 12_345)]
 
 
 def write_run(folder: Path, files: Mapping[str, list[dict[str, Any]]], **identity: object) -> Path:
@@ -190,6 +222,7 @@ def rich_page(folder: Path) -> ReportData:
         published=read_leaderboards(),
         rank=True,
         compared=compared,
+        contexts=Contexts(passages={row.key: made_up_passages(row) for row in evaluation.rows}),
     )
 
 
@@ -293,6 +326,10 @@ def hostile_page(folder: Path) -> ReportData:
             f"k{text}",
         )
         row["status"], row["cause"], row["finish_reason"] = f"s{text}", f"c{text}", f"e{text}"
+        row["passages"] = [
+            replace(each, before=f"b{text}", text=f"x{text}", after=f"a{text}")
+            for each in row["passages"]
+        ]
         if row["working"] is not None:
             row["working"] = replace(
                 row["working"], keywords=tuple(f"w{word}{text}" for word in row["working"].keywords)
@@ -300,6 +337,7 @@ def hostile_page(folder: Path) -> ReportData:
     page.name = "".join(PAYLOADS)
     page.recipe = [(next(payload), next(payload)) for _ in PAYLOADS]
     page.notes, page.facts = list(PAYLOADS), [(text, text) for text in PAYLOADS]
+    page.depths_note, page.passages_note = next(payload), next(payload)
     page.lengths = replace(page.lengths, overall=replace(page.lengths.overall, note=next(payload)))
     for found in page.protocols.values():
         found.note = next(payload)

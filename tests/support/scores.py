@@ -58,3 +58,34 @@ def clustered(
 def true_mean(zeros: float) -> float:
     """Of min(1, 1.5 u), u uniform, times the share that is not zero: 0.5 * 2/3 + 1 * 1/3 = 2/3."""
     return (1 - zeros) * 2 / 3
+
+
+def placed(
+    chance: np.random.Generator,
+    subset: str,
+    scores: Floats,
+    levels: Sequence[str] = LEVELS,
+    *,
+    ahead: float = 0.0,
+    passages: int = 1,
+    lost: float = 0.0,
+    one_place: bool = False,
+) -> list[ScoredRow]:
+    """Rows of [questions, levels] scores with evidence at random depths, and what depth does to them.
+
+    `ahead`: what a score gains for passages in the outer two tenths of either side. `lost`: the share of rows at the
+    last level whose evidence the cut took. `one_place`: a question's evidence is as deep at every level, and mostly
+    near the beginning.
+    """
+    rows = run_of(subset, scores, levels)
+    place = {row.question: float(chance.random() ** 2) for row in rows}
+    found = []
+    for row in rows:
+        depths = [place[row.question]] if one_place else chance.random(passages).tolist()
+        near = np.mean([not 0.2 <= depth < 0.8 for depth in depths])
+        score = float(np.clip(row.released + ahead * near, 0, 1))
+        gone = row.level == levels[-1] and chance.random() < lost
+        pairs = [[depth, None if gone else depth] for depth in depths]
+        record = {**row.record, "depths": {"evidence": pairs, "confusing_facts": []}}
+        found.append(ScoredRow(subset, row.level, row.index, every(score), record))
+    return found

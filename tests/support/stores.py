@@ -39,9 +39,10 @@ def record(index: int, **changes: object) -> Prediction:
 
 
 def opened(
-    folder: Path, rows: int = 3, identity: Mapping[str, Any] = IDENTITY, **options: bool
+    folder: Path, rows: int = 3, identity: Mapping[str, Any] = IDENTITY, *, overwrite: bool = False
 ) -> RunStore:
-    return RunStore.open(folder, dict(identity), {NAME: rows}, {NAME: 197}, **options)
+    counts = {NAME: rows}, {NAME: 197}
+    return RunStore.open(folder, dict(identity), *counts, overwrite=overwrite)
 
 
 def filled(folder: Path, rows: int = 3) -> bytes:

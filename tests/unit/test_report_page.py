@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from support.run_folders import (
     small_run,
 )
 
+from lveval.analysis import contexts
 from lveval.report import charts, html, tables
 
 __all__ = ["full", "small"]  # fixtures
@@ -32,6 +34,48 @@ def test_a_full_run_is_a_page_of_less_than_5_mb(full: Path) -> None:
     data = Elements(text).data()
     assert len(data["rows"]) == 8645 and data["limit"] == 31500
     assert "characters are cut here" not in text  # answers of 64 tokens have room
+    assert len(Elements(text).passages()) == 8645  # and so have passages, if shorter
+    found = re.search(r"Passages of the contexts are cut to about (\d+) characters", text)
+    assert found is None or int(found[1]) >= 60
+
+
+def test_passages_take_the_room_that_is_left(small: Path) -> None:
+    page = rich_page(small)
+    text = html.render(page)
+    assert "Passages of the contexts are cut" not in text and "have no room" not in text
+    data = Elements(text).data()
+    passages = Elements(text).passages()
+    assert [kind for kind, *_ in passages[0]] == ["evidence", *["confusing fact"] * 2, "cut"]
+    assert len(passages) == len(page.rows)
+    for number, row in enumerate(page.rows):
+        assert passages[number] == [list(vars(passage).values()) for passage in row["passages"]]
+    room = len(data["passages"])
+    assert html.packed_passages(page.rows, room) == (data["passages"], None)
+    shorter, reach = html.packed_passages(page.rows, room - 1)
+    assert reach == html.REACHES[1] and len(shorter) < room
+    assert html.packed_passages(page.rows, 100) == ("", 0)
+    assert html.packed_passages([{**row, "passages": ()} for row in page.rows], 100) == ("", None)
+
+
+def test_a_page_without_room_for_passages_says_so(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = rich_page(small)
+    alone = html.RowData.of(replace(page, rows=[{**row, "passages": ()} for row in page.rows]))
+    monkeypatch.setattr(html, "MOST_BYTES", len(alone.text.encode()) + 500)
+    text = html.render(page)
+    assert "Passages of the contexts have no room on this page." in text
+    assert not Elements(text).passages() and "characters are cut here" not in text
+
+
+def test_a_passage_is_shortened_from_its_ends_inwards() -> None:
+    passage = contexts.Passage(
+        "evidence", 0.5, 0.5, "b" * 79 + "B", "E" + "x" * 300 + "F", "A" * 80
+    )
+    short = passage.shortened(60)
+    assert short.before == "b" * 19 + "B" and short.after == "A" * 20
+    assert short.text == "E" + "x" * 29 + " … " + "x" * 29 + "F"
+    assert contexts.both_ends("abcdefgh", 5) == "abcdefgh"  # the mark would save nothing
 
 
 @pytest.mark.parametrize(("rows", "cap"), [(72, 20_000), (400, 4_000), (2_000, 1_500)])
@@ -102,7 +146,7 @@ def test_what_is_not_known_is_not_on_the_page(small: Path) -> None:
     bare, rich = html.render(bare_page(small)), html.render(rich_page(small))
     for part in ('id="leaderboard"', 'id="comparison"'):
         assert part in rich and part not in bare, part
-    for part in ("scores", "curves", "evidence", "lengths", "causes", "recipe", "rows"):
+    for part in ("scores", "curves", "evidence", "depth", "lengths", "causes", "recipe", "rows"):
         assert f'id="{part}"' in bare, part
 
 
@@ -245,7 +289,7 @@ def test_text_stands_out_from_its_ground(theme: str) -> None:
     found = colours(theme)
     pairs = [
         (f"h{step}", "h-low" if step < 6 else "h-middle" if step == 6 else "h-high")
-        for step in range(html.STEPS)
+        for step in range(charts.STEPS)
     ]
     pairs += [
         (ground, ink) for ground in ("paper", "sheet", "mark") for ink in ("ink", "soft", "accent")
@@ -260,7 +304,7 @@ def test_text_stands_out_from_its_ground(theme: str) -> None:
     assert (
         contrast(found["muted-line"], found["sheet"]) >= 3
     )  # lines of the charts, edges of the fields
-    order = [luminance(found[f"h{step}"]) for step in range(html.STEPS)]
+    order = [luminance(found[f"h{step}"]) for step in range(charts.STEPS)]
     assert order == sorted(order, reverse=theme == "light")  # the scale tells without its hue
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from lveval.backends.openai import dialects
 from lveval.backends.openai.faults import ApiError, classify_status
-from lveval.backends.openai.responses import parse_response
+from lveval.backends.openai.responses import ReplyReader
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "services"
 MEANINGS = {
@@ -49,7 +49,7 @@ def meaning_of(case: dict[str, Any]) -> str:
     content = content_of(case)
     if case["status"] == 200:
         try:
-            answer, _ = parse_response(content)
+            answer, _ = ReplyReader().read(content)
         except ApiError as error:
             return FAULTS[error.kind, error.status]
         return ANSWERS[answer.status]
@@ -85,17 +85,17 @@ def test_a_finish_reason_that_nobody_knows_is_judged_by_evidence(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert dialects.finish("fertig") == "unknown"
-    assert parse_response(reply("fertig", "1874", 3), 64)[0].status == "ok"
-    assert parse_response(reply("fertig", "1874 and", 64), 64)[0].status == "length"
+    assert ReplyReader().read(reply("fertig", "1874", 3), 64)[0].status == "ok"
+    assert ReplyReader().read(reply("fertig", "1874 and", 64), 64)[0].status == "length"
     assert caplog.text.count('by "fertig"') == 1
     with pytest.raises(ApiError, match="ended by 'fertig'"):
-        parse_response(reply("fertig", "", 3), 64)
+        ReplyReader().read(reply("fertig", "", 3), 64)
 
 
 def test_an_answer_without_an_end_and_a_text_is_none() -> None:
-    assert parse_response(reply(None, "1874", 3), 64)[0].status == "ok"
+    assert ReplyReader().read(reply(None, "1874", 3), 64)[0].status == "ok"
     with pytest.raises(ApiError, match="neither a finish reason nor a text") as caught:
-        parse_response(reply(None, "", 0), 64)
+        ReplyReader().read(reply(None, "", 0), 64)
     assert caught.value.kind == "malformed"
 
 

@@ -435,6 +435,7 @@ def test_what_the_backend_decided_is_kept_and_compared(tmp_path: Path) -> None:
     }
     assert manifest["log"][-1]["workers"] == 2 and set(manifest) == {
         "format",
+        "row_version",
         "identity",
         "selection",
         "rows",

@@ -6,12 +6,13 @@ OPENAI_API_KEY=… python prediction.py --backend openai --model-name gpt-4-1106
 import asyncio
 from pathlib import Path
 
-from lveval.backends.base import ApiOptions, EngineOptions, Json, Tokenizer
+from lveval.backends.base import ApiOptions, EngineOptions, Json
 from lveval.backends.openai import tokenizers
 from lveval.backends.openai.batch import BatchEngine, claim_rows_in_flight, rows_in_flight
-from lveval.backends.openai.client import api_key, base_url, blocking, endpoint_host, extra_headers
+from lveval.backends.openai.client import base_url, blocking, endpoint_host, require_credentials
 from lveval.backends.openai.online import OpenAIEngine
 from lveval.backends.openai.retry import shutting_down
+from lveval.backends.openai.service import Service
 from lveval.backends.openai.settings import (
     BUDGETS,
     ENGINE_ARGS,
@@ -70,6 +71,8 @@ def settings_fingerprint(options: EngineOptions) -> dict[str, Json]:
         "request_args": dict(service.request_args),
         "system_message": service.system_message,
         "seed": options.seed,
+        **({"finish_reasons": dict(service.finish_reasons)} if service.finish_reasons else {}),
+        **({"refusal_pattern": service.refusal_pattern} if service.refusal_pattern else {}),
     }
 
 
@@ -85,13 +88,12 @@ def answer_tokens(options: EngineOptions) -> int | None:
     return None if not asked and not BUDGETS.isdisjoint(request_args) else asked
 
 
-def tokenizer(options: EngineOptions) -> Tokenizer:
+def tokenizer(options: EngineOptions) -> tokenizers.ServiceTokenizer:
     """The tokenizer that prompts are cut and counted with."""
     service, model = options.api or ApiOptions(), model_id(options)
     spec = tokenizers.tokenizer_spec(service, model)
     if spec == "server":
-        root = base_url(service).removesuffix("/v1")
-        client = blocking(service, root, engine_settings(options)["timeout"])
+        client = blocking(service, engine_settings(options)["timeout"], root=True)
         return tokenizers.ServerTokenizer(client, model, retry_policy(options))
     return tokenizers.load(spec, trust_remote_code=options.trust_remote_code)
 
@@ -100,13 +102,12 @@ def load(options: EngineOptions) -> OpenAIEngine | BatchEngine:
     """Connect and ask once: a wrong key, model or field shows before many rows are sent."""
     shutting_down.clear()  # of an earlier run in this process
     service = options.api or ApiOptions()
-    api_key(base_url(service))  # before anything is loaded
-    extra_headers(service)
-    backend = OpenAIEngine(options, tokenizer(options))
-    asyncio.run(backend.probe())
+    require_credentials(service)  # before anything is loaded
+    asked = Service(options, tokenizer(options))
+    asyncio.run(asked.connect())
     if not service.batch:
-        return backend
+        return OpenAIEngine(asked)
     args = engine_settings(options)
     return BatchEngine(
-        backend, Path(service.batch_folder), args["poll"], int(args["batch_mb"] * 1_000_000)
+        asked, Path(service.batch_folder), args["poll"], int(args["batch_mb"] * 1_000_000)
     )

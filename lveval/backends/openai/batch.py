@@ -27,9 +27,9 @@ from lveval.backends.base import (
     RowKey,
 )
 from lveval.backends.openai.faults import PERMANENT, ApiError, classify_status, redacted
-from lveval.backends.openai.online import OpenAIEngine
 from lveval.backends.openai.responses import failed_generation
-from lveval.backends.openai.retry import RESUME_HINT, call_with_retry
+from lveval.backends.openai.retry import RESUME_HINT, call_with_retry, shutting_down
+from lveval.backends.openai.service import Service
 from lveval.common.errors import IncompleteRun, LVEvalError, ServiceError, StorageError, UsageError
 from lveval.common.files import disk_errors, durable_mkdir, write_atomic
 from lveval.common.jsonl import encode
@@ -71,10 +71,10 @@ class BatchFile:
 class BatchEngine(RemoteEngine):
     """The service's Batch API; all prompts are taken before the first answer comes."""
 
-    def __init__(self, online: OpenAIEngine, folder: Path, poll: float, most_bytes: int) -> None:
-        self.tokenizer = online.tokenizer
-        self.native_chat = online.native_chat
-        self._online = online
+    def __init__(self, service: Service, folder: Path, poll: float, most_bytes: int) -> None:
+        self.tokenizer = service.tokenizer
+        self.native_chat = service.native_chat
+        self._service = service
         self._folder = folder
         self._poll = poll  # seconds between two looks
         self._stop: LVEvalError | None = None  # why no more is submitted
@@ -82,19 +82,19 @@ class BatchEngine(RemoteEngine):
 
     def resolved_settings(self) -> dict[str, Json]:
         """As online: a batch gives the same answers."""
-        return self._online.resolved_settings()
+        return self._service.resolved_settings()
 
     def context_window(self) -> int | None:
         """As online."""
-        return self._online.context_window()
+        return self._service.context_window()
 
     def stop_waiting(self) -> None:
         """As online."""
-        self._online.stop_waiting()
+        shutting_down.set()
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Generation]]:
         """Submit what is not in flight, wait and collect; transient failures are sent again."""
-        with self._online.blocking_client() as client:
+        with self._service.blocking_client() as client:
             run = _BatchRun(client, pending=open_parts(self._folder))
             run.pending += self._write(self._requests(prompts, run))
             while run.pending or run.deferred:
@@ -143,7 +143,8 @@ class BatchEngine(RemoteEngine):
             run.positions[prompt.key] = position
             if prompt.key in in_flight:
                 continue
-            path, body = self._online.request(prompt)
+            path, body = self._service.request(prompt)
+            body = {k: v for k, v in body.items() if k not in ("stream", "stream_options")}
             request = {"custom_id": prompt.key, "method": "POST", "url": f"/v1{path}", "body": body}
             yield encode(request) + b"\n"
 
@@ -235,6 +236,7 @@ class BatchEngine(RemoteEngine):
     ) -> Generator[tuple[int, Generation], None, set[str]]:
         """Yield the rows of a batch that has ended; returns the keys that are to be sent again."""
         ends = self._read_ends(part, batch, run.client)
+        answers = any(isinstance(end, Generation) for end in ends.values())
         again: set[str] = set()
         # What is paid for first.
         for key in sorted(part.keys, key=lambda key: not isinstance(ends.get(key), Generation)):
@@ -248,7 +250,8 @@ class BatchEngine(RemoteEngine):
                 yield position, end
                 continue
             redacted(end)
-            if end.kind == "fatal" or end.field == "model":
+            # A failure of the account's, among answers, is the row's.
+            if end.field == "model" or (end.kind == "fatal" and not answers):
                 self._stop = ServiceError(f"{end.message}; {RESUME_HINT}")
             elif end.kind in PERMANENT or run.resubmissions[key] == MAX_RESUBMISSIONS:
                 yield position, failed_generation(end)
@@ -289,7 +292,7 @@ class BatchEngine(RemoteEngine):
             raise ServiceError(f"a batch's file holds no reply: {line[:80]!r}") from None
         if status == 200:
             try:
-                return key, self._online.read(json.dumps(body).encode())
+                return key, self._service.read(json.dumps(body).encode())
             except ApiError as fault:
                 return key, fault
         if isinstance(status, int):
@@ -305,7 +308,7 @@ class BatchEngine(RemoteEngine):
     ) -> Got:
         where = self._folder / f"{part.name}.json" if part else None  # its rows are then sent again
         lost = f"; if the service has lost batch {part.batch_id}, remove {where}" if part else ""
-        return call_with_retry(call, self._online.retry_policy, already_done, hint=lost)
+        return call_with_retry(call, self._service.retry_policy, already_done, hint=lost)
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """The address and key of a service, and the openai package's clients.
 
-    with client.blocking(service, client.base_url(service)) as opened: ...
+    with client.blocking(service) as opened: ...
 
 The clients neither repeat a request (retry.py and online.py do) nor follow a redirect: credentials
 go to the address that the user named, and nowhere else.
@@ -9,40 +9,74 @@ go to the address that the user named, and nowhere else.
 import ipaddress
 import os
 import re
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
 
 from lveval.backends.base import ApiOptions
 from lveval.backends.openai.faults import secrets
 from lveval.common.errors import UsageError
 
 if TYPE_CHECKING:
+    import httpx2
     import openai
 
 
 VARIABLE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?")
 
+# Parameters of an address that are secrets by their names.
+SECRET_NAME = re.compile(r"key|token|secret|sig|passw|code|auth", re.I)
+
+# Headers that carry a key, in place of the one that this protocol has.
+KEY_HEADERS = {"api-key", "x-api-key", "x-goog-api-key"}
+
 DEFAULT_URL = "https://api.openai.com/v1"
 
 
 def base_url(service: ApiOptions) -> str:
-    """The service's address, checked: no secret may stand in it, since it is logged."""
+    """The service's address without its query, checked; it holds no secret, since it is logged."""
+    return _address(service)[0]
+
+
+def _address(service: ApiOptions) -> tuple[str, dict[str, str]]:
+    """Return (address, parameters of its query, a $VARIABLE in them filled in).
+
+    Raises UsageError.
+    """
     url = service.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
-    wrong = UsageError(
-        f'--base-url: found "{url}", expected an address such as http://127.0.0.1:8000/v1'
-    )
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - raises for one that is no number
     except ValueError:
-        raise wrong from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise wrong
-    if parts.username or parts.password or parts.query:
+        parts = urlsplit("")
+    if parts.username or parts.password:
         raise UsageError(
-            "--base-url: found a user, password or query in it; a key belongs into OPENAI_API_KEY"
+            "--base-url: found a user or password in it; a key belongs into OPENAI_API_KEY"
         )
-    return url.rstrip("/")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(
+            f'--base-url: found "{url}", expected an address such as http://127.0.0.1:8000/v1'
+        )
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for name, value in query.items():
+        if SECRET_NAME.search(name) and not VARIABLE.search(value):
+            raise UsageError(
+                f"--base-url: found a value for {name} in it; expected it in a variable, as "
+                f"'…?{name}=$GATE_KEY' in single quotes"
+            )
+    filled = {name: _filled("--base-url", value) for name, value in query.items()}
+    return parts._replace(query="", fragment="").geturl().rstrip("/"), filled
+
+
+def _filled(where: str, text: str) -> str:
+    """Fill in the variables of a text; what they hold is a secret. Raises UsageError."""
+    names = VARIABLE.findall(text)
+    if unset := [each for each in names if not os.environ.get(each)]:
+        raise UsageError(f"{where}: the variable {unset[0]} is not set")
+    value = VARIABLE.sub(lambda match: os.environ[match[1]].strip(), text)
+    if not (value.isascii() and value.isprintable()):
+        raise UsageError(f"{where}: found a character that no header and no address has")
+    secrets.update(os.environ[name].strip() for name in names)
+    return value
 
 
 def endpoint_host(url: str) -> str:
@@ -83,45 +117,74 @@ def extra_headers(service: ApiOptions) -> dict[str, str]:
         name, colon, value = (part.strip() for part in text.partition(":"))
         if not (colon and value and re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name)):
             raise UsageError("--header: expected NAME: VALUE, as 'X-Gate: $GATE_KEY'")
-        unset = [each for each in VARIABLE.findall(value) if not os.environ.get(each)]
-        if unset:
-            raise UsageError(f"--header {name}: the variable {unset[0]} is not set")
-        value = VARIABLE.sub(lambda match: os.environ[match[1]].strip(), value)
-        if not (value.isascii() and value.isprintable()):
-            raise UsageError(f"--header {name}: found a character that no header has")
-        found[name] = value
+        found[name] = _filled(f"--header {name}", value)
     secrets.update(found.values())
     return found
 
 
-def blocking(service: ApiOptions, url: str, timeout: float | None = None) -> "openai.OpenAI":
-    """Make a client for few requests; `timeout` in seconds, None: the package's own."""
+def require_credentials(service: ApiOptions) -> None:
+    """Raise UsageError where the service's key or a variable of a header is missing."""
+    _settings(service)
+
+
+def _settings(service: ApiOptions) -> dict[str, Any]:
+    """What both clients are made with: address, key, headers. Raises UsageError."""
+    url, query = _address(service)
+    # As the package spells it, so that the user's own takes the place of its own.
+    headers = {
+        "Authorization" if name.lower() == "authorization" else name: value
+        for name, value in extra_headers(service).items()
+    }
+    own_key = "Authorization" in headers or _has_key_header(service)
+    return {
+        "base_url": url,
+        "api_key": "none" if own_key else api_key(url),
+        "max_retries": 0,
+        "default_headers": headers,
+        "default_query": query,
+    }
+
+
+def _has_key_header(service: ApiOptions) -> bool:
+    """Whether a header of the user's carries the key, in place of `Authorization`."""
+    return not KEY_HEADERS.isdisjoint(name.lower() for name in extra_headers(service))
+
+
+def _drop_bearer(request: "httpx2.Request") -> None:
+    request.headers.pop("authorization", None)
+
+
+async def _drop_bearer_async(request: "httpx2.Request") -> None:
+    _drop_bearer(request)
+
+
+def blocking(
+    service: ApiOptions, timeout: float | None = None, *, root: bool = False
+) -> "openai.OpenAI":
+    """Make a client for few requests; `timeout` in seconds, None: the package's own.
+
+    `root`: of the server, above /v1.
+    """
     import openai
 
-    http = openai.DefaultHttpxClient(follow_redirects=False)
+    settings = _settings(service)
+    if root:
+        settings["base_url"] = settings["base_url"].removesuffix("/v1")
+    hooks = [_drop_bearer] if _has_key_header(service) else []
+    http = openai.DefaultHttpxClient(follow_redirects=False, event_hooks={"request": hooks})
     seconds = openai.NOT_GIVEN if timeout is None else timeout
-    return openai.OpenAI(
-        base_url=url,
-        api_key=api_key(url),
-        timeout=seconds,
-        max_retries=0,
-        http_client=http,
-        default_headers=extra_headers(service),
-    )
+    return openai.OpenAI(timeout=seconds, http_client=http, **settings)
 
 
-def many_at_once(service: ApiOptions, url: str) -> "openai.AsyncOpenAI":
+def many_at_once(service: ApiOptions) -> "openai.AsyncOpenAI":
     """A client for as many requests at once as the options allow."""
     import httpx2
     import openai
 
     most = service.concurrency
     limits = httpx2.Limits(max_connections=most + 1, max_keepalive_connections=most + 1)
-    http = openai.DefaultAsyncHttpxClient(follow_redirects=False, limits=limits)
-    return openai.AsyncOpenAI(
-        base_url=url,
-        api_key=api_key(url),
-        max_retries=0,
-        http_client=http,
-        default_headers=extra_headers(service),
+    hooks = [_drop_bearer_async] if _has_key_header(service) else []
+    http = openai.DefaultAsyncHttpxClient(
+        follow_redirects=False, limits=limits, event_hooks={"request": hooks}
     )
+    return openai.AsyncOpenAI(http_client=http, **_settings(service))

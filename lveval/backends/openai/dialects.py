@@ -1,7 +1,7 @@
 """What a service's reply means, whatever its words: a table, first match first.
 
     reply = dialects.read_error(429, content)
-    dialects.classify(reply)        # ("busy", True), ("quota", True), ("key", False) …
+    dialects.classify(reply)        # "busy", "quota", "key" …
     dialects.FINISH["eos_token"]    # "finished"
 
 To teach it a service: its replies go to tests/data/services/, and words that no line here has
@@ -16,10 +16,19 @@ from typing import Any, Literal
 
 # refused: this prompt alone, by a filter; too_long: for the model's window; never_fits: a limit a
 # minute that this request alone exceeds; key: wrong, or without the right; quota: spent, waiting
-# does not help; busy: ask again; no_model: unknown model or route; cut: at its limit of tokens;
-# bad_request: a field that is not understood.
+# does not help; busy: ask again; crowded: with fewer requests at once; no_model: unknown model or
+# route; cut: at its limit of tokens; bad_request: a field that is not understood.
 Meaning = Literal[
-    "refused", "too_long", "never_fits", "key", "quota", "busy", "no_model", "cut", "bad_request"
+    "refused",
+    "too_long",
+    "never_fits",
+    "key",
+    "quota",
+    "busy",
+    "crowded",
+    "no_model",
+    "cut",
+    "bad_request",
 ]
 
 # Finish reasons, in lower case, by what became of the answer. "busy": the service broke it off.
@@ -87,7 +96,7 @@ TABLE = (
     Words("quota", "429", r"PerDay|-per-day"),
     # --- waiting helps: before the words for what is spent, which some services use for both ---
     Words(
-        "busy",
+        "crowded",
         "403 429",
         r"#token-limit|allocated quota exceeded, please increase|limit_requests|limit_burst|"
         r"per ?minute|/ ?minute|per min\b|tpm|rpm|rate[_ ]limit reached|try again in [\d.]+ ?m?s|"
@@ -105,7 +114,7 @@ TABLE = (
     ),
     Words("quota", "402", ""),
     Words("key", "401 407", ""),
-    Words("key", "400", r"incorrect api key|invalid api key|api key not valid"),
+    Words("key", "400", r"incorrect api key|invalid api key|api key not valid|no_db_connection"),
     # --- the model ---
     Words("bad_request", "404", r"no endpoints found that"),
     Words("no_model", "404", ""),
@@ -116,7 +125,9 @@ TABLE = (
         r"model .{0,80}(does not exist|not found)|is pinned to|unknown model",
     ),
     # --- the service ---
-    Words("busy", "408 409 424 425 429 5", ""),
+    Words("crowded", "429", ""),
+    Words("crowded", "500", r"context size has been exceeded"),  # of all that are in flight
+    Words("busy", "408 409 424 425 5", ""),
     Words("key", "403", ""),
     Words("bad_request", "4", ""),
 )
@@ -133,8 +144,8 @@ class Reply:
     everything: str = ""  # all its texts and numbers, for the table
 
 
-def classify(reply: Reply) -> tuple[Meaning, bool]:
-    """Find the first line of the table that fits, and whether the service's words told.
+def classify(reply: Reply) -> Meaning:
+    """Find the first line of the table that fits.
 
     3xx and what nothing fits count as busy.
     """
@@ -143,8 +154,8 @@ def classify(reply: Reply) -> tuple[Meaning, bool]:
         if any(str(reply.status).startswith(each) for each in statuses) and re.search(
             line.words, reply.everything, re.I
         ):
-            return line.meaning, bool(line.words)
-    return "busy", False
+            return line.meaning
+    return "busy"
 
 
 def read_error(status: int, content: bytes | str) -> Reply:

@@ -6,9 +6,13 @@ fault = classify_exception(error)  # of the openai client, whose own retries are
 import email.utils
 import math
 import os
+import socket
+import ssl
 import time
-from collections.abc import Mapping
+import urllib.request
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 from lveval.backends.base import Status
 from lveval.backends.openai import dialects
@@ -41,16 +45,13 @@ class ApiError(Exception):
         status: Status = "error",
         retry_after: float | None = None,
         field: str = "",
-        certain: bool = True,
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.status = status  # of the row, where the kind is row or bad
         self.retry_after = retry_after  # seconds
-        self.field = field  # of the request, that the service complains of
-        # Whether the service's words tell it, and not its status alone.
-        self.certain = certain
+        self.field = field  # of the request or the reply, that is complained of
 
 
 def classify_exception(error: "openai.APIError | TimeoutError") -> ApiError:
@@ -61,8 +62,56 @@ def classify_exception(error: "openai.APIError | TimeoutError") -> ApiError:
         return ApiError("timeout", "no reply in time")
     if isinstance(error, openai.APIStatusError):
         return classify_status(error.status_code, error.response.headers, error.response.content)
-    cause = error.__cause__ or error
-    return ApiError("transient", f"connection failed: {type(cause).__name__}: {cause}")
+    return _no_connection(error)
+
+
+def _no_connection(error: "openai.APIError") -> ApiError:
+    """Why there is no connection, and what to do about it."""
+    import openai
+
+    address = host = ""
+    if isinstance(error, openai.APIConnectionError):
+        url = error.request.url
+        host, address = url.host, f"{url.scheme}://{url.netloc.decode()}"
+    causes = [*_causes(error)]
+    proxy = _proxy(address, host)
+    way = f" by the proxy {proxy}, which HTTP_PROXY or HTTPS_PROXY names" if proxy else ""
+    past = f"; NO_PROXY={host} goes past it" if proxy else ""
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return ApiError(
+                "fatal",
+                f"{address} has a certificate that is not trusted ({cause.verify_message}); where "
+                "it is that of your own authority, name its file in SSL_CERT_FILE",
+            )
+        if isinstance(cause, socket.gaierror):
+            who = "the proxy's name" if proxy else f'the name "{host}"'
+            return ApiError("transient", f"{who} is not found{way}: look for a typing error{past}")
+        if isinstance(cause, ConnectionRefusedError):
+            what = proxy or address
+            return ApiError(
+                "transient",
+                f"nothing listens at {what} (connection refused){way}: is it started, is its port "
+                f"right?{past}",
+            )
+    last = causes[1] if len(causes) > 1 else error
+    words = f"connection failed{way}: {type(last).__name__}: {last}"
+    return ApiError("transient", f"{words}{past}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _proxy(address: str, host: str) -> str:
+    """The proxy that stands between, without a password; "" for none."""
+    found = urllib.request.getproxies()
+    if not address or urllib.request.proxy_bypass(host):
+        return ""
+    parts = urlsplit(found.get(address.partition(":")[0]) or found.get("all") or "")
+    return f"{parts.scheme}://{parts.hostname}:{parts.port}" if parts.hostname else ""
 
 
 def classify_status(status: int, headers: Mapping[str, str], content: bytes | str) -> ApiError:
@@ -76,7 +125,7 @@ def classify_status(status: int, headers: Mapping[str, str], content: bytes | st
             "fatal",
             f"the service redirects to {target}; pass the address that answers as --base-url",
         )
-    meaning, told = dialects.classify(reply)
+    meaning = dialects.classify(reply)
     match meaning:
         case "refused":
             return ApiError("row", said, status="refused")
@@ -92,18 +141,18 @@ def classify_status(status: int, headers: Mapping[str, str], content: bytes | st
             )
         case "key":
             refuses = "the service refuses the key of OPENAI_API_KEY, or it may not use this model"
-            return ApiError("fatal", f"{refuses} ({said})", certain=told or status == 401)
+            return ApiError("fatal", f"{refuses} ({said})")
         case "quota":
             return ApiError("fatal", f"the account's quota is used up ({said})")
         case "no_model":
             unknown = "the service knows no such model, or --base-url is not its address"
-            return ApiError("fatal", f"{unknown} ({said})", certain=told)
+            return ApiError("fatal", f"{unknown} ({said})")
         case "bad_request":
             return ApiError("bad", said, field=reply.field)
     wait = retry_after(headers)
     if wait is None:
         wait = dialects.asked_to_wait(reply)
-    return ApiError("throttled" if status == 429 else "transient", said, retry_after=wait)
+    return ApiError("throttled" if meaning == "crowded" else "transient", said, retry_after=wait)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

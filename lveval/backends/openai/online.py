@@ -7,57 +7,40 @@ Failed requests are repeated: an outage fails no row. Every failed attempt is yi
 
 import asyncio
 import contextlib
+import math
 import queue
 import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from lveval.backends.base import (
-    ApiOptions,
-    EngineOptions,
-    Generation,
-    Json,
-    Prompt,
-    RemoteEngine,
-    Status,
-    Tokenizer,
-)
-from lveval.backends.openai import tokenizers
-from lveval.backends.openai.client import base_url, blocking, many_at_once
-from lveval.backends.openai.faults import ApiError, Kind, classify_exception, redacted
+from lveval.backends.base import Generation, Json, Prompt, RemoteEngine, Status
+from lveval.backends.openai.faults import ApiError
 from lveval.backends.openai.rate_limit import ConcurrencyLimiter
-from lveval.backends.openai.responses import failed_generation, parse_response
-from lveval.backends.openai.retry import RESUME_HINT, log_waiting, shutting_down
-from lveval.backends.openai.settings import (
-    BUDGETS,
-    engine_settings,
-    model_id,
-    requested_max_tokens,
-    retry_policy,
+from lveval.backends.openai.responses import failed_generation
+from lveval.backends.openai.retry import (
+    MAX_FAILURES,
+    MAX_SAME_FAILURES,
+    RESUME_HINT,
+    log_waiting,
+    shutting_down,
 )
+from lveval.backends.openai.service import Service
+from lveval.backends.openai.settings import requested_max_tokens
 from lveval.common.errors import ExitCode, LVEvalError, ServiceError, UsageError
 
 if TYPE_CHECKING:
     import openai
 
 
-# A row is given up after so many failures while the service answered other rows: an outage fails no
-# row. Fewer of one kind are enough where the row itself may be the cause of each.
-MAX_FAILURES = 30
+# What a failure of a row's own weighs where the question, asked at once, was answered: more than
+# where only some other row was.
+ASKED = 3
 
-MAX_SAME_FAILURES = {"malformed": 8, "timeout": 5}
-
-# Failures of a row that only their status makes fatal, and the wait for what others tell of it.
-MAX_DOUBTFUL = 3
-DOUBT_SECONDS = 10.0
-
-
-PROBE = "Write the numbers from 1 to 50 with spaces between them."
-
-PROBE_BUDGET = 16
+# So many rows must fail alike, and none be answered meanwhile, before that ends a run.
+MIN_ALIKE = 5
 
 
 @dataclass
@@ -67,194 +50,48 @@ class _Row:
     position: int
     prompt: Prompt
     failures: int = 0  # one after another
+    failed_at: float = -math.inf  # monotonic
     kind: str = ""  # of the last failure
     same: int = 0  # failures of that kind, one after another, of the row's own
-    own: int = 0  # failures after which the service answered other rows
-    answers_seen: int = 0
-    doubtful: int = 0  # failures that only their status makes fatal
+    own: int = 0  # failures while the service answered other requests
 
 
 class OpenAIEngine(RemoteEngine):
-    """A service behind OpenAI's protocol; `generate` may be called once at a time."""
+    """A service behind OpenAI's protocol; `generate` may be called once at a time.
 
-    def __init__(self, options: EngineOptions, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-        self._service = options.api or ApiOptions()
-        self.native_chat = self._service.chat
-        self._url = base_url(self._service)
-        self._model = model_id(options)
-        self._served = options.args.get("served_model")  # the name that replies carry
-        self._args = engine_settings(options)
-        self.retry_policy = retry_policy(options)
-        self._budget_field = "max_completion_tokens" if self.native_chat else "max_tokens"
-        self._sends_budget = not BUDGETS & self._service.request_args.keys()
-        self._fields: dict[str, Json] = {"temperature": 0, "seed": options.seed}
-        self._asked = dict(self._service.request_args)  # what the user asked for stays
-        if options.stop:
-            self._asked["stop"] = [*options.stop]
-        if options.chat_template_args:  # as vLLM and SGLang call it
-            self._asked["chat_template_kwargs"] = dict(options.chat_template_args)
-        self._answers = 0  # of this start
-        self._wrong_model_replies = 0  # replies of another model, one after another
-        self._doubted: set[int] = set()  # rows since the last answer, see _judged
-        self._last_answer = time.monotonic()
+    What a failure means is told by what else was answered. Where nothing was since the row's last
+    failure, a short question is asked: if it is answered, the failure is the row's, which is
+    repeated some times and then left open; if not, it is an outage, which all rows wait for.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self.tokenizer = service.tokenizer
+        self.native_chat = service.native_chat
+        self._service = service
+        self._policy = service.retry_policy
+        self._heard_at = time.monotonic()  # the last answer, to a row or to the question
+        self._row_answered_at = time.monotonic()
+        self._asking = asyncio.Lock()  # the question
+        self._rows_out = 0
+        self._lasting_faults = 0  # replies that no repeat mends, one after another
+        self._alike: tuple[str, set[int]] = (
+            "",
+            set(),
+        )  # words, rows that failed so since an answer
         self._stop: LVEvalError | None = None  # why no request goes out any more
         self._limiter: ConcurrencyLimiter | None = None
 
     def resolved_settings(self) -> dict[str, Json]:
-        """The fields that the service takes, and the model that it says it is."""
-        budget = [self._budget_field] if self._sends_budget else []
-        return {"fields": [*self._fields, *budget], "served_model": self._served}
-
-    def _client(self) -> "openai.AsyncOpenAI":
-        return many_at_once(self._service, self._url)
-
-    def blocking_client(self) -> "openai.OpenAI":
-        """A client for few, large requests one after another."""
-        return blocking(self._service, self._url)
+        """What the service takes, and the model that it says it is."""
+        return self._service.resolved_settings()
 
     def stop_waiting(self) -> None:
         """Wake a tokenizer that waits for the endpoint."""
         shutting_down.set()
 
     def context_window(self) -> int | None:
-        """Ask the service for its window in tokens (vLLM reports it); None where it has none."""
-        import openai
-
-        with self.blocking_client() as client:
-            try:
-                models: Any = client.get("/models", cast_to=object)
-            except (openai.APIError, ValueError):
-                return None
-        listed = models.get("data") if isinstance(models, dict) else None
-        for model in listed if isinstance(listed, list) else []:
-            if (
-                isinstance(model, dict)
-                and model.get("id") == self._model
-                and type(model.get("max_model_len")) is int
-            ):
-                found: int = model["max_model_len"]
-                return found
-        return None
-
-    def request(self, prompt: Prompt) -> tuple[str, dict[str, Json]]:
-        """(path, body) of the request for a prompt."""
-        if self.native_chat:
-            system = self._service.system_message
-            turns: list[Json] = [{"role": "system", "content": system}] if system else []
-            asked: dict[str, Json] = {
-                "messages": [*turns, {"role": "user", "content": prompt.text}]
-            }
-        else:
-            # As the model's own ids: the server would add a second BOS to a text that has one.
-            own = not isinstance(self.tokenizer, tokenizers.TiktokenTokenizer)
-            asked = {"prompt": cast(Json, list(prompt.tokens)) if own else prompt.formatted}
-        budget = {self._budget_field: prompt.max_new_tokens} if self._sends_budget else {}
-        fields = self._fields | budget | self._asked
-        given = {name: value for name, value in fields.items() if value is not None}
-        return "/chat/completions" if self.native_chat else "/completions", {
-            "model": self._model,
-            **asked,
-            **given,
-        }
-
-    async def _ask(self, client: "openai.AsyncOpenAI", prompt: Prompt) -> Generation:
-        """One request. Raises ApiError."""
-        import httpx2
-        import openai
-
-        path, body = self.request(prompt)
-        allowed = self._args["timeout"] + self._args["timeout_per_1k"] * len(prompt.tokens) / 1000
-        try:
-            async with asyncio.timeout(
-                allowed
-            ):  # the client's own limits the wait for each byte only
-                timeout = httpx2.Timeout(allowed, connect=min(allowed, 30.0))
-                reply = await client.post(
-                    path, cast_to=httpx2.Response, body=body, options={"timeout": timeout}
-                )
-        except (openai.APIError, TimeoutError) as error:
-            raise redacted(classify_exception(error)) from None
-        try:
-            asked = requested_max_tokens(self._service.request_args) or prompt.max_new_tokens
-            return self.read(reply.content, asked)
-        except ApiError as fault:
-            raise redacted(fault) from None
-
-    def read(self, content: bytes, budget: int | None = None) -> Generation:
-        """The answer in a reply's body, of the model that gave the first one. Raises ApiError.
-
-        `budget`: the new tokens that it may have.
-        """
-        answer, served = parse_response(content, budget)
-        if served and self._served is None:
-            asked = self._model
-            if not re.fullmatch(
-                re.escape(asked) + r"([-@:](\d[\w.-]*|latest|main))?", served
-            ):  # or a version of it
-                raise ApiError(
-                    "fatal",
-                    f'the service answers with the model "{served}", asked for was "{asked}"; '
-                    "if that is the same: "
-                    f"--backend-args served_model={served}",
-                )
-            self._served = served
-        if served and served != self._served:
-            words = f'the reply is of the model "{served}", not of "{self._served}"'
-            raise ApiError("malformed" if self._answers else "fatal", words, field="model")
-        return answer
-
-    async def probe(self) -> None:
-        """Ask one short question and drop fields that the service rejects; raises LVEvalError."""
-        tokens = self.tokenizer.encode(PROBE)
-        prompt = Prompt(PROBE, PROBE, tokens, PROBE_BUDGET, native_chat=self.native_chat)
-        failures = malformed = 0  # one after another
-        async with self._client() as client:
-            while True:
-                try:
-                    answer = await self._ask(client, prompt)
-                except ApiError as fault:
-                    if fault.kind == "bad" and self._drop_unsupported_field(fault):
-                        continue
-                    if fault.status == "length":  # a model that reasoned for so long answers
-                        break
-                    failures += 1
-                    malformed = malformed + 1 if fault.kind == "malformed" else 0
-                    if malformed > MAX_SAME_FAILURES["malformed"]:
-                        raise ServiceError(
-                            f"{fault.message}, again and again: --base-url may be no service of "
-                            "OpenAI's protocol"
-                        ) from None
-                    if ended := self.retry_policy.run_end(fault, self._last_answer):
-                        raise ended from None
-                    log_waiting(fault)
-                    await asyncio.sleep(self.retry_policy.delay(failures, fault))
-                    continue
-                # A server that ignores the newer name of the limit has no limit at all.
-                if (
-                    self._sends_budget
-                    and self._budget_field == "max_completion_tokens"
-                    and (answer.output_tokens or 0) > 2 * PROBE_BUDGET
-                ):
-                    self._budget_field = "max_tokens"
-                    continue
-                break
-        self._answered()
-
-    def _drop_unsupported_field(self, fault: ApiError) -> bool:
-        """Stop sending the own field that the service rejects; returns whether there is one."""
-        names = {fault.field, *re.findall(r"\w+", fault.message)} - {*self._asked}
-        if (
-            self._sends_budget
-            and self._budget_field == "max_completion_tokens"
-            and self._budget_field in names
-        ):
-            self._budget_field = "max_tokens"
-            return True
-        for name in names & {*self._fields}:
-            del self._fields[name]
-            return True
-        return False
+        """The service's window in tokens, where it tells it."""
+        return self._service.context_window()
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Generation]]:
         """Answer as many prompts at once as the service takes; see RemoteEngine."""
@@ -262,7 +99,8 @@ class OpenAIEngine(RemoteEngine):
             tuple[int, Generation, Callable[[], None]] | BaseException | None
         ] = queue.SimpleQueue()
         self._stop = None
-        self._last_answer = time.monotonic()
+        self._heard_at = self._row_answered_at = time.monotonic()
+        self._asking = asyncio.Lock()
         loop = asyncio.new_event_loop()
         main = loop.create_task(self._answer_all(iter(prompts), results))
 
@@ -299,9 +137,9 @@ class OpenAIEngine(RemoteEngine):
         """Run `concurrency` tasks, each with one row at a time, until prompts or run end."""
         loop = asyncio.get_running_loop()
         limiter = self._limiter = ConcurrencyLimiter(
-            self._service.concurrency,
-            self._service.tokens_per_minute,
-            self._service.requests_per_minute,
+            self._service.api.concurrency,
+            self._service.api.tokens_per_minute,
+            self._service.api.requests_per_minute,
         )
         unprepared: list[Exception] = []
         numbered = enumerate(prompts)
@@ -328,10 +166,12 @@ class OpenAIEngine(RemoteEngine):
                         return
                 if item is None:
                     return
+                self._rows_out += 1
                 await self._answer(client, limiter, _Row(*item), deliver)
+                self._rows_out -= 1
 
-        async with self._client() as client, asyncio.TaskGroup() as takers:
-            for _ in range(self._service.concurrency):
+        async with self._service.client() as client, asyncio.TaskGroup() as takers:
+            for _ in range(self._service.api.concurrency):
                 takers.create_task(take(client))
         if unprepared:
             raise unprepared[0]
@@ -347,7 +187,7 @@ class OpenAIEngine(RemoteEngine):
     ) -> None:
         """Repeat the request of a row until it is answered or given up, or the run ends."""
         tokens = len(row.prompt.tokens) + (
-            requested_max_tokens(self._service.request_args) or row.prompt.max_new_tokens
+            requested_max_tokens(self._service.api.request_args) or row.prompt.max_new_tokens
         )
         while not self._stop:
             async with limiter.entered(tokens):
@@ -355,88 +195,113 @@ class OpenAIEngine(RemoteEngine):
                     return
                 sent_at = time.monotonic()
                 try:
-                    answer = await self._ask(client, row.prompt)
+                    answer = await self._service.ask(client, row.prompt)
                     seconds = round(time.monotonic() - sent_at, 6)
                 except ApiError as error:
-                    fault = await self._judged(row, error)
+                    fault = error
                 else:
                     self._answered()
                     limiter.answered()
                     await deliver(row.position, replace(answer, times={"seconds": seconds}))
                     return
             if fault.kind == "throttled":
-                limiter.throttled(
-                    sent_at, min(fault.retry_after or 0.0, self.retry_policy.longest_wait)
-                )
-            ended = self._failed(row, fault)
-            if ended is None:
-                fatal: tuple[Kind, ...] = ("fatal",)  # the kinds bad and row end only the row
-                self._stop_run(self.retry_policy.run_end(fault, self._last_answer, fatal))
+                pause = min(fault.retry_after or 0.0, self._policy.longest_wait)
+                limiter.throttled(sent_at, pause)
+            ended = await self._judge(client, row, fault)
             if self._stop and self._stop.code == ExitCode.SERVICE:
                 return  # it says nothing of this row
             await deliver(row.position, ended or Generation("", "transient", error=fault.message))
             if ended is not None:
                 return
-            await self._sleep(self.retry_policy.delay(row.failures, fault))
+            await self._sleep(self._policy.delay(row.failures, fault))
 
-    async def _sleep(self, wait: float) -> None:
-        """Wait, but not longer than the run goes on."""
+    async def _sleep(self, wait: float, heard_after: float = math.inf) -> None:
+        """Wait, but not longer than the run goes on, or until an answer comes."""
         end = time.monotonic() + wait
-        while not self._stop and (left := end - time.monotonic()) > 0:
+        while not self._stop and self._heard_at <= heard_after:
+            left = end - time.monotonic()
+            if left <= 0:
+                return
             await asyncio.sleep(min(left, 0.5))
 
     def _answered(self) -> None:
-        self._answers += 1
-        self._wrong_model_replies = 0
-        self._doubted.clear()
-        self._last_answer = time.monotonic()
+        """A row was answered."""
+        self._lasting_faults = 0
+        self._alike = ("", set())
+        self._heard_at = self._row_answered_at = time.monotonic()
 
-    async def _judged(self, row: _Row, fault: ApiError) -> ApiError:
-        """What a failure means that only its status makes fatal, where rows were answered before.
-
-        Other rows are the evidence: where one of them is answered, the failure is this request's,
-        or that of a gateway in between, and is repeated a few times. Where all that are out fail
-        so, it is the account or the address, as the status says.
-        """
-        if fault.kind != "fatal" or fault.certain or not self._answers:
-            return fault
-        self._doubted.add(row.position)
-        if len(self._doubted) >= max(2, self._service.concurrency):
-            return fault
-        answers, end = self._answers, time.monotonic() + DOUBT_SECONDS
-        while not self._stop and self._answers == answers and time.monotonic() < end:
-            await asyncio.sleep(0.1)
-        row.doubtful += 1
-        return ApiError("transient" if row.doubtful < MAX_DOUBTFUL else "row", fault.message)
-
-    def _failed(self, row: _Row, fault: ApiError) -> Generation | None:
-        """Count a failure; returns the row's end, or None where the row may be repeated."""
-        if fault.kind in ("bad", "row"):
+    async def _judge(
+        self, client: "openai.AsyncOpenAI", row: _Row, fault: ApiError
+    ) -> Generation | None:
+        """What a failure comes to: the row's end, None where it is repeated. May end the run."""
+        if fault.kind == "row":  # the service's words say that it is this prompt's
+            self._heard_at = time.monotonic()
             return failed_generation(fault)
-        if fault.field == "model":
-            self._wrong_model_replies += 1
-            if (
-                self._wrong_model_replies
-                >= MAX_SAME_FAILURES["malformed"] + self._service.concurrency
-            ):
+        if fault.field in ("model", "budget"):
+            self._lasting_faults += 1
+            enough = MAX_SAME_FAILURES["malformed"] + self._service.api.concurrency
+            if self._lasting_faults >= enough:
                 self._stop_run(ServiceError(f"{fault.message}, again and again; {RESUME_HINT}"))
+        if fault.kind == "throttled":  # a limit of tokens may let the short question pass
+            self._stop_run(self._policy.run_end(fault, self._row_answered_at))
+        heard = self._heard_at > row.failed_at
+        row.failed_at = time.monotonic()
+        asked = fault.kind in ("fatal", "bad") or not heard
+        if asked:
+            await self._until_answered(client, row.failed_at)
+        return None if self._stop else self._count(row, fault, asked=asked)
+
+    async def _until_answered(self, client: "openai.AsyncOpenAI", since: float) -> None:
+        """Ask the short question until it or a row is answered; else the run ends."""
+        failures = 0
+        async with self._asking:
+            while not self._stop and self._heard_at <= since:
+                try:
+                    await self._service.ask(client, self._service.question)
+                    self._heard_at = time.monotonic()
+                except ApiError as fault:
+                    if fault.kind == "row":  # a refusal, say: the service is there
+                        self._heard_at = time.monotonic()
+                    elif ended := self._policy.run_end(fault, since):
+                        self._stop_run(ended)
+                    else:
+                        failures += 1
+                        log_waiting(fault)
+                        await self._sleep(self._policy.delay(failures, fault), since)
+
+    def _count(self, row: _Row, fault: ApiError, *, asked: bool) -> Generation | None:
+        """Count a failure while the service answers others; returns the row's end, if it is."""
         row.failures += 1
-        others_answered = self._answers > row.answers_seen
-        row.answers_seen = self._answers
         if fault.kind != row.kind:
             row.kind, row.same = fault.kind, 0
-        if (
-            others_answered and fault.kind != "throttled"
-        ):  # that is the account's limit, not the row's
-            row.own += 1
+        # A limit of requests is the account's, not the row's, as long as there are others.
+        if fault.kind != "throttled" or (asked and self._rows_out == 1):
+            row.own += ASKED if asked else 1
             row.same += 1
         limit = MAX_SAME_FAILURES.get(fault.kind, MAX_FAILURES)
-        if row.own >= MAX_FAILURES or row.same >= limit:
-            status: Status = "invalid" if fault.kind == "malformed" else "error"
-            return Generation(
-                "", status, error=f"{fault.message} (given up after {row.failures} tries in a row)"
+        ended = fault.kind == "bad" or row.own >= MAX_FAILURES or row.same >= limit
+        if ended or fault.kind == "fatal":
+            self._note_alike(row, fault)
+        if not ended:
+            return None
+        status: Status = "invalid" if fault.kind == "malformed" else "error"
+        tries = f" (given up after {row.failures} tries in a row)" if row.failures > 1 else ""
+        return Generation("", status, error=f"{fault.message}{tries}")
+
+    def _note_alike(self, row: _Row, fault: ApiError) -> None:
+        """End the run where all recent rows fail in the same words: it is not for one of them."""
+        words = re.sub(r"\S*\d\S*", "N", fault.message)
+        if words != self._alike[0]:
+            self._alike = (words, set())
+        self._alike[1].add(row.position)
+        number = len(self._alike[1])
+        if number >= max(MIN_ALIKE, self._service.api.concurrency):
+            self._stop_run(
+                ServiceError(
+                    f"the last {number} rows all failed in the same words, while a short question "
+                    f"is answered: {fault.message}; {RESUME_HINT}"
+                )
             )
-        return None
 
     def _stop_run(self, why: LVEvalError | None) -> None:
         """No request goes out any more; the first reason is the one that is told."""

@@ -1,46 +1,109 @@
 """Read replies of OpenAI's protocol: a generation, or an ApiError.
 
-generation, model = responses.parse_response(content)
+generation, model = responses.ReplyReader().read(content, budget=64)
 """
 
 import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from lveval.backends.base import Generation, Status
+from lveval.backends.base import Generation, Status, cut_at_stop
 from lveval.backends.openai import dialects
 from lveval.backends.openai.faults import ApiError, classify_status
 from lveval.common.logs import log
 
 STATUSES: dict[str, Status] = {"finished": "ok", "cut": "length", "refused": "refused"}
 
+# What shows that a limit is not in force: tokens beyond it, by the service's count, which may have
+# marks of its own, and by ours, where the tokenizer may not be the model's.
+BEYOND = {True: (1.25, 8), False: (2.0, 8)}
+
 _unknown_reasons: set[str] = set()  # that a warning has named
 
 
-def parse_response(content: bytes, budget: int | None = None) -> tuple[Generation, str | None]:
-    """Read a reply of either endpoint: the generation and the model; raises ApiError.
+@dataclass(frozen=True)
+class ReplyReader:
+    """What is known, besides a reply itself, of how a service's replies are to be read."""
 
-    `budget`: the new tokens that were asked for, which tell whether an answer with a finish reason
-    that no service was seen to send ended by itself.
-    """
-    try:
-        reply = json.loads(content)
-    except (ValueError, RecursionError):
-        found = f"no JSON ({content[:40]!r})" if content.strip() else "nothing"
-        raise ApiError("malformed", f"the reply is {found}") from None
-    if not isinstance(reply, dict):
-        raise ApiError("malformed", f"the reply is a JSON {type(reply).__name__}")
-    choice, usage = _choice(reply), _usage(reply)
-    message = choice.get("message")
-    if not isinstance(message, dict):
-        message = {"content": choice.get("text")}  # the completions endpoint
-    finish = choice.get("finish_reason")
-    status = _status(finish, message, usage, budget)
-    text = _text(message, status)
-    if status == "ok" and not text.strip():
-        status = "empty"
-    model = reply.get("model")
-    generation = Generation(text, status, finish, usage.get("completion_tokens"), usage=usage)
-    return generation, model if isinstance(model, str) else None
+    finish_reasons: Mapping[str, str] = field(default_factory=dict)  # --finish-reason
+    refusal_pattern: str = ""
+    stop: Sequence[str] = ()  # texts that end an answer, which some services leave in it
+    count: Callable[[str], int] | None = None  # the tokens of a text
+
+    def read(self, content: bytes, budget: int | None = None) -> tuple[Generation, str | None]:
+        """Read a reply of either endpoint, streamed or whole: (generation, model).
+
+        `budget`: the new tokens that were asked for. They tell whether an answer with a finish
+        reason that no service was seen to send ended by itself, and whether the limit is in force.
+        Raises ApiError.
+        """
+        reply = _streamed(content) if _is_stream(content) else _whole(content)
+        choice, usage = _choice(reply), _usage(reply)
+        message = choice.get("message")
+        if not isinstance(message, dict):
+            message = {"content": choice.get("text")}  # the completions endpoint
+        written = self._written(message, usage)
+        if budget is not None and written is not None:
+            factor, more = BEYOND["completion_tokens" in usage]
+            most = budget * factor + more
+            if written > most and (answer := written - self._hidden(message, usage)) > most:
+                raise _beyond(answer, budget)
+        at_limit = budget is not None and written is not None and written >= budget
+        finish = choice.get("finish_reason")
+        status = self._status(finish, message, at_limit=at_limit)
+        text = _text(message, status)
+        text, ended = cut_at_stop(text, self.stop)
+        status = "ok" if ended else status
+        if status != "refused" and self.refusal_pattern and re.search(self.refusal_pattern, text):
+            status, text = "refused", ""
+        if status == "ok" and not text.strip():
+            status = "empty"
+        model = reply.get("model")
+        generation = Generation(text, status, finish, usage.get("completion_tokens"), usage=usage)
+        return generation, model if isinstance(model, str) else None
+
+    def _written(self, message: Mapping[str, Any], usage: Mapping[str, int]) -> int | None:
+        """Return the tokens of an answer, by the service's count or else by ours."""
+        content = message.get("content")
+        if "completion_tokens" in usage or not (self.count and isinstance(content, str)):
+            return usage.get("completion_tokens")
+        return self.count(content)
+
+    def _hidden(self, message: Mapping[str, Any], usage: Mapping[str, int]) -> int:
+        """Return those of them that are reasoning, which some services do not hold to the limit."""
+        thoughts = message.get("reasoning_content") or message.get("reasoning")
+        known = usage.get("reasoning_tokens", 0)
+        if known or "completion_tokens" not in usage or not isinstance(thoughts, str):
+            return known
+        return self.count(thoughts) if self.count else 0
+
+    def _status(self, finish: object, message: Mapping[str, Any], *, at_limit: bool) -> Status:
+        if message.get("refusal"):
+            return "refused"
+        meaning = dialects.finish(self.finish_reasons.get(str(finish), finish))
+        if meaning == "busy":
+            raise ApiError("transient", f"the service broke the answer off: {finish}")
+        if meaning != "unknown":
+            return STATUSES[meaning]
+        if finish is None and not message.get("content"):
+            raise ApiError("malformed", "the reply has neither a finish reason nor a text")
+        if not isinstance(finish, str | None) or not message.get("content"):
+            raise ApiError(
+                "malformed",
+                f"the reply ended by {finish!r}; expected stop, length or content_filter",
+            )
+        status: Status = "length" if at_limit else "ok"
+        if finish is not None and finish not in _unknown_reasons:
+            _unknown_reasons.add(finish)
+            log.warning(
+                'warning: the service ends an answer by "%s", which is not known here; taken for '
+                "%s, by its number of tokens; --finish-reason '%s=stop' (or =length, "
+                "=content_filter) settles it",
+                *(finish, status, finish),
+            )
+        return status
 
 
 def failed_generation(fault: ApiError) -> Generation:
@@ -49,14 +112,73 @@ def failed_generation(fault: ApiError) -> Generation:
     return Generation("", fault.status, finish, error=fault.message)
 
 
+def _beyond(tokens: int, budget: int) -> ApiError:
+    return ApiError(
+        "malformed",
+        f"the answer has {tokens} tokens, asked for were at most {budget}: the service does not "
+        "keep to the limit; name the field that it reads, as --backend-args "
+        "budget_field=max_new_tokens, or take whole answers by --request-args "
+        "'{\"max_tokens\": null}'",
+        field="budget",
+    )
+
+
+def _whole(content: bytes) -> dict[str, Any]:
+    try:
+        reply = json.loads(content)
+    except (ValueError, RecursionError):
+        found = f"no JSON ({content[:40]!r})" if content.strip() else "nothing"
+        raise ApiError("malformed", f"the reply is {found}") from None
+    if not isinstance(reply, dict):
+        raise ApiError("malformed", f"the reply is a JSON {type(reply).__name__}")
+    return reply
+
+
+def _is_stream(content: bytes) -> bool:
+    return content.lstrip().startswith((b"data:", b"event:", b"id:", b":"))
+
+
+def _streamed(content: bytes) -> dict[str, Any]:
+    """Put a stream of server-sent events together as the reply that it stands for.
+
+    Raises ApiError for one that breaks off: neither a finish reason nor the closing mark came.
+    """
+    reply: dict[str, Any] = {}
+    message: dict[str, Any] = {}
+    finish, closed = None, False
+    for line in re.split(r"[\r\n]+", content.decode("utf-8", "replace")):
+        name, _, data = line.partition(":")
+        if name != "data":
+            continue
+        if data.strip() == "[DONE]":
+            closed = True
+            continue
+        chunk = _whole(data.encode())
+        if chunk.get("error"):
+            return chunk
+        reply |= {name: value for name, value in chunk.items() if value is not None}
+        choices = chunk.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices else {}
+        part = choice.get("delta") or choice.get("message") or {"content": choice.get("text")}
+        for key in ("content", "reasoning_content", "reasoning", "refusal"):
+            if isinstance(part.get(key), str):
+                message[key] = message.get(key, "") + part[key]
+        if choice.get("finish_reason") is not None:
+            finish = choice["finish_reason"]
+    if finish is None and not closed:
+        raise ApiError("malformed", "the stream breaks off")
+    return reply | {"choices": [{"message": message, "finish_reason": finish}]}
+
+
 def _choice(reply: dict[str, Any]) -> dict[str, Any]:
     error = reply.get("error")
     if isinstance(error, dict):
         code = error.get("code")
         if type(code) is int and 400 <= code < 600:  # a gateway hands on another server's failure
             raise classify_status(code, {}, json.dumps({"error": error}))
-        message = str(error.get("message"))[:200]
-        raise ApiError("transient", f"an error in a reply of status 200: {message}")
+    if error:
+        message = error.get("message") if isinstance(error, dict) else error
+        raise ApiError("transient", f"an error in a reply of status 200: {str(message)[:200]}")
     choices = reply.get("choices")
     if isinstance(choices, list) and choices and isinstance(choices[0], dict):
         return choices[0]
@@ -64,45 +186,21 @@ def _choice(reply: dict[str, Any]) -> dict[str, Any]:
 
 
 def _usage(reply: dict[str, Any]) -> dict[str, int]:
+    """Return the counts of a reply; where part of the prompt came from a cache, that part too."""
     counts = reply.get("usage")
     if not isinstance(counts, dict):
         return {}
-    details = counts.get("completion_tokens_details")
-    counts = counts | details if isinstance(details, dict) else counts
-    names = ("prompt_tokens", "completion_tokens", "reasoning_tokens")
+    for name in ("prompt_tokens_details", "completion_tokens_details"):
+        details = counts.get(name)
+        counts = counts | details if isinstance(details, dict) else counts
+    cached = counts.get("cached_tokens") or counts.get("prompt_cache_hit_tokens")
+    counts = counts | ({"cached_tokens": cached} if cached else {})
+    names = ["prompt_tokens", "completion_tokens", "reasoning_tokens"]
+    names += ["cached_tokens"] if cached else []
     return {name: counts[name] for name in names if type(counts.get(name)) is int}
 
 
-def _status(
-    finish: object, message: dict[str, Any], usage: dict[str, int], budget: int | None
-) -> Status:
-    if message.get("refusal"):
-        return "refused"
-    meaning = dialects.finish(finish)
-    if meaning == "busy":
-        raise ApiError("transient", f"the service broke the answer off: {finish}")
-    if meaning != "unknown":
-        return STATUSES[meaning]
-    if finish is None and not message.get("content"):
-        raise ApiError("malformed", "the reply has neither a finish reason nor a text")
-    if not isinstance(finish, str | None) or not message.get("content"):
-        raise ApiError(
-            "malformed", f"the reply ended by {finish!r}; expected stop, length or content_filter"
-        )
-    at_limit = budget is not None and usage.get("completion_tokens", 0) >= budget
-    status: Status = "length" if at_limit else "ok"
-    if finish is not None and finish not in _unknown_reasons:
-        _unknown_reasons.add(finish)
-        log.warning(
-            'warning: the service ends an answer by "%s", which is not known here; taken for %s, '
-            "by its number of tokens",
-            finish,
-            status,
-        )
-    return status
-
-
-def _text(message: dict[str, Any], status: Status) -> str:
+def _text(message: Mapping[str, Any], status: Status) -> str:
     if status == "refused":
         return ""  # a refusal is scored as the empty answer
     content = message.get("content")

@@ -4,11 +4,12 @@ policy = settings.retry_policy(options)
 batch = call_with_retry(lambda: client.batches.retrieve(batch_id), policy)
 """
 
+import math
 import random
 import threading
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from lveval.backends.openai.faults import PERMANENT, ApiError, Kind, classify_exception, redacted
@@ -16,6 +17,12 @@ from lveval.common.errors import IncompleteRun, LVEvalError, ServiceError
 from lveval.common.logs import log
 
 LONGEST_BACKOFF = 60.0  # seconds, where the service does not ask for more
+
+# A row is given up after so many failures while the service answered others: an outage fails none.
+# Fewer of one kind are enough where the row itself may be the cause of each.
+MAX_FAILURES = 30
+
+MAX_SAME_FAILURES = {"malformed": 8, "timeout": 5, "fatal": 3}
 
 RESUME_HINT = "all answers so far are saved; run the same command again when it is mended"
 
@@ -34,6 +41,12 @@ class RetryPolicy:
     first_wait: float  # seconds after the first failure
     longest_wait: float  # seconds, of what a service asks for
     max_outage: float  # hours without any answer
+    wait_for_service: float = math.inf  # minutes, for the first answer
+
+    @property
+    def at_start(self) -> "RetryPolicy":
+        """The policy for a service that has not answered yet."""
+        return replace(self, max_outage=min(self.max_outage, self.wait_for_service / 60))
 
     def delay(self, failures: int, fault: ApiError) -> float:
         """Return the seconds to wait after consecutive failures: doubling, with jitter."""
@@ -58,8 +71,9 @@ class RetryPolicy:
         hours = (time.monotonic() - last_answer) / 3600
         if hours <= self.max_outage:
             return None
+        long = f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} minutes"
         return IncompleteRun(
-            f"the service answered nothing for {hours:.1f} h ({fault.message}); {RESUME_HINT}"
+            f"the service answered nothing for {long} ({fault.message}); {RESUME_HINT}"
         )
 
 

@@ -18,12 +18,14 @@ def megabytes(text: str) -> float:
     return value
 
 
-# first_wait: seconds before a failed request is repeated; doubles from there. longest_wait: the
-# most that is obeyed of a service's Retry-After. timeout: seconds for a reply, to which each 1,000
-# tokens of the prompt add timeout_per_1k. poll: seconds between two looks at a batch. batch_mb: the
-# most a file of requests may have.
+# served_model: the name that the replies carry. budget_field: the request's field that limits an
+# answer, where the service calls it otherwise. first_wait: seconds before a failed request is
+# repeated; doubles from there. longest_wait: the most that is obeyed of a service's Retry-After.
+# timeout: seconds for a reply, to which each 1,000 tokens of the prompt add timeout_per_1k. poll:
+# seconds between two looks at a batch. batch_mb: the most a file of requests may have.
 ENGINE_ARGS: dict[str, Callable[[str], Json]] = {
     "served_model": str,
+    "budget_field": str,
     "first_wait": seconds,
     "longest_wait": seconds,
     "timeout": seconds,
@@ -73,6 +75,6 @@ def engine_settings(options: EngineOptions) -> dict[str, float]:
 def retry_policy(options: EngineOptions) -> RetryPolicy:
     """How long the service is waited for."""
     args = engine_settings(options)
-    return RetryPolicy(
-        args["first_wait"], args["longest_wait"], (options.api or ApiOptions()).max_outage
-    )
+    api = options.api or ApiOptions()
+    waits = args["first_wait"], args["longest_wait"]
+    return RetryPolicy(*waits, api.max_outage, api.wait_for_service)

@@ -8,7 +8,7 @@ A service refuses a prompt that is too long, or cuts it its own way; so the harn
 import hashlib
 import os
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from lveval.backends.base import ApiOptions, Json, PlainTokenizer, Tokenizer, Tokens
 from lveval.backends.openai.retry import RetryPolicy, call_with_retry
@@ -16,7 +16,7 @@ from lveval.common.errors import ServiceError, UsageError
 
 HOW = (
     "pass --tokenizer hf:PATH (a folder or Hub name), tiktoken:NAME (o200k_base, cl100k_base, …) "
-    "or server (vLLM)"
+    "or server (vLLM, SGLang, llama.cpp)"
 )
 
 # Files of a model folder that make its tokenizer, by the beginning of their names.
@@ -36,6 +36,13 @@ TOKENIZER_FILES = (
 TOKENIZER_SUFFIXES = (".model", ".tiktoken")
 
 
+class ServiceTokenizer(Tokenizer, Protocol):
+    """What asking a service needs of a tokenizer."""
+
+    def without_bos(self, text: str) -> str:
+        """Return a formatted prompt without the BOS that a server puts before a text itself."""
+
+
 class TiktokenTokenizer(PlainTokenizer):
     """An encoding of tiktoken; text that looks like a special token is plain text."""
 
@@ -53,18 +60,29 @@ class TiktokenTokenizer(PlainTokenizer):
         return text
 
 
+# What the requests of /tokenize call a text and its special tokens: vLLM and SGLang, llama.cpp.
+WORDS = (("prompt", "add_special_tokens"), ("content", "add_special"))
+
+
 class ServerTokenizer(PlainTokenizer):
-    """The tokenizer of a serving engine, behind vLLM's /tokenize and /detokenize."""
+    """The tokenizer of a serving engine, behind /tokenize and /detokenize."""
 
     def __init__(self, client: Any, model: str, policy: RetryPolicy) -> None:  # noqa: ANN401
         self._client = client  # of the service's root
         self._model = model
         self._policy = policy
+        self._is_there = False  # whether it has answered
+        self._words = WORDS[0]
         self._special: set[int] | None = None
 
     def encode(self, text: str, add_special_tokens: bool = True) -> Tokens:
         """Token ids, with the special tokens that the served tokenizer adds."""
-        asked: dict[str, Json] = {"prompt": text, "add_special_tokens": add_special_tokens}
+        if not self._is_there and not self._encode("a", add_special_tokens=False):
+            self._words = WORDS[1]  # a server that does not find its text takes it for empty
+        return self._encode(text, add_special_tokens=add_special_tokens)
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        asked: dict[str, Json] = dict(zip(self._words, (text, add_special_tokens), strict=True))
         tokens = self._ask("/tokenize", asked).get("tokens")
         if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
             raise ServiceError(f"--tokenizer server: /tokenize replied without token ids; {HOW}")
@@ -75,16 +93,19 @@ class ServerTokenizer(PlainTokenizer):
         if self._special is None:  # /detokenize would write them out
             self._special = {int(token) for token in self.encode("")}
         asked = [int(token) for token in tokens if token not in self._special]
-        text = self._ask("/detokenize", {"tokens": cast(Json, asked)}).get("prompt")
-        if not isinstance(text, str):
-            raise ServiceError(f"--tokenizer server: /detokenize replied without a text; {HOW}")
-        return text
+        reply = self._ask("/detokenize", {"tokens": cast(Json, asked)})
+        for name in ("prompt", "content", "text"):  # vLLM, llama.cpp, SGLang
+            if isinstance(text := reply.get(name), str):
+                return text
+        raise ServiceError(f"--tokenizer server: /detokenize replied without a text; {HOW}")
 
     def _ask(self, path: str, body: dict[str, Json]) -> dict[str, Json]:
         asked = {"model": self._model, **body}
         reply: Any = call_with_retry(
-            lambda: self._client.post(path, cast_to=object, body=asked), self._policy
+            lambda: self._client.post(path, cast_to=object, body=asked),
+            self._policy if self._is_there else self._policy.at_start,
         )
+        self._is_there = True
         return reply if isinstance(reply, dict) else {}
 
 
@@ -133,7 +154,7 @@ def _revision(name: str) -> str:
         raise _unloadable(name, error) from None
 
 
-def load(spec: str, *, trust_remote_code: bool) -> Tokenizer:
+def load(spec: str, *, trust_remote_code: bool) -> ServiceTokenizer:
     """The tokenizer of a `tokenizer_spec` that is not the server's."""
     kind, _, name = spec.partition(":")
     if kind == "tiktoken":

@@ -1,0 +1,241 @@
+"""One service of OpenAI's protocol: what is sent to it and how its replies are read.
+
+service = Service(options, tokenizer)
+await service.connect()  # one short question: finds what the service takes
+generation = await service.ask(client, prompt)
+"""
+
+import asyncio
+import re
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+from lveval.backends.base import ApiOptions, EngineOptions, Generation, Json, Prompt
+from lveval.backends.openai import tokenizers
+from lveval.backends.openai.client import blocking, many_at_once
+from lveval.backends.openai.faults import ApiError, classify_exception, redacted
+from lveval.backends.openai.responses import ReplyReader
+from lveval.backends.openai.retry import MAX_SAME_FAILURES, log_waiting
+from lveval.backends.openai.settings import (
+    BUDGETS,
+    engine_settings,
+    model_id,
+    requested_max_tokens,
+    retry_policy,
+)
+from lveval.common.errors import ServiceError
+
+if TYPE_CHECKING:
+    import openai
+
+QUESTION = "Write the numbers from 1 to 50 with spaces between them."
+
+# A model's service that wants to be asked with "stream": true.
+ONLY_STREAMS = re.compile(r"only.{0,30}\bstream|\bstream.{0,30}(only|must|requir|enable)", re.I)
+
+QUESTION_BUDGET = 16  # tokens: too few for the whole answer, which shows a limit that is ignored
+
+
+class Service:
+    """A service, and what its replies have shown of it."""
+
+    def __init__(self, options: EngineOptions, tokenizer: tokenizers.ServiceTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.api = options.api or ApiOptions()
+        self.native_chat = self.api.chat
+        self.retry_policy = retry_policy(options)
+        self._model = model_id(options)
+        self._served = options.args.get("served_model")  # the name that replies carry
+        self._connected = False
+        self._args = engine_settings(options)
+        self._reader = ReplyReader(
+            self.api.finish_reasons,
+            self.api.refusal_pattern,
+            options.stop,
+            lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
+        )
+        names = ["max_completion_tokens", "max_tokens"]  # of the limit, the next to be tried first
+        named = options.args.get("budget_field")
+        self._budgets = [str(named)] if named else names if self.native_chat else names[::-1]
+        self._sends_budget = not BUDGETS & self.api.request_args.keys()
+        # As the model's own ids: the server would add a second BOS to a text that has one.
+        self._sends_ids = not (
+            self.native_chat or isinstance(tokenizer, tokenizers.TiktokenTokenizer)
+        )
+        self._sends_text = False  # in place of the ids
+        self._streams = self.api.stream
+        self._counts_streams = True  # whether a stream is asked for its usage
+        self._fields: dict[str, Json] = {"temperature": 0, "seed": options.seed}
+        self._asked = dict(self.api.request_args)  # what the user asked for stays
+        if options.stop:
+            self._asked["stop"] = [*options.stop]
+        if options.chat_template_args:  # as vLLM and SGLang call it
+            self._asked["chat_template_kwargs"] = dict(options.chat_template_args)
+
+    @cached_property
+    def question(self) -> Prompt:
+        """A short question, which tells whether the service answers at all."""
+        tokens = self.tokenizer.encode(QUESTION)
+        return Prompt(QUESTION, QUESTION, tokens, QUESTION_BUDGET, native_chat=self.native_chat)
+
+    def resolved_settings(self) -> dict[str, Json]:
+        """The fields that the service takes, and the model that it says it is."""
+        budget = self._budgets[:1] if self._sends_budget else []
+        found: dict[str, Json] = {"fields": [*self._fields, *budget], "served_model": self._served}
+        return found | ({"prompts": "text"} if self._sends_text else {})
+
+    def client(self) -> "openai.AsyncOpenAI":
+        """A client for as many requests at once as the options allow."""
+        return many_at_once(self.api)
+
+    def blocking_client(self) -> "openai.OpenAI":
+        """A client for few, large requests one after another."""
+        return blocking(self.api)
+
+    def context_window(self) -> int | None:
+        """The service's window in tokens, which vLLM and llama.cpp tell; None where it does not."""
+        import openai
+
+        with self.blocking_client() as client:
+            try:
+                models: Any = client.get("/models", cast_to=object)
+            except (openai.APIError, ValueError):
+                return None
+        listed = models.get("data") if isinstance(models, dict) else None
+        for model in listed if isinstance(listed, list) else []:
+            if isinstance(model, dict) and model.get("id") == self._model:
+                meta = model.get("meta")
+                told = meta.get("n_ctx") if isinstance(meta, dict) else model.get("max_model_len")
+                return told if type(told) is int else None
+        return None
+
+    def request(self, prompt: Prompt) -> tuple[str, dict[str, Json]]:
+        """(path, body) of the request for a prompt."""
+        if self.native_chat:
+            system = self.api.system_message
+            turns: list[Json] = [{"role": "system", "content": system}] if system else []
+            asked: dict[str, Json] = {
+                "messages": [*turns, {"role": "user", "content": prompt.text}]
+            }
+        elif self._sends_ids:
+            asked = {"prompt": cast(Json, list(prompt.tokens))}
+        else:
+            asked = {"prompt": self.tokenizer.without_bos(prompt.formatted)}
+        if self._streams:
+            asked["stream"] = True
+            asked |= {"stream_options": {"include_usage": True}} if self._counts_streams else {}
+        budget = {self._budgets[0]: prompt.max_new_tokens} if self._sends_budget else {}
+        fields = self._fields | budget | self._asked
+        given = {name: value for name, value in fields.items() if value is not None}
+        return "/chat/completions" if self.native_chat else "/completions", {
+            "model": self._model,
+            **asked,
+            **given,
+        }
+
+    async def ask(self, client: "openai.AsyncOpenAI", prompt: Prompt) -> Generation:
+        """One request. Raises ApiError."""
+        import httpx2
+        import openai
+
+        path, body = self.request(prompt)
+        allowed = self._args["timeout"] + self._args["timeout_per_1k"] * len(prompt.tokens) / 1000
+        try:
+            async with asyncio.timeout(
+                allowed
+            ):  # the client's own limits the wait for each byte only
+                timeout = httpx2.Timeout(allowed, connect=min(allowed, 30.0))
+                reply = await client.post(
+                    path, cast_to=httpx2.Response, body=body, options={"timeout": timeout}
+                )
+        except (openai.APIError, TimeoutError) as error:
+            raise redacted(classify_exception(error)) from None
+        try:
+            budget = prompt.max_new_tokens if self._sends_budget else None
+            return self.read(reply.content, requested_max_tokens(self.api.request_args) or budget)
+        except ApiError as fault:
+            raise redacted(fault) from None
+
+    def read(self, content: bytes, budget: int | None = None) -> Generation:
+        """The answer in a reply's body, of the model that gave the first one. Raises ApiError.
+
+        `budget`: the new tokens that it may have.
+        """
+        answer, served = self._reader.read(content, budget)
+        if served and self._served is None:
+            asked = self._model
+            if not re.fullmatch(
+                re.escape(asked) + r"([-@:](\d[\w.-]*|latest|main))?", served
+            ):  # or a version of it
+                raise ApiError(
+                    "fatal",
+                    f'the service answers with the model "{served}", asked for was "{asked}"; '
+                    "if that is the same: "
+                    f"--backend-args served_model={served}",
+                )
+            self._served = served
+        if served and served != self._served:
+            words = f'the reply is of the model "{served}", not of "{self._served}"'
+            raise ApiError("malformed" if self._connected else "fatal", words, field="model")
+        return answer
+
+    async def connect(self) -> None:
+        """Ask one short question until it is answered, each time as the service wants it.
+
+        Raises ServiceError where no waiting helps, IncompleteRun after --wait-for-service.
+        """
+        policy, began = self.retry_policy.at_start, time.monotonic()
+        failures = malformed = 0  # one after another
+        async with self.client() as client:
+            while True:
+                try:
+                    await self.ask(client, self.question)
+                    break
+                except ApiError as fault:
+                    if self._adapt(fault):
+                        continue
+                    if fault.kind == "row" and fault.status in ("length", "refused"):
+                        break  # it answers, if not this question
+                    failures += 1
+                    malformed = malformed + 1 if fault.kind == "malformed" else 0
+                    if malformed > MAX_SAME_FAILURES["malformed"] or fault.field == "budget":
+                        raise ServiceError(
+                            fault.message
+                            if fault.field == "budget"
+                            else f"{fault.message}, again and again: --base-url may be no service "
+                            "of OpenAI's protocol"
+                        ) from None
+                    if ended := policy.run_end(fault, began):
+                        raise ended from None
+                    log_waiting(fault)
+                    await asyncio.sleep(policy.delay(failures, fault))
+        self._connected = True
+
+    def _adapt(self, fault: ApiError) -> bool:
+        """Send what the service rejects under another name, in another form, or not at all.
+
+        False where there is nothing left to try.
+        """
+        ignored = fault.field == "budget"  # the limit that was sent is not in force
+        if fault.kind != "bad" and not ignored:
+            return False
+        names = {fault.field, *re.findall(r"\w+", fault.message)} - {*self._asked}
+        if self._sends_budget and len(self._budgets) > 1 and (ignored or names & {*self._budgets}):
+            self._budgets = self._budgets[1:]
+            return True
+        if ignored:
+            return False
+        if self._streams and self._counts_streams and "stream_options" in names:
+            self._counts_streams = False
+            return True
+        if not self._streams and ONLY_STREAMS.search(fault.message):
+            self._streams = True
+            return True
+        for name in names & {*self._fields}:
+            del self._fields[name]
+            return True
+        if self._sends_ids:
+            self._sends_ids, self._sends_text = False, True
+            return True
+        return False
