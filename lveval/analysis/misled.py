@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lveval import config
-from lveval.analysis.clusters import ClusterTable, Weights, value_tables
+from lveval.analysis.clusters import DRAWS, ClusterTable, Weights, value_tables
 from lveval.analysis.comparison import SIGNIFICANT
 from lveval.analysis.intervals import (
     DrawnTables,
@@ -81,7 +81,9 @@ class Misled:
         return found
 
 
-def measure_misled(rows: Sequence[ScoredRow], causes: Sequence[Cause]) -> Misled | None:
+def measure_misled(
+    rows: Sequence[ScoredRow], causes: Sequence[Cause], *, draws: int = DRAWS
+) -> Misled | None:
     """Count the misled answers; None where no row counts."""
     told = [(row, cause) for row, cause in zip(rows, causes, strict=True) if row.confusing_facts]
     used = [(row, cause) for row, cause in told if row.evidence_kept is not False]
@@ -89,7 +91,8 @@ def measure_misled(rows: Sequence[ScoredRow], causes: Sequence[Cause]) -> Misled
         return None
     hits = [float(cause == "distracted") for _, cause in used]
     tables = value_tables([row for row, _ in used], {VALUE: hits})
-    drawn = draw_together({VALUE: [_of_all_levels(table) for table in tables[VALUE]]})
+    columns = [_of_all_levels(table) for table in tables[VALUE]]
+    drawn = draw_together({VALUE: columns}, draws=draws)
     subsets = table_order(table.subset for table in tables[VALUE])
     members = grouped((config.DATASET_LANGUAGE[subset], subset) for subset in subsets)
     languages = {name: _mean_of(members[name]) for name in LANGUAGES if name in members}
