@@ -30,6 +30,7 @@ from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli, un
 from lveval.common.files import write_atomic
 from lveval.common.levels import level_length
 from lveval.common.logs import log
+from lveval.common.processes import collector_paused
 from lveval.common.text import printable
 from lveval.options import add_run_folder_options, named_run_folder
 from lveval.report.text import (
@@ -331,6 +332,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+@collector_paused()
 def main(argv: Sequence[str] | None = None) -> ExitCode:
     """Evaluate one folder; see the module's docstring."""
     arguments = parse_arguments(argv)

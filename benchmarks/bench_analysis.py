@@ -23,7 +23,7 @@ from lveval.analysis import clusters, comparison, intervals, length_effect, posi
 from lveval.report import html
 from lveval.report.data import build_report
 from lveval.report.leaderboard import read_leaderboards
-from lveval.results import PROTOCOLS, RowDepths, RowKey, ScoredRow
+from lveval.results import PROTOCOLS, ScoredRow
 
 # Times scoring the run and finding its causes: evaluating it takes no more than twice that.
 GOALS = {"intervals": 1.0, "all analyses of a run": 1.0}
@@ -50,16 +50,6 @@ def scored_rows(seed: int) -> list[ScoredRow]:
                 for index, score in enumerate(scores.tolist())
             ]
     return rows
-
-
-def made_up_depths(rows: list[ScoredRow]) -> dict[RowKey, RowDepths]:
-    """Two passages of evidence and a confusing fact in every row, a third of them cut away."""
-    chance = np.random.default_rng(3)
-    found = {}
-    for row in rows:
-        pairs = [(depth, depth if chance.random() > 1 / 3 else None) for depth in chance.random(3)]
-        found[row.key] = RowDepths(tuple(pairs[:2]), tuple(pairs[2:]))
-    return found
 
 
 def anew(task: Callable[[], object]) -> None:
@@ -99,13 +89,12 @@ def main() -> int:
         folder = Path(name)
         write_run(folder)
         run = evaluation.evaluate(folder)  # loads jieba's dictionary
-        run.depths = made_up_depths(run.rows)
         found = run_analysis.analyze_run(run)
         tasks: dict[str, Callable[[], object]] = {
             "intervals": lambda: anew(lambda: intervals.score_intervals(a)),
             "comparison of two runs": lambda: anew(lambda: comparison.compare_runs(a, b)),
             "length curves": lambda: anew(lambda: length_effect.measure_length_effect(a)),
-            "depths": lambda: anew(lambda: positions.measure_positions(run.rows, run.depths)),
+            "depths": lambda: anew(lambda: positions.measure_positions(run.rows)),
             "all analyses of a run": lambda: anew(lambda: run_analysis.analyze_run(run)),
             "report page": lambda: html.render(
                 build_report(run, found, published=read_leaderboards(), rank=True)

@@ -89,9 +89,16 @@ def answer(chance: random.Random, language: str, truth: str, budget: int) -> str
     ]
 
 
+def depths(chance: random.Random) -> dict[str, list[list[float | None]]]:
+    """Two passages of evidence and a confusing fact, a third of them cut away."""
+    found = [round(chance.random(), 4) for _ in range(3)]
+    pairs = [[depth, depth if chance.random() > 1 / 3 else None] for depth in found]
+    return {"evidence": pairs[:2], "confusing_facts": pairs[2:]}
+
+
 def write_run(folder: Path, seed: int = 20240206) -> int:
     """Fill `folder` with the prediction files of a full run; returns the number of rows."""
-    chance = random.Random(seed)
+    chance, place = random.Random(seed), random.Random(seed)
     total = 0
     for subset, rows in config.DATASET_ROWS.items():
         language, budget = config.DATASET_LANGUAGE[subset], config.DATASET_MAXGEN[subset]
@@ -111,6 +118,7 @@ def write_run(folder: Path, seed: int = 20240206) -> int:
                         "input": question,
                         "all_classes": None,
                         "length": int(level[:-1]) * 1000,
+                        "depths": depths(place),
                     }
                     lines.write(json.dumps(row, ensure_ascii=False) + "\n")
             total += rows

@@ -60,8 +60,8 @@ def score_variants(row: ScoredRow) -> dict[str, float]:
     found = {"first_answer": first, "all_answers": max((first, *others))}
     if described in _WITHOUT:
         gated, plain = _WITHOUT[described]
-        found["f1"] = plain(row.answer, truths[0], keywords)
-        found["keywords"] = gated(row.answer, truths[0], keywords)
+        steps = {metric: metric(row.answer, truths[0], keywords) for metric in {plain, gated}}
+        found["f1"], found["keywords"] = steps[plain], steps[gated]
         found["blacklist"] = row.scores["described"]
     return found
 

@@ -140,6 +140,14 @@ _CHINESE_REFUSAL = re.compile(
     )
 )
 
+# Every clause that declines has one of these, and few answers have any: they are looked for first.
+_MAY_DECLINE = re.compile(
+    r"\b(?:no(?:t|ne|thing|where)?\b|n/?a\b|ne(?:ver|ither)|un(?:able|answerable|clear|disclosed|known"
+    r"|mentioned|specified|stated|sure)|without|cannot|impossible|insufficient|silent|fail|lack|omit"
+    r"|hard|difficult|sorry|as an ai)|n['’]t|[没未不无缺难抱]",
+    re.IGNORECASE,
+)
+
 _GUESS = re.compile(
     r"\b(?:probably|likely|perhaps|maybe|possibly|guess|assume|suppose|might|may)\b"
     r"|可能|也许|大概|或许|猜|应该是|推测",
@@ -159,6 +167,11 @@ def words(text: str) -> list[str]:
     return _UNIT.findall(text.lower())
 
 
+def has_words(text: str) -> bool:
+    """Whether there is one of `words`."""
+    return _UNIT.search(text) is not None
+
+
 def numbers(text: str) -> set[str]:
     """Find the numbers written in digits, without thousands separators."""
     return {number.replace(",", "") for number in _NUMBER.findall(text)}
@@ -167,6 +180,8 @@ def numbers(text: str) -> set[str]:
 @lru_cache(maxsize=1024)  # a cause asks up to three times for a row's answer
 def without_refusals(text: str) -> str:
     """Drop the clauses that say that no answer can be given; without any, `text` as it is."""
+    if not _MAY_DECLINE.search(text):
+        return text
     clauses = _CLAUSE_END.split(text)
     left = [clause for clause in clauses if not _declines(clause)]
     return text if len(left) == len(clauses) else "\n".join(left)
@@ -201,6 +216,8 @@ def is_repetitive(text: str) -> bool:
 def _repeats(units: list[str]) -> bool:
     """Whether LOOP_UNITS units or more at the end are LOOP_COPIES or more copies of a piece."""
     for period in range(1, len(units) // LOOP_COPIES + 1):
+        if units[-1 - period] != units[-1]:  # mostly so: not even one copy
+            continue
         length = period
         while length < len(units) and units[-1 - length] == units[-1 - length + period]:
             length += 1
@@ -217,7 +234,7 @@ def wrong_script(text: str, language: str, known: str) -> bool:
     capitalised words, which are names. Languages of one script cannot be told from each other.
     """
     outside = _BRACKETS.sub(" ", text)
-    text = outside if words(outside) else text
+    text = outside if has_words(outside) else text
     han = sum(map(len, _HAN_RUN.findall(text)))
     kana = len(_KANA_LETTER.findall(text))
     spelled = _ALPHABET_WORD.findall(text)

@@ -16,6 +16,7 @@ from math import fsum
 from lveval import config, metrics
 from lveval.analysis.answer_text import (
     FILLERS,
+    has_words,
     is_hedged,
     is_repetitive,
     numbers,
@@ -81,7 +82,7 @@ def classify_error(row: ScoredRow) -> Cause:
         return "evidence_cut"
     if case.refused:
         return "refused"
-    if not words(case.answer) and not case.stopped:
+    if not case.stopped and not has_words(case.answer):
         return "empty"
     if case.loops:
         return "loop"

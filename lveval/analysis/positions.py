@@ -143,9 +143,9 @@ def measure_positions(
     )
 
 
-def tenth_of(depth: float) -> int:
-    """Number the tenth of a depth, 0 to 9; 1 is in the last."""
-    return min(9, int(depth * 10 + 1e-9))
+def tenths_of(depths: Sequence[float]) -> NDArray[np.intp]:
+    """Number the tenth of each depth, 0 to 9; 1 is in the last."""
+    return np.minimum(9, (np.array(depths, dtype=np.float64) * 10 + 1e-9).astype(np.intp))
 
 
 def _has_evidence(row: ScoredRow, depths: Mapping[RowKey, RowDepths]) -> bool:
@@ -171,31 +171,23 @@ def histogram(rows: Iterable[ScoredRow], depths: Mapping[RowKey, RowDepths]) -> 
 
 
 def _counts(depths: Iterable[float | None]) -> tuple[int, ...]:
-    counts = [0] * len(TENTHS)
-    for depth in depths:
-        if depth is not None:
-            counts[tenth_of(depth)] += 1
-    return tuple(counts)
+    known = [depth for depth in depths if depth is not None]
+    return tuple(np.bincount(tenths_of(known), minlength=len(TENTHS)).tolist())
 
 
 def heat_map(
     rows: Sequence[ScoredRow], depths: Mapping[RowKey, RowDepths]
 ) -> dict[str, tuple[HeatCell, ...]]:
     """Average the rows of each level and tenth of the context, levels by length."""
-    return {
-        level: tuple(
-            _heat_cell([(row, shares[at]) for row, shares in shared if shares[at]])
-            for at in range(len(TENTHS))
+    found = {}
+    for level, of_level in rows_by_level(rows).items():
+        located = [row for row in of_level if _has_evidence(row, depths)]
+        shares = _shares([[depth for depth, _ in depths[row.key].evidence] for row in located])
+        found[level] = tuple(
+            _heat_cell([(row, share) for row, share in zip(located, tenth, strict=True) if share])
+            for tenth in shares.T.tolist()
         )
-        for level, of_level in rows_by_level(rows).items()
-        for shared in [
-            [
-                (row, _shares([depth for depth, _ in depths[row.key].evidence]))
-                for row in of_level
-                if _has_evidence(row, depths)
-            ]
-        ]
-    }
+    return found
 
 
 def _heat_cell(shared: Sequence[tuple[ScoredRow, float]]) -> HeatCell:
@@ -210,9 +202,13 @@ def _heat_cell(shared: Sequence[tuple[ScoredRow, float]]) -> HeatCell:
     )
 
 
-def _shares(depths: Sequence[float]) -> Floats:
-    """[tenths] the share of the passages that stands in each."""
-    return np.bincount([tenth_of(depth) for depth in depths], minlength=len(TENTHS)) / len(depths)
+def _shares(rows: Sequence[Sequence[float]]) -> Floats:
+    """[rows, tenths] the share of each row's passages that stands in each."""
+    passages = np.array([len(row) for row in rows], dtype=np.intp)
+    tenths = tenths_of([depth for row in rows for depth in row])
+    cells = np.repeat(np.arange(len(rows)), passages) * len(TENTHS) + tenths
+    counts = np.bincount(cells, minlength=len(rows) * len(TENTHS))
+    return counts.reshape(len(rows), len(TENTHS)) / passages[:, None]
 
 
 # --- score by depth, and its test ---
@@ -329,7 +325,7 @@ def place_rows(rows: Sequence[ScoredRow], depths: Mapping[RowKey, RowDepths]) ->
         found = [depth for _, depth in depths.get(row.key, RowDepths()).evidence]
         told = [depth for depth in found if depth is not None]
         if found and len(told) == len(found):
-            placed.append((row, _shares(told)))
+            placed.append((row, told))
     if not placed:
         return None
     questions = tuple(sorted({row.question for row in rows}))
@@ -339,7 +335,7 @@ def place_rows(rows: Sequence[ScoredRow], depths: Mapping[RowKey, RowDepths]) ->
         np.array([line[row.question] for row, _ in placed]),
         np.array([row.level for row, _ in placed]),
         np.array([row.released for row, _ in placed]),
-        np.array([shares for _, shares in placed]),
+        _shares([told for _, told in placed]),
     )
 
 

@@ -517,6 +517,28 @@ def test_what_is_left_without_the_refusals(text: str, left: str) -> None:
     assert answer_text.without_refusals(text) == left
 
 
+REFUSING = """
+    the article text does do did is was be not never nothing nowhere none neither no no-one n't don't couldn’t cannot
+    can can't could unable able to it impossible hard difficult way answer find tell say know information mention
+    mentioned stated given named here where who remains remain unknown unclear unspecified as an ai i have am i'm sure
+    unsure enough any insufficient lack of evidence unanswerable n/a na undisclosed idea sorry available applicable fail
+    fails without silent omits about
+    我 也 不 知道 清楚 确定 无法 不能 没法 没有办法 难以 无从 不足以 回答 没有 并未 未曾 没 未 明确 提到 找 看 查 不到
+    找到 暂无 缺乏 相关 信息 依据 不足 不够 答案 不详 未知 抱歉 对不起 文中 文章 给出 缺 说
+""".split()  # noqa: SIM905
+
+
+@settings(deadline=None, max_examples=2000)
+@given(
+    st.lists(st.sampled_from(REFUSING), min_size=1, max_size=8), st.sampled_from([" ", "", ". "])
+)
+def test_no_refusal_is_passed_over(words: list[str], between: str) -> None:
+    """without_refusals looks for a few words first: no clause declines that has none of them."""
+    text = between.join(words)
+    if not answer_text._MAY_DECLINE.search(text):
+        assert not any(map(answer_text._declines, answer_text._CLAUSE_END.split(text)))
+
+
 def test_a_loop_needs_three_copies_and_six_words() -> None:
     assert answer_text.LOOP_COPIES == 3 and answer_text.LOOP_UNITS == 6
     assert answer_text.is_repetitive("x and a b a b a b") and not answer_text.is_repetitive(
