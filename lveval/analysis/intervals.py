@@ -254,9 +254,13 @@ def student_quantile(probability: float, freedom: float) -> float:
 
 
 def student_tails(t: float, freedom: float) -> float:
-    """The probability that Student's t is at least as far from 0 as `t`, to 1e-6."""
+    """The probability that Student's t is at least as far from 0 as `t`; at least 1e-6.
+
+    Smaller ones would be less exact than they look.
+    """
     angles, below = _student_angles(freedom)
-    return float(1 - np.interp(math.atan(t / math.sqrt(freedom)), angles, below) / below[-1])
+    within = np.interp(math.atan(t / math.sqrt(freedom)), angles, below) / below[-1]
+    return max(float(1 - within), 1e-6)
 
 
 def _student_angles(freedom: float) -> tuple[Floats, Floats]:

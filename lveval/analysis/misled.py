@@ -1,6 +1,8 @@
 """How often a confusing fact misled the answer, English against Chinese.
 
-    found = misled.measure_misled(rows, causes_of_the_rows)
+    tables = clusters.value_tables(rows, misled.marks(rows, causes_of_the_rows))
+    drawn = intervals.draw_together({misled.VALUE: misled.rate_tables(tables)})
+    found = misled.measure_misled(rows, drawn)
     found.languages["en"].rate.value, found.difference.value, found.p
 
 An answer was misled if its cause is `distracted`: it matches a confusing fact better than the truth
@@ -21,15 +23,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lveval import config
-from lveval.analysis.clusters import DRAWS, ClusterTable, Weights, value_tables
+from lveval.analysis.clusters import ClusterTable, Weights
 from lveval.analysis.comparison import SIGNIFICANT
-from lveval.analysis.intervals import (
-    DrawnTables,
-    Interval,
-    draw_together,
-    interval,
-    student_p_value,
-)
+from lveval.analysis.intervals import DrawnTables, Interval, interval, student_p_value
 from lveval.results import LANGUAGES, Cause, ScoredRow, grouped, table_order
 
 VALUE = "misled"  # what is drawn
@@ -81,52 +77,54 @@ class Misled:
         return found
 
 
-def measure_misled(
-    rows: Sequence[ScoredRow], causes: Sequence[Cause], *, draws: int = DRAWS
-) -> Misled | None:
-    """Count the misled answers; None where no row counts."""
-    told = [(row, cause) for row, cause in zip(rows, causes, strict=True) if row.confusing_facts]
-    used = [(row, cause) for row, cause in told if row.evidence_kept is not False]
-    if not used:
+def marks(rows: Sequence[ScoredRow], causes: Sequence[Cause]) -> dict[str, list[float]]:
+    """Mark the rows that count, and those of them that were misled, for clusters.value_tables."""
+    told = [bool(row.confusing_facts) and row.evidence_kept is not False for row in rows]
+    hits = [
+        float(counts and cause == "distracted") for counts, cause in zip(told, causes, strict=True)
+    ]
+    return {"misled": hits, "told": [float(counts) for counts in told]}
+
+
+def rate_tables(tables: Mapping[str, Sequence[ClusterTable]]) -> list[ClusterTable]:
+    """Tabulate the rate of each subset, in one column for all levels, from tables of the marks."""
+    return [
+        replace(
+            misled,
+            columns=("all",),
+            totals=misled.totals.sum(axis=1, keepdims=True),
+            counts=told.totals.sum(axis=1, keepdims=True),
+        )
+        for misled, told in zip(tables["misled"], tables["told"], strict=True)
+        if told.totals.any()
+    ]
+
+
+def measure_misled(rows: Sequence[ScoredRow], drawn: DrawnTables) -> Misled | None:
+    """Measure the rates that were drawn as VALUE; None where no row counts."""
+    tables = {table.subset: table for table in drawn.tables[VALUE]}
+    if not tables:
         return None
-    hits = [float(cause == "distracted") for _, cause in used]
-    tables = value_tables([row for row, _ in used], {VALUE: hits})
-    columns = [_of_all_levels(table) for table in tables[VALUE]]
-    drawn = draw_together({VALUE: columns}, draws=draws)
-    subsets = table_order(table.subset for table in tables[VALUE])
+    subsets = table_order(tables)
     members = grouped((config.DATASET_LANGUAGE[subset], subset) for subset in subsets)
-    languages = {name: _mean_of(members[name]) for name in LANGUAGES if name in members}
-    difference, p = _difference(drawn, languages)
+
+    def mean_of(some: Sequence[str]) -> Weights:
+        return {subset: np.array([1 / len(some)]) for subset in some}
+
+    def rate(some: Sequence[str]) -> Rate:
+        counted = sum(int(tables[subset].counts.sum()) for subset in some)
+        misled = sum(int(tables[subset].totals.sum()) for subset in some)
+        return Rate(counted, misled, drawn.interval(VALUE, mean_of(some)))
+
+    difference, p = None, None
+    if members.keys() >= LANGUAGES.keys():
+        less = {subset: -weight for subset, weight in mean_of(members["zh"]).items()}
+        parts = drawn.parts(VALUE, {**mean_of(members["en"]), **less})
+        difference, p = interval(parts, paired=True), student_p_value(parts)
     return Misled(
-        {name: _rate(drawn, weights, used) for name, weights in languages.items()},
-        {subset: _rate(drawn, _mean_of([subset]), used) for subset in subsets},
-        len(told) - len(used),
+        {language: rate(members[language]) for language in LANGUAGES if language in members},
+        {subset: rate([subset]) for subset in subsets},
+        sum(bool(row.confusing_facts) and row.evidence_kept is False for row in rows),
         difference,
         p,
     )
-
-
-def _of_all_levels(table: ClusterTable) -> ClusterTable:
-    """Put the rows of all levels into one column."""
-    totals, counts = (each.sum(axis=1, keepdims=True) for each in (table.totals, table.counts))
-    return replace(table, columns=("all",), totals=totals, counts=counts)
-
-
-def _mean_of(subsets: Sequence[str]) -> Weights:
-    return {subset: np.array([1 / len(subsets)]) for subset in subsets}
-
-
-def _rate(drawn: DrawnTables, weights: Weights, used: Sequence[tuple[ScoredRow, Cause]]) -> Rate:
-    own = [cause for row, cause in used if row.subset in weights]
-    return Rate(len(own), own.count("distracted"), drawn.interval(VALUE, weights))
-
-
-def _difference(
-    drawn: DrawnTables, languages: Mapping[str, Weights]
-) -> tuple[Interval | None, float | None]:
-    """English less Chinese with its p-value; None for both where a run has one of them only."""
-    if languages.keys() != LANGUAGES.keys():
-        return None, None
-    less = {subset: -weight for subset, weight in languages["zh"].items()}
-    parts = drawn.parts(VALUE, {**languages["en"], **less})
-    return interval(parts, paired=True), student_p_value(parts)

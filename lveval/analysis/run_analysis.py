@@ -65,8 +65,10 @@ def analyze_run(evaluation: Evaluation) -> RunAnalysis:
     """Analyse a run's rows; UsageError as clusters.cluster_tables, also without a row."""
     rows, variants = evaluation.rows, evaluation.variants
     scores = clusters.score_tables(rows, list(PROTOCOLS))
-    effects = clusters.value_tables(rows, ablation.effects(variants))
-    drawn = intervals.draw_together({**scores, **effects}, paired=effects)
+    effects, marks = ablation.effects(variants), misled.marks(rows, evaluation.causes)
+    values = clusters.value_tables(rows, {**effects, **marks})
+    rates = misled.rate_tables({name: values.pop(name) for name in marks})
+    drawn = intervals.draw_together({**scores, **values, misled.VALUE: rates}, paired=effects)
     by_file = evidence.by_file(rows)
     return RunAnalysis(
         intervals={protocol: drawn.breakdown(protocol) for protocol in PROTOCOLS},
@@ -82,7 +84,7 @@ def analyze_run(evaluation: Evaluation) -> RunAnalysis:
         evidence_by_file=by_file,
         evidence_by_level=evidence.by_level(rows),
         ceiling=evidence.ceilings(by_file),
-        misled=misled.measure_misled(rows, evaluation.causes),
+        misled=misled.measure_misled(rows, drawn),
         reasoning=measures.reasoning_by_level(rows, evaluation.thinking_budget),
         measures=measures.measures_by_level(rows),
         positions=positions.measure_positions(rows, evaluation.depths),

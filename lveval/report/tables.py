@@ -243,11 +243,11 @@ def misled_table(found: "Misled") -> Table:
         f"Left out, because the evidence was cut: {found.cut:,} rows."
     )
     if found.difference is not None:
-        p = "" if found.p is None else f", p {found.p:.4f} (Student's test, after Welch)"
-        said += (
-            f" English less Chinese: {_change(found.difference)} percentage points{p}: "
-            f"{found.verdict}. The languages ask other questions."
-        )
+        said += f" English less Chinese: {_change(found.difference)} percentage points"
+        if found.p is not None:
+            value = "p < 0.0001" if found.p < 0.0001 else f"p {found.p:.4f}"
+            said += f", {value} (Student's test, after Welch)"
+        said += f": {found.verdict}. The languages ask other questions."
     head = ("", "rows", "misled", "rate (%)", "95 % interval")
     return Table("Misled by a confusing fact", head, lines, "misled", said)
 

@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-from support.misled_parts import misled_run
-
-from lveval.analysis import misled
+from support.misled_parts import measured, misled_run
 
 
 @pytest.mark.parametrize(
@@ -19,7 +17,7 @@ def test_false_alarms_are_at_most_7_percent_at_5_percent(
     rounds = 500
     for _ in range(rounds):
         run = misled_run(chance, {"en": rate, "zh": rate}, questions)
-        found = misled.measure_misled(*run, draws=400)
+        found = measured(*run, draws=400)
         assert found is not None and found.difference is not None
         alarms += found.p is not None and found.p < 0.05
         low, high = found.difference.low, found.difference.high
@@ -34,7 +32,7 @@ def test_the_interval_covers_a_real_difference_and_the_test_finds_it() -> None:
     covered = found_it = 0
     rounds = 300
     for _ in range(rounds):
-        found = misled.measure_misled(*misled_run(chance, {"en": 0.25, "zh": 0.15}), draws=400)
+        found = measured(*misled_run(chance, {"en": 0.25, "zh": 0.15}), draws=400)
         assert found is not None and found.difference is not None
         assert found.difference.low is not None and found.difference.high is not None
         covered += found.difference.low <= 10 <= found.difference.high

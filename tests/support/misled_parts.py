@@ -1,9 +1,10 @@
 """What tests of misled answers share."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lveval.analysis import clusters, intervals, misled
 from lveval.results import Cause, ScoredRow
 from support.scores import every
 
@@ -35,3 +36,12 @@ def misled_run(
                     rows.append(ScoredRow(subset, level, at, every(0.0), record))
                     causes.append("distracted" if luck < rates[language] else "wrong")
     return rows, causes
+
+
+def measured(
+    rows: Sequence[ScoredRow], causes: Sequence[Cause], draws: int = clusters.DRAWS
+) -> misled.Misled | None:
+    """What a run with these rows alone would show."""
+    tables = misled.rate_tables(clusters.value_tables(rows, misled.marks(rows, causes)))
+    drawn = intervals.draw_together({misled.VALUE: tables}, draws=draws)
+    return misled.measure_misled(rows, drawn)

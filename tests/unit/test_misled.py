@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from support.misled_parts import SUBSETS, misled_run
+from support.misled_parts import SUBSETS, measured, misled_run
 from support.scores import every
 
 from lveval.analysis import intervals, misled
@@ -26,7 +26,7 @@ def counted(hits: dict[str, list[bool]], **more: object) -> misled.Misled:
     causes: list[Cause] = [
         "distracted" if hit else "wrong" for each in hits.values() for hit in each
     ]
-    found = misled.measure_misled(rows, causes)
+    found = measured(rows, causes)
     assert found is not None
     return found
 
@@ -59,12 +59,12 @@ def test_rows_without_a_fact_and_rows_whose_evidence_was_cut_do_not_count() -> N
         row("dureader_mixup", 0),
     ]
     causes: list[Cause] = ["distracted", "correct", "evidence_cut", "wrong", "wrong"]
-    found = misled.measure_misled(rows, causes)
+    found = measured(rows, causes)
     assert found is not None
     assert (found.languages["zh"].rows, found.languages["zh"].misled, found.cut) == (2, 1, 1)
     assert found.difference is None and found.p is None
     assert found.verdict == "no difference shown"
-    assert misled.measure_misled(rows[2:], causes[2:]) is None
+    assert measured(rows[2:], causes[2:]) is None
 
 
 def test_the_levels_of_a_subset_are_one_rate() -> None:
@@ -74,7 +74,7 @@ def test_the_levels_of_a_subset_are_one_rate() -> None:
         for at in range(count)
     ]
     causes: list[Cause] = ["wrong" if row.level == "16k" else "distracted" for row in rows]
-    found = misled.measure_misled(rows, causes)
+    found = measured(rows, causes)
     assert found is not None and found.subsets["lic_mixup"].rate.value == pytest.approx(20)
 
 
@@ -89,7 +89,7 @@ def test_an_answer_that_repeats_the_fact_is_misled_and_the_truth_is_not() -> Non
         score_row({**record, "pred": pred, "index": at}, "hotpotwikiqa_mixup", "16k", at)
         for at, pred in enumerate(("Orla Venn", "Tam Whitlock", "Nobody knows"))
     ]
-    found = misled.measure_misled(rows, [classify_error(each) for each in rows])
+    found = measured(rows, [classify_error(each) for each in rows])
     assert found is not None and found.languages["en"].misled == 1
 
 
@@ -103,13 +103,13 @@ def test_no_answer_misled_has_a_rate_and_no_interval() -> None:
 
 def test_a_planted_difference_is_found_with_its_sign_and_none_is_not_called_one() -> None:
     chance = np.random.default_rng(11)
-    found = misled.measure_misled(*misled_run(chance, {"en": 0.3, "zh": 0.1}))
+    found = measured(*misled_run(chance, {"en": 0.3, "zh": 0.1}))
     assert found is not None and found.difference is not None and found.p is not None
     assert found.p < 0.001 and found.verdict == "English more often"
     assert found.difference.low is not None and found.difference.low > 0
-    found = misled.measure_misled(*misled_run(chance, {"en": 0.1, "zh": 0.3}))
+    found = measured(*misled_run(chance, {"en": 0.1, "zh": 0.3}))
     assert found is not None and found.verdict == "Chinese more often"
-    found = misled.measure_misled(*misled_run(chance, {"en": 0.2, "zh": 0.2}))
+    found = measured(*misled_run(chance, {"en": 0.2, "zh": 0.2}))
     assert found is not None and found.verdict == "no difference shown"
 
 
@@ -117,7 +117,7 @@ def test_the_test_agrees_with_the_interval() -> None:
     chance = np.random.default_rng(12)
     seen = set()
     for _ in range(60):
-        found = misled.measure_misled(*misled_run(chance, {"en": 0.3, "zh": 0.2}, questions=40))
+        found = measured(*misled_run(chance, {"en": 0.3, "zh": 0.2}, questions=40))
         assert found is not None and found.difference is not None and found.p is not None
         low, high = found.difference.low, found.difference.high
         assert low is not None and high is not None
