@@ -2,7 +2,7 @@
 
     lines = beside.model_lines(page.name, page.headline)
     lines[0].subsets["lic_mixup"]              # this run; then compared runs, then published models
-    beside.drawn_lines(lines)                  # those that charts show
+    beside.drawn_models(lines)                 # those that charts show
 
 Another model counts over the files that this run has: where it lacks one of them, the subset or
 group has no value.
@@ -75,7 +75,24 @@ def _line(
     return ModelLine(name, kind, subsets, groups)
 
 
-def drawn_lines(lines: Sequence[ModelLine]) -> list[tuple[str, ModelLine]]:
-    """Pick this run and the first that have all its files, each with its class in the style."""
+@dataclass(frozen=True)
+class DrawnModel:
+    """A line that charts show, and its class in the style."""
+
+    name: str
+    css: str  # "own", or a hue
+    subsets: Mapping[str, float]
+    groups: Mapping[str, float]
+
+
+def drawn_models(lines: Sequence[ModelLine]) -> list[DrawnModel]:
+    """Pick this run and the first others that have all its files, as many as there are hues."""
     others = (line for line in lines[1:] if line.is_complete)
-    return [("own", lines[0]), *zip(HUES, others, strict=False)]
+    drawn = [("own", lines[0]), *zip(HUES, others, strict=False)]
+    return [
+        DrawnModel(line.name, css, _known(line.subsets), _known(line.groups)) for css, line in drawn
+    ]
+
+
+def _known(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None}

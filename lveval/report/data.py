@@ -7,6 +7,7 @@ Scores, intervals and points lost are on the scale of 0 to 100. `protocols` has 
 each; all else is of the headline, the published scorer's.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict, TypeVar
@@ -160,7 +161,7 @@ def build_report(
     for name, comparisons in (compared or {}).items():
         protocols[name].compared = comparisons
     for name, of_protocol in protocols.items():
-        of_protocol.other_runs = [run_scores(other, name) for other in others]
+        of_protocol.other_runs = run_scores((evaluation, *others), name)[1:]
     return ReportData(
         name=evaluation.name,
         levels=list(protocols[HEADLINE].level_means),
@@ -211,9 +212,13 @@ def protocol_scores(evaluation: Evaluation, found: RunAnalysis, name: str) -> Pr
     )
 
 
-def run_scores(run: Evaluation, protocol: str) -> ModelScores:
-    """What another run scored, to be shown beside this one."""
-    return ModelScores(run.name, None, run.scores(protocol))
+def run_scores(runs: Sequence[Evaluation], protocol: str) -> list[ModelScores]:
+    """What runs scored, to be shown beside each other: those of one name by their folders."""
+    names = Counter(run.name for run in runs)
+    return [
+        ModelScores(run.name if names[run.name] == 1 else run.place, None, run.scores(protocol))
+        for run in runs
+    ]
 
 
 def _with_values(

@@ -12,7 +12,7 @@ from math import cos, pi, sin
 
 from lveval.analysis.intervals import Interval
 from lveval.report import charts
-from lveval.report.beside import ModelLine, drawn_lines, model_lines
+from lveval.report.beside import DrawnModel, drawn_models, model_lines
 from lveval.report.charts import Point, figure, label, polyline, tag, tooltip
 from lveval.report.data import ReportData
 from lveval.results import HEADLINE
@@ -29,7 +29,7 @@ BARS_TITLE = "Mean score by subset, this run and others"
 class GroupChart:
     """What the radar and the bars show: means over the levels of this run."""
 
-    models: Sequence[tuple[str, ModelLine]]  # each with its class in the style, this run first
+    models: Sequence[DrawnModel]  # this run first
     left_out: int  # others that have no place or lack files of this run
     groups: Mapping[str, Interval]  # of this run
     subsets: Mapping[str, Interval]
@@ -42,12 +42,12 @@ class GroupChart:
     @property
     def group_ticks(self) -> list[float]:
         """The rings of the radar, from 0."""
-        return _ticks(self.groups, [model.groups for _, model in self.models])
+        return _ticks(self.groups, [model.groups for model in self.models])
 
     @property
     def subset_ticks(self) -> list[float]:
         """The axis of the bars, from 0."""
-        return _ticks(self.subsets, [model.subsets for _, model in self.models])
+        return _ticks(self.subsets, [model.subsets for model in self.models])
 
     def on_radar(self, group: str, value: float) -> Point:
         """Place a value on the radar: x to the right, y downwards, 1 is the outer ring."""
@@ -56,11 +56,9 @@ class GroupChart:
         return share * sin(angle), -share * cos(angle)
 
 
-def _ticks(
-    own: Mapping[str, Interval], values: Sequence[Mapping[str, float | None]]
-) -> list[float]:
+def _ticks(own: Mapping[str, Interval], values: Sequence[Mapping[str, float]]) -> list[float]:
     highest = [max(found.value, found.high or 0.0) for found in own.values()]
-    highest += [value or 0.0 for each in values for value in each.values()]
+    highest += [value for each in values for value in each.values()]
     return charts.ticks_up_to(max(highest))
 
 
@@ -68,7 +66,7 @@ def group_chart(page: ReportData, protocol: str = HEADLINE) -> GroupChart:
     """Collect the means of the run and of those that are drawn beside it, under one protocol."""
     found = page.protocols[protocol]
     lines = model_lines(page.name, found)
-    drawn = drawn_lines(lines)
+    drawn = drawn_models(lines)
     return GroupChart(
         drawn,
         len(lines) - len(drawn),
@@ -90,8 +88,8 @@ def draw_radar(chart: GroupChart, width: int) -> str:
         x, y = chart.on_radar(group, value)
         return centre + radius * x, middle + radius * y
 
-    def ring(values: Mapping[str, float | None]) -> list[Point]:
-        points = [place(group, values.get(group) or 0.0) for group in chart.groups]
+    def ring(values: Mapping[str, float]) -> list[Point]:
+        points = [place(group, values[group]) for group in chart.groups]
         return [*points, points[0]]
 
     top = chart.group_ticks[-1]
@@ -104,14 +102,15 @@ def draw_radar(chart: GroupChart, width: int) -> str:
     for tick in chart.group_ticks[: 0 : -1 if wide else -2]:
         x, y = place(next(iter(chart.groups)), tick)
         body.append(label(x - 4, y + 4, f"{tick:g}", "axis tick", "end"))
-    for number, (css, model) in reversed(list(enumerate(chart.models))):
-        kind = "own" if css == "own" else f"other {css} d{number % 4}"
+    for number, model in reversed(list(enumerate(chart.models))):
+        kind = "own" if model.css == "own" else f"other {model.css} d{number % 4}"
         body.append(polyline(ring(model.groups), kind, tooltip(model.name)))
-    for css, model in reversed(chart.models):
+    for model in reversed(chart.models):
+        size = 4.5 if model.css == "own" else 3.0
         for group, value in model.groups.items():
-            x, y = place(group, value or 0.0)
-            said = tooltip(f"{model.name}, {group}: {value or 0.0:.2f}")
-            body.append(tag("circle", said, cx=x, cy=y, r=4.5 if css == "own" else 3.0, css=css))
+            x, y = place(group, value)
+            said = tooltip(f"{model.name}, {group}: {value:.2f}")
+            body.append(tag("circle", said, cx=x, cy=y, r=size, css=model.css))
     for group, found in chart.groups.items():
         body += _radar_label(chart, group, found, place(group, top), wide)
     return figure(width, height, RADAR_TITLE, body)
@@ -164,11 +163,11 @@ def draw_bars(chart: GroupChart, width: int) -> str:
         else:
             body.append(label(left, y + 11, subset, "axis"))
         y += head
-        for number, (css, model) in enumerate(chart.models):
-            value = model.subsets[subset] or 0.0
+        for number, model in enumerate(chart.models):
+            value = model.subsets[subset]
             said = tooltip(f"{model.name}, {subset}: {value:.2f}")
             at = {"x": left, "y": y + BAR * number, "width": across(value) - left}
-            body.append(tag("rect", said, **at, height=BAR - 1, css=f"bar {css}"))
+            body.append(tag("rect", said, **at, height=BAR - 1, css=f"bar {model.css}"))
         body += _own_marks(found, across, y + BAR / 2)
     return figure(width, bottom + 24, BARS_TITLE, body)
 

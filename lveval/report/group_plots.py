@@ -56,14 +56,15 @@ def _radar(chart: GroupChart, figure: "Figure") -> None:
         between = f" ({found.between()})" if found.between() else ""
         said = f"{group}\n{found.value:.1f}{between}"
         axes.text(1.06 * x, -1.06 * y, said, ha=side, va="bottom" if y < -0.9 else "center")
-    for number, (css, model) in reversed(list(enumerate(chart.models))):
+    for number, model in reversed(list(enumerate(chart.models))):
+        is_own = model.css == "own"
         ring(
-            {group: model.groups[group] or 0.0 for group in chart.groups},
-            color=INKS[css],
-            linestyle="-" if css == "own" else DASHES[number % len(DASHES)],
-            linewidth=2.5 if css == "own" else 1.5,
+            {group: model.groups[group] for group in chart.groups},
+            color=INKS[model.css],
+            linestyle="-" if is_own else DASHES[number % len(DASHES)],
+            linewidth=2.5 if is_own else 1.5,
             marker="o",
-            markersize=5 if css == "own" else 3,
+            markersize=5 if is_own else 3,
         )
     _legend(chart, axes, -0.06)
 
@@ -73,11 +74,13 @@ def _bars(chart: GroupChart, figure: "Figure") -> None:
     figure.set_figheight(max(3.0, 1.2 + len(chart.subsets) * (0.25 + 0.13 * len(chart.models))))
     axes = figure.add_subplot()
     thick = 0.8 / len(chart.models)
-    for number, (css, model) in enumerate(chart.models):
+    for number, model in enumerate(chart.models):
         places = [row - 0.4 + (number + 0.5) * thick for row in range(len(chart.subsets))]
-        values = [model.subsets[subset] or 0.0 for subset in chart.subsets]
-        axes.barh(places, values, height=thick, color=INKS[css], edgecolor="white", linewidth=0.5)
-        if css == "own":
+        values = [model.subsets[subset] for subset in chart.subsets]
+        axes.barh(
+            places, values, height=thick, color=INKS[model.css], edgecolor="white", linewidth=0.5
+        )
+        if model.css == "own":
             for y, found in zip(places, chart.subsets.values(), strict=True):
                 end = found.value
                 if found.low is not None and found.high is not None:
@@ -99,8 +102,8 @@ def _legend(chart: GroupChart, axes: "Axes", below: float) -> None:
     from matplotlib.patches import Patch
 
     handles = [
-        Patch(color=INKS[css], label=printable(charts.shortened(model.name, 30)))
-        for css, model in chart.models
+        Patch(color=INKS[model.css], label=printable(charts.shortened(model.name, 30)))
+        for model in chart.models
     ]
     axes.legend(
         handles=handles,

@@ -191,11 +191,21 @@ def test_one_level_stands_beside_that_level(page: ReportData) -> None:
 
 def test_drawn_are_compared_runs_then_the_best_published_with_every_file(page: ReportData) -> None:
     lines = beside.model_lines(page.name, page.headline)
-    drawn = beside.drawn_lines(lines)
-    assert [css for css, _ in drawn] == ["own", *beside.HUES]
-    assert [model.name for _, model in drawn[:2]] == ["own", "better"]  # smaller lacks files
+    drawn = beside.drawn_models(lines)
+    assert [model.css for model in drawn] == ["own", *beside.HUES]
+    assert [model.name for model in drawn[:2]] == ["own", "better"]  # smaller lacks files
     best = [line.name for line in lines if line.kind == "published"][:3]
-    assert [model.name for _, model in drawn[2:]] == best
+    assert [model.name for model in drawn[2:]] == best
+
+
+def test_runs_of_one_name_go_by_their_folders(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / limit / "qwen", {"lic_mixup_16k": answers("lic_mixup", "16k", 2)})
+        for limit in ("31500", "63500", "127500")
+    ]
+    page = cli.report_of_folder(runs[0], runs[1:])
+    names = [run.name for run in page.headline.other_runs]
+    assert page.name == "qwen" and names == [str(run) for run in runs[1:]]
 
 
 def test_a_unit_without_published_subsets_has_the_runs_alone(page: ReportData) -> None:
