@@ -93,7 +93,7 @@ def report_parser(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--plots",
         action="store_true",
-        help="heat map, curves, causes and depths as PNG and SVG files, too",
+        help="heat map, curves, causes, depths, radar and bars as PNG and SVG files, too",
     )
     parser.add_argument(
         "--context-passages",
@@ -161,6 +161,7 @@ def report_of_folder(
         compared=comparison.compare_under_all(
             evaluation, {other.place: other for other in compared}
         ),
+        others=compared,
         sweep=sweep.sweep_runs(evaluation, {run.name: evaluate(run) for run in swept}, measure)
         if swept
         else None,

@@ -85,6 +85,8 @@ PUBLISHED = [subset for subset in SUBSETS if subset in config.DATASET_ROWS]
 
 PUBLISHED_LEVELS = ("16k", "32k", "64k", "128k", "256k")
 
+LANGUAGES = {"en": "English", "zh": "Chinese"}  # of the subsets, with their names
+
 # Subsets whose rows all ask the same question: there contexts are the sample, not questions.
 ONE_QUESTION = ("factrecall_en", "factrecall_zh")
 

@@ -7,12 +7,12 @@ Tells "the model failed" from "the answer was not in the prompt". Each row's rec
 in the prompt before it is sent.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
 from statistics import median
 
-from lveval.common.levels import FileKey
+from lveval.common.levels import FileKey, level_length
 from lveval.results import ScoredRow, grouped, rows_by_level
 
 
@@ -68,3 +68,18 @@ def by_file(rows: Iterable[ScoredRow]) -> dict[FileKey, Evidence]:
 def by_level(rows: Iterable[ScoredRow]) -> dict[str, Evidence]:
     """Summarize each level, by length."""
     return {level: summarize(group) for level, group in rows_by_level(rows).items()}
+
+
+def ceilings(parts: Mapping[FileKey, Evidence]) -> dict[str, float]:
+    """The score at each level of a reader who fails only where the evidence was cut, by length.
+
+    0 to 100: the mean over the files of the share of rows whose evidence was kept. Levels with a
+    file whose rows do not tell are left out: the mean would be over other files than the score's.
+    """
+    shares = grouped((level, part.kept_percent) for (_, level), part in parts.items())
+    return {
+        level: fsum(known) / len(known)
+        for level in sorted(shares, key=level_length)
+        if len(known := [share for share in shares[level] if share is not None])
+        == len(shares[level])
+    }

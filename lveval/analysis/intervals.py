@@ -107,31 +107,47 @@ def score_intervals(
     rounded scores. Raises UsageError as cluster_tables does.
     """
     tables = {protocol: cluster_tables(rows, protocol)}
-    return intervals_of(tables, draws=draws, seed=seed)[protocol]
+    return draw_together(tables, draws=draws, seed=seed).breakdown(protocol)
 
 
-def intervals_of(
+@dataclass(frozen=True)
+class DrawnTables:
+    """Several values of the same rows with the draws that serve every part of them."""
+
+    tables: Mapping[str, Sequence[ClusterTable]]  # by the value's name
+    draws: Mapping[tuple[str, str], BootstrapDraws]  # (name, subset)
+    paired: Collection[str]  # names of the values that are differences within questions
+
+    def parts(self, name: str, weights: Weights) -> WeightedDraws:
+        """The draws that a weighted sum is made of."""
+        return [(self.draws[name, subset], weight) for subset, weight in weights.items()]
+
+    def interval(self, name: str, weights: Weights) -> Interval:
+        """Compute the interval of a weighted sum of columns."""
+        return interval(self.parts(name, weights), paired=name in self.paired)
+
+    def breakdown(self, name: str) -> Breakdown[Interval]:
+        """Compute the intervals of the files, levels and subsets, and of their mean."""
+        return measure_parts(self.tables[name], partial(self.interval, name))
+
+
+def draw_together(
     tables: Mapping[str, Sequence[ClusterTable]],
     paired: Collection[str] = (),
     *,
     draws: int = DRAWS,
     seed: int = SEED,
-) -> dict[str, Breakdown[Interval]]:
-    """Compute the 95 % intervals of several values of the same rows, drawn together.
+) -> DrawnTables:
+    """Resample named tables of the same rows, those of a subset in one go.
 
-    `paired`: the names of those that are differences within questions.
+    `paired`: the names of those that hold differences within questions.
     """
     drawn: dict[tuple[str, str], BootstrapDraws] = {}
     named = ((table.subset, (name, table)) for name, each in tables.items() for table in each)
     for subset, of_subset in grouped(named).items():
         together = resample_together([table for _, table in of_subset], draws=draws, seed=seed)
         drawn |= {(name, subset): one for (name, _), one in zip(of_subset, together, strict=True)}
-
-    def measure(name: str, weights: Weights) -> Interval:
-        parts = [(drawn[name, subset], weight) for subset, weight in weights.items()]
-        return interval(parts, paired=name in paired)
-
-    return {name: measure_parts(each, partial(measure, name)) for name, each in tables.items()}
+    return DrawnTables(tables, drawn, paired)
 
 
 def interval(parts: WeightedDraws, *, paired: bool = False, bound: float = 100) -> Interval:
@@ -144,11 +160,7 @@ def interval(parts: WeightedDraws, *, paired: bool = False, bound: float = 100) 
     present = [part.table.counts[:, weights != 0] > 0 for part, weights in parts]
     clusters = sum(int(rows.any(axis=1).sum()) for rows in present)
     over = " and ".join(sorted({part.table.over for part, _ in parts}, reverse=True))
-    # A subset is as unsure as its column with the fewest questions.
-    numbers = {
-        part.table.subset: int(rows.sum(axis=0).min())
-        for (part, _), rows in zip(parts, present, strict=True)
-    }
+    numbers = _questions(parts)
     unknown = Interval(value, None, None, clusters, over)
     if alone := [subset for subset, number in numbers.items() if number < 2]:
         return replace(unknown, note=f"no interval: only one question in {', '.join(alone)}")
@@ -168,6 +180,29 @@ def interval(parts: WeightedDraws, *, paired: bool = False, bound: float = 100) 
     return Interval(value, min(low, value), max(high, value), clusters, over, note)
 
 
+def student_p_value(parts: WeightedDraws) -> float | None:
+    """Test whether a weighted sum of columns is 0, by the statistic of its paired interval.
+
+    Two-sided, after Student with Welch's degrees of freedom: below 0.05 where `interval` with
+    `paired` leaves 0 out. None where that interval has no bounds.
+    """
+    found = interval(parts, paired=True, bound=math.inf)
+    if found.low is None:
+        return None
+    influences = [part.influence @ weights for part, weights in parts]
+    variances = [float(influence @ influence) for influence in influences]
+    freedom, widened = small_sample(variances, list(_questions(parts).values()))
+    return student_tails(abs(found.value) / float(combine(parts).std()) / widened, freedom)
+
+
+def _questions(parts: WeightedDraws) -> dict[str, int]:
+    """How many questions each subset has: as many as its column with the fewest."""
+    return {
+        part.table.subset: int((part.table.counts[:, weights != 0] > 0).sum(axis=0).min())
+        for part, weights in parts
+    }
+
+
 def combine(parts: WeightedDraws) -> Floats:
     """Sum the draws, without those in which a column that counts had no question."""
     summed = [part.draws[:, weights != 0] @ weights[weights != 0] for part, weights in parts]
@@ -179,16 +214,23 @@ def combine(parts: WeightedDraws) -> Floats:
 def small_sample_quantile(variances: Sequence[float], numbers: Sequence[int]) -> float:
     """Find the normal quantile that makes a percentile interval as wide as Student's.
 
-    `variances`: the bootstrap variance of each sample's share; `numbers`: its questions. Degrees of
-    freedom after Welch and Satterthwaite.
+    `variances`: the bootstrap variance of each sample's share; `numbers`: its questions.
+    """
+    freedom, widened = small_sample(variances, numbers)
+    return student_quantile(0.5 + CONFIDENCE / 2, freedom) * widened
+
+
+def small_sample(variances: Sequence[float], numbers: Sequence[int]) -> tuple[float, float]:
+    """Find the degrees of freedom after Welch and Satterthwaite.
+
+    Besides, by what the bootstrap's standard error is too small.
     """
     samples = list(zip(variances, numbers, strict=True))
     unbiased = [variance * number / (number - 1) for variance, number in samples]
     freedom = sum(unbiased) ** 2 / sum(
         variance**2 / (number - 1) for variance, number in zip(unbiased, numbers, strict=True)
     )
-    widened = math.sqrt(sum(unbiased) / sum(variances))
-    return student_quantile(0.5 + CONFIDENCE / 2, freedom) * widened
+    return freedom, math.sqrt(sum(unbiased) / sum(variances))
 
 
 def student_quantile(probability: float, freedom: float) -> float:
@@ -198,9 +240,7 @@ def student_quantile(probability: float, freedom: float) -> float:
     Abramowitz & Stegun 26.7.5.
     """
     if freedom < 10:
-        angles = np.linspace(0, math.pi / 2, 100_001)
-        area = np.cos(angles) ** (freedom - 1)
-        below = np.concatenate([[0], np.cumsum(area[1:] + area[:-1])])
+        angles, below = _student_angles(freedom)
         return math.sqrt(freedom) * math.tan(
             np.interp((2 * probability - 1) * below[-1], below, angles)
         )
@@ -211,6 +251,23 @@ def student_quantile(probability: float, freedom: float) -> float:
         + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
         + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
     )
+
+
+def student_tails(t: float, freedom: float) -> float:
+    """The probability that Student's t is at least as far from 0 as `t`; at least 1e-6.
+
+    Smaller ones would be less exact than they look.
+    """
+    angles, below = _student_angles(freedom)
+    within = np.interp(math.atan(t / math.sqrt(freedom)), angles, below) / below[-1]
+    return max(float(1 - within), 1e-6)
+
+
+def _student_angles(freedom: float) -> tuple[Floats, Floats]:
+    """Angles from 0 to a right one, and the density of Student's t summed up to each."""
+    angles = np.linspace(0, math.pi / 2, 100_001)
+    area = np.cos(angles) ** (freedom - 1)
+    return angles, np.concatenate([[0], np.cumsum(area[1:] + area[:-1])])
 
 
 def bca_bounds(

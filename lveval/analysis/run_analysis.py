@@ -14,9 +14,11 @@ from lveval.analysis import (
     causes,
     clusters,
     evidence,
+    groups,
     intervals,
     length_effect,
     measures,
+    misled,
     positions,
     times,
 )
@@ -24,9 +26,11 @@ from lveval.analysis.ablation import Ablation
 from lveval.analysis.causes import PointsLost
 from lveval.analysis.clusters import Breakdown
 from lveval.analysis.evidence import Evidence
+from lveval.analysis.groups import GroupMeans, Groups
 from lveval.analysis.intervals import Interval
 from lveval.analysis.length_effect import EffectiveLength, LengthCurve, LengthEffect
 from lveval.analysis.measures import Reasoning, Spread
+from lveval.analysis.misled import Misled
 from lveval.analysis.positions import DepthEffect, HeatCell, Histogram, Positions
 from lveval.analysis.times import Times
 from lveval.common.levels import FileKey
@@ -38,11 +42,14 @@ class RunAnalysis:
     """What the rows of one run show; of the released protocol but for the intervals."""
 
     intervals: Mapping[str, Breakdown[Interval]]  # protocol -> of its scores
+    groups: Mapping[str, Groups]  # protocol -> its scores by task group and language
     lengths: LengthEffect
     lost: PointsLost
     ablation: Ablation  # of the metric of `described`
     evidence_by_file: Mapping[FileKey, Evidence]
     evidence_by_level: Mapping[str, Evidence]
+    ceiling: Mapping[str, float]  # level -> the score that the evidence kept allows
+    misled: Misled | None  # None where no row tells of a confusing fact
     reasoning: Mapping[str, Reasoning]  # by level; empty where no answer has any
     measures: Mapping[str, Mapping[str, Spread]]  # of plugins, by name and level
     positions: Positions | None  # None where no row tells where its evidence stands
@@ -58,15 +65,26 @@ def analyze_run(evaluation: Evaluation) -> RunAnalysis:
     """Analyse a run's rows; UsageError as clusters.cluster_tables, also without a row."""
     rows, variants = evaluation.rows, evaluation.variants
     scores = clusters.score_tables(rows, list(PROTOCOLS))
-    effects = clusters.value_tables(rows, ablation.effects(variants))
-    measured = intervals.intervals_of({**scores, **effects}, paired=effects)
+    effects, marks = ablation.effects(variants), misled.marks(rows, evaluation.causes)
+    values = clusters.value_tables(rows, {**effects, **marks})
+    rates = misled.rate_tables({name: values.pop(name) for name in marks})
+    drawn = intervals.draw_together({**scores, **values, misled.VALUE: rates}, paired=effects)
+    by_file = evidence.by_file(rows)
     return RunAnalysis(
-        intervals={protocol: measured[protocol] for protocol in PROTOCOLS},
+        intervals={protocol: drawn.breakdown(protocol) for protocol in PROTOCOLS},
+        groups={
+            protocol: groups.measure_groups(evaluation.scores(protocol), drawn, protocol)
+            for protocol in PROTOCOLS
+        },
         lengths=length_effect.measure_length_effect(rows),
         lost=causes.points_lost(rows, evaluation.causes),
-        ablation=ablation.summarize(rows, variants, {name: measured[name] for name in effects}),
-        evidence_by_file=evidence.by_file(rows),
+        ablation=ablation.summarize(
+            rows, variants, {name: drawn.breakdown(name) for name in effects}
+        ),
+        evidence_by_file=by_file,
         evidence_by_level=evidence.by_level(rows),
+        ceiling=evidence.ceilings(by_file),
+        misled=misled.measure_misled(rows, drawn),
         reasoning=measures.reasoning_by_level(rows, evaluation.thinking_budget),
         measures=measures.measures_by_level(rows),
         positions=positions.measure_positions(rows, evaluation.depths),
@@ -77,11 +95,23 @@ def analyze_run(evaluation: Evaluation) -> RunAnalysis:
 def as_data(found: RunAnalysis) -> dict[str, object]:
     """Everything but the times as JSON holds it, rounded to two places (shares to four)."""
     lost = found.lost
-    more = {"reasoning": found.reasoning, "measures": found.measures, "positions": found.positions}
+    more = {
+        "misled": found.misled,
+        "reasoning": found.reasoning,
+        "measures": found.measures,
+        "positions": found.positions,
+    }
     return {
         "intervals": encode(found.intervals),
         "lengths": encode({"subsets": found.lengths.subsets, "mean": found.lengths.overall}),
-        "evidence": encode({"files": found.evidence_by_file, "levels": found.evidence_by_level}),
+        "groups": encode(found.groups),
+        "evidence": encode(
+            {
+                "files": found.evidence_by_file,
+                "levels": found.evidence_by_level,
+                "ceiling": found.ceiling,
+            }
+        ),
         "ablation": encode(found.ablation),
         "causes": encode(lost.rows),
         "points_lost": encode(
@@ -103,7 +133,7 @@ def encode(value: object, places: int = 2) -> object:
             }
         case list() | tuple():
             return [encode(item, places) for item in value]
-        case Interval() | DepthEffect():
+        case Interval() | DepthEffect() | Misled():
             return value.as_data()
         case EffectiveLength():
             return encode(vars(value), places=4)
@@ -120,7 +150,9 @@ def encode(value: object, places: int = 2) -> object:
                 for name, scores in value.scores.items()
             }
             return encode({**vars(value), "scores": means})
-        case Breakdown() | LengthCurve() | Reasoning() | Positions() | Histogram() | HeatCell():
+        case Breakdown() | LengthCurve() | Reasoning() | Groups() | GroupMeans():
+            return encode(vars(value))
+        case Positions() | Histogram() | HeatCell():
             return encode(vars(value))
         case Spread():
             return encode(vars(value), places=4)

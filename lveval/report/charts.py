@@ -7,8 +7,8 @@ class. Each chart is drawn for a wide and for a narrow screen, so that text keep
 style shows one of the two. plots.py paints the same charts into files.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
 from math import ceil, log2
@@ -16,6 +16,7 @@ from math import ceil, log2
 from lveval.analysis.intervals import Interval
 from lveval.common.levels import level_length
 from lveval.common.text import printable
+from lveval.report.beside import HUES
 from lveval.report.data import ReportData
 from lveval.results import HEADLINE, PUBLISHED, PUBLISHED_LEVELS
 
@@ -26,6 +27,8 @@ STEPS = 11  # colours of a heat map, h0 to h10 in page.css
 LABEL_GAP = 15.0  # between the baselines of two labels
 
 Point = tuple[float, float]
+
+Curve = tuple[str, dict[str, float]]  # name, level -> mean
 
 
 # --- what the charts show ---
@@ -38,20 +41,22 @@ class CurveEnd:
     level: str
     value: float
     name: str
-    is_own: bool = False
+    css: str = "published"  # "own", or the hue of a compared run
 
 
 @dataclass(frozen=True)
 class CurveChart:
-    """Level means of the run and, over the same subsets, of the published models."""
+    """Level means of the run and, over the same subsets, of compared runs and published models."""
 
     levels: list[str]  # the axis, by length
     ticks: list[float]  # of the scores
-    published: list[tuple[str, dict[str, float]]]  # name, level -> mean
+    published: list[Curve]
     name: str  # the run's
     own: dict[str, Interval]  # level -> its mean
     leaderboard_levels: list[str]  # of the own curve; points at others are hollow
     title: str = "Mean score by length of the context, this run and the published models"
+    compared: list[Curve] = field(default_factory=list)
+    ceiling: Mapping[str, float] = field(default_factory=dict)  # level -> score
 
     def across(self, level: str) -> float:
         """Place a level on the logarithmic axis, 0 to 1."""
@@ -62,14 +67,21 @@ class CurveChart:
     def own_end(self) -> CurveEnd:
         """Where the run's own curve ends."""
         level = list(self.own)[-1]
-        return CurveEnd(level, self.own[level].value, self.name, is_own=True)
+        return CurveEnd(level, self.own[level].value, self.name, "own")
 
     @property
     def ends(self) -> list[CurveEnd]:
         """The curves named at the margin: the own one only if it reaches it."""
         ends = [CurveEnd(*list(line.items())[-1], name) for name, line in self.published]
+        ends += [
+            CurveEnd(*list(line.items())[-1], name, HUES[number % len(HUES)])
+            for number, (name, line) in enumerate(self.compared)
+        ]
         if self.own_reaches_margin:
             ends.append(self.own_end)
+        for level, value in list(self.ceiling.items())[-1:]:
+            if value <= self.ticks[-1]:
+                ends.append(CurveEnd(level, value, "ceiling", "ceiling"))
         return ends
 
     @property
@@ -81,8 +93,10 @@ class CurveChart:
 def curve_chart(page: ReportData, protocol: str = HEADLINE) -> CurveChart:
     """Collect the curves under one protocol, of a page that has a level."""
     published, own = published_curves(page, protocol), page.protocols[protocol].level_means
-    levels = {*own, *(level for _, line in published for level in line)}
-    values = [value for _, line in published for value in line.values()]
+    compared = compared_curves(page, protocol)
+    lines = [line for _, line in (*published, *compared)]
+    levels = {*own, *(level for line in lines for level in line)}
+    values = [value for line in lines for value in line.values()]
     highest = max([*values, *(max(score.value, score.high or 0) for score in own.values())])
     return CurveChart(
         sorted(levels, key=level_length),
@@ -91,6 +105,8 @@ def curve_chart(page: ReportData, protocol: str = HEADLINE) -> CurveChart:
         page.name,
         {level: own[level] for level in page.levels},
         page.leaderboard_levels,
+        compared=compared,
+        ceiling=page.ceiling,
     )
 
 
@@ -111,9 +127,7 @@ def reasoning_chart(page: ReportData) -> CurveChart:
     return CurveChart(list(own), ticks, [], "tokens", own, list(own), title)
 
 
-def published_curves(
-    page: ReportData, protocol: str = HEADLINE
-) -> list[tuple[str, dict[str, float]]]:
+def published_curves(page: ReportData, protocol: str = HEADLINE) -> list[Curve]:
     """Average each published model at each level over the published subsets the run has there.
 
     At levels that the run lacks: over all subsets that it has anywhere. Models of which only the
@@ -130,6 +144,21 @@ def published_curves(
                 line[level] = mean
         if len(line) > 1 and model.drawn:
             lines.append((model.name, line))
+    return lines
+
+
+def compared_curves(page: ReportData, protocol: str = HEADLINE) -> list[Curve]:
+    """Average each compared run at each level of this one, where it has all of its subsets."""
+    found = page.protocols[protocol]
+    lines = []
+    for run in found.other_runs:
+        line = {}
+        for level in page.levels:
+            subsets = [subset for subset, of in found.scores if of == level]
+            if (mean := run.level_mean(level, subsets)) is not None:
+                line[level] = mean
+        if line:
+            lines.append((run.name, line))
     return lines
 
 
@@ -264,7 +293,7 @@ class Frame:
             (430.0, 44.0, 190.0) if self.is_wide else (400.0, 26.0, 132.0)
         )
         self.right = width - margin  # names are beyond
-        self.top, self.bottom = 14.0, self.height - 30
+        self.top, self.bottom = 14.0, self.height - (46 if chart.ceiling else 30)
 
     def x(self, level: str) -> float:
         """Where a level is."""
@@ -276,12 +305,19 @@ class Frame:
 
 
 def draw_curves(chart: CurveChart, width: int) -> str:
-    """Draw the published models' curves, if any, and above them the run's."""
+    """Draw the published models' curves, those of compared runs, and above them the run's."""
     frame = Frame(chart, width)
-    body = _axes(frame)
+    body = _axes(frame) + _ceiling(frame)
     for number, (name, line) in enumerate(chart.published):
         points = [(frame.x(level), frame.y(value)) for level, value in line.items()]
         body.append(polyline(points, f"published d{number % 4}", tooltip(name)))
+    for number, (name, line) in enumerate(chart.compared):
+        hue = HUES[number % len(HUES)]
+        points = [(frame.x(level), frame.y(value)) for level, value in line.items()]
+        body.append(polyline(points, f"other {hue} d{number % 4}", tooltip(name)))
+        for level, (x, y) in zip(line, points, strict=True):
+            said = tooltip(f"{name}, {level}: {line[level]:.2f}")
+            body.append(tag("circle", said, cx=x, cy=y, r=3.5, css=hue))
     body += _curve_names(frame)
     body += _own_curve(frame)
     return figure(width, frame.height, chart.title, body)
@@ -298,8 +334,35 @@ def _axes(frame: Frame) -> list[str]:
         x = frame.x(level)
         if written - x >= 36:
             body.append(label(x, frame.bottom + 20, level, "axis", "middle"))
+            if level in frame.chart.ceiling:
+                most = f"≤ {frame.chart.ceiling[level]:.0f}"
+                body.append(label(x, frame.bottom + 36, most, "axis", "middle"))
             written = x
     return body
+
+
+def _ceiling(frame: Frame) -> list[str]:
+    """The line of the ceiling, as far as it lies within the axis."""
+    ceiling = frame.chart.ceiling
+    points = [(frame.x(level), frame.y(value)) for level, value in ceiling.items()]
+    said = "Ceiling: the score that the evidence kept allows"
+    return [polyline(part, "ceiling", tooltip(said)) for part in parts_below(points, frame.top)]
+
+
+def parts_below(points: Sequence[Point], top: float) -> list[list[Point]]:
+    """Cut a line at the height `top`: its parts that lie there or lower on the screen."""
+    parts: list[list[Point]] = []
+    for (x, y), (x2, y2) in pairwise(points):
+        if max(y, y2) < top:
+            continue
+        crossing = (x + (x2 - x) * (top - y) / (y2 - y), top) if min(y, y2) < top else None
+        start = crossing if crossing and y < top else (x, y)
+        end = crossing if crossing and y2 < top else (x2, y2)
+        if parts and parts[-1][-1] == start:
+            parts[-1].append(end)
+        else:
+            parts.append([start, end])
+    return parts
 
 
 def _curve_names(frame: Frame) -> list[str]:
@@ -312,10 +375,9 @@ def _curve_names(frame: Frame) -> list[str]:
     places = spread_labels(wanted, frame.top, frame.bottom)
     x = frame.right + 6
     for end, y, place in zip(chart.ends, wanted, places, strict=True):
-        css = "own" if end.is_own else "published"
         leader = [(frame.x(end.level) + 4, y), (x - 2, place), (x + 6, place)]
         name = shortened(end.name, 26 if frame.is_wide else 16)
-        body += [polyline(leader, f"lead {css}"), label(x + 9, place + 4, name, f"name {css}")]
+        body += [polyline(leader, "lead"), label(x + 9, place + 4, name, f"name {end.css}")]
     return body
 
 

@@ -7,6 +7,7 @@ Scores, intervals and points lost are on the scale of 0 to 100. `protocols` has 
 each; all else is of the headline, the published scorer's.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict, TypeVar
@@ -17,16 +18,18 @@ from lveval.analysis.causes import PointsLost
 from lveval.analysis.comparison import Comparison
 from lveval.analysis.contexts import Contexts, Passage
 from lveval.analysis.evidence import Evidence
+from lveval.analysis.groups import Groups
 from lveval.analysis.intervals import Interval
 from lveval.analysis.length_effect import LengthCurve, LengthEffect
 from lveval.analysis.measures import Reasoning, Spread
+from lveval.analysis.misled import Misled
 from lveval.analysis.positions import Positions
 from lveval.analysis.run_analysis import RunAnalysis
 from lveval.analysis.score_breakdown import ScoreBreakdown, explain_score
 from lveval.analysis.sweep import Sweep
 from lveval.analysis.times import Times
 from lveval.common.levels import FileKey
-from lveval.report.leaderboard import Leaderboard, PublishedModel, Ranking, rank_run
+from lveval.report.leaderboard import Leaderboard, ModelScores, Ranking, rank_run
 from lveval.report.text import control_note
 from lveval.results import (
     HEADLINE,
@@ -84,10 +87,12 @@ class ProtocolScores:
     scores: dict[FileKey, Interval]
     level_means: dict[str, Interval]
     subset_means: dict[str, Interval]
+    groups: Groups  # the same scores by task group and language
     note: str  # what the intervals are
-    published: Sequence[PublishedModel]  # models whose scores in this unit are known
+    published: Sequence[ModelScores]  # models whose scores in this unit are known
     standing: Ranking | None  # of the run among them
     compared: Mapping[str, Comparison]  # by the other run's folder; this run is A
+    other_runs: Sequence[ModelScores]  # all that the runs of `compared` scored
 
 
 @dataclass
@@ -103,6 +108,8 @@ class ReportData:
     leaderboard_levels: list[str]  # whose mean is the leaderboard's overall score
     evidence_by_file: Mapping[FileKey, Evidence]
     evidence_by_level: Mapping[str, Evidence]
+    ceiling: Mapping[str, float]  # level -> the score that the evidence kept allows
+    misled: Misled | None  # None where no row tells of a confusing fact
     lost: PointsLost
     ablation: Ablation
     lengths: LengthEffect
@@ -131,14 +138,16 @@ def build_report(
     published: Mapping[str, Leaderboard] | None = None,
     rank: bool = False,
     compared: Mapping[str, Mapping[str, Comparison]] | None = None,
+    others: Sequence[Evaluation] = (),
     sweep: Sweep | None = None,
     contexts: Contexts | None = None,
 ) -> ReportData:
     """Collect everything that is known of a run.
 
     `published` and `compared` are by protocol. Published models are drawn beside the run's curve;
-    with `rank` the run is placed among them, or listed unranked with the reasons. Without
-    `contexts` the page has no passages of them.
+    with `rank` the run is placed among them, or listed unranked with the reasons. `others`: the
+    runs that it is compared with, to be drawn beside it, too. Without `contexts` the page has no
+    passages of them.
     """
     told = contexts or Contexts()
     limit = evaluation.identity.get("model_max_len")
@@ -149,8 +158,10 @@ def build_report(
         if rank:
             means = {level: mean.value for level, mean in of_unit.level_means.items()}
             of_unit.standing = rank_run(evaluation, means, board)
-    for name, others in (compared or {}).items():
-        protocols[name].compared = others
+    for name, comparisons in (compared or {}).items():
+        protocols[name].compared = comparisons
+    for name, of_protocol in protocols.items():
+        of_protocol.other_runs = run_scores((evaluation, *others), name)[1:]
     return ReportData(
         name=evaluation.name,
         levels=list(protocols[HEADLINE].level_means),
@@ -161,6 +172,8 @@ def build_report(
         leaderboard_levels=evaluation.leaderboard_levels,
         evidence_by_file=found.evidence_by_file,
         evidence_by_level=found.evidence_by_level,
+        ceiling=found.ceiling,
+        misled=found.misled,
         lost=found.lost,
         ablation=found.ablation,
         lengths=found.lengths,
@@ -190,11 +203,22 @@ def protocol_scores(evaluation: Evaluation, found: RunAnalysis, name: str) -> Pr
         scores=_with_values(intervals.files, scores),
         level_means=_with_values(intervals.levels, level_means(scores)),
         subset_means=_with_values(intervals.subsets, subset_means(scores)),
+        groups=found.groups[name],
         note="; ".join((INTERVAL_NOTE, *found.interval_notes(name))),
         published=(),
         standing=None,
         compared={},
+        other_runs=(),
     )
+
+
+def run_scores(runs: Sequence[Evaluation], protocol: str) -> list[ModelScores]:
+    """What runs scored, to be shown beside each other: those of one name by their folders."""
+    names = Counter(run.name for run in runs)
+    return [
+        ModelScores(run.name if names[run.name] == 1 else run.place, None, run.scores(protocol))
+        for run in runs
+    ]
 
 
 def _with_values(

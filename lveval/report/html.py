@@ -21,7 +21,7 @@ from typing import TypeVar
 from lveval.analysis import causes, contexts, length_effect
 from lveval.analysis.intervals import Interval
 from lveval.common.text import printable
-from lveval.report import charts, position_charts, sweep_chart, tables
+from lveval.report import charts, group_charts, position_charts, sweep_chart, tables
 from lveval.report.data import ReportData, RowView
 from lveval.results import PROTOCOLS, PUBLISHED_LEVELS
 
@@ -98,6 +98,7 @@ def render(page: ReportData) -> str:
             name: _drawn(partial(charts.draw_curves, charts.curve_chart(page, name)))
             for name in page.protocols
         },
+        **group_parts(page),
         evidence_bars=_drawn(
             partial(charts.draw_bars, "Evidence kept by level", charts.evidence_bars(page))
         ),
@@ -112,6 +113,25 @@ def _drawn(draw: Callable[[int], str]) -> list[str]:
     from markupsafe import Markup
 
     return [Markup(draw(width)) for width in charts.WIDTHS]  # noqa: S704 - our own drawing
+
+
+def group_parts(page: ReportData) -> dict[str, object]:
+    """What the page's part on groups, groups.html, shows of each protocol."""
+    found = {name: group_charts.group_chart(page, name) for name in page.protocols}
+    return {
+        "group_charts": found,
+        "radars": {
+            name: _drawn(partial(group_charts.draw_radar, chart)) if chart.has_radar else []
+            for name, chart in found.items()
+        },
+        "subset_bars": {
+            name: _drawn(partial(group_charts.draw_bars, chart)) for name, chart in found.items()
+        },
+        "groups_note": tables.GROUPS_NOTE,
+        "subsets_table": tables.subsets_table(),
+        "models_table": tables.models_table,
+        "misled_table": tables.misled_table,
+    }
 
 
 def position_parts(page: ReportData) -> dict[str, object]:

@@ -28,8 +28,8 @@ PUBLISHED_BUDGETS = {"factrecall_en": 16, "factrecall_zh": 16}  # max_new_tokens
 
 
 @dataclass(frozen=True)
-class PublishedModel:
-    """One model of a leaderboard: a score of each file, or no more than the means of levels."""
+class ModelScores:
+    """What a model or another run scored: each file, or no more than the means of levels."""
 
     name: str
     context_tokens: int | None
@@ -49,7 +49,7 @@ class PublishedModel:
 class Leaderboard:
     """Models whose scores are known in the unit of one protocol."""
 
-    models: Sequence[PublishedModel]
+    models: Sequence[ModelScores]
     note: str  # what a reader of the table must know
     why_unranked: Sequence[str] = ()  # why no run can be ranked here
 
@@ -118,7 +118,7 @@ def read_leaderboards(folder: Path = FOLDER) -> dict[str, Leaderboard]:
     }
 
 
-def read_recall(folder: Path = FOLDER) -> list[PublishedModel]:
+def read_recall(folder: Path = FOLDER) -> list[ModelScores]:
     """Read what reports quote in keyword recall; UsageError as read_published."""
     path, models = folder / "recall_overall.csv", []
     columns = ("model", "source", "without_extrapolation", *PUBLISHED_LEVELS)
@@ -126,11 +126,11 @@ def read_recall(folder: Path = FOLDER) -> list[PublishedModel]:
         drawn = line["without_extrapolation"] == "no"
         name = line["model"] if drawn else f"{line['model']}, without length extrapolation"
         means = {level: _number(where, line[level]) for level in PUBLISHED_LEVELS if line[level]}
-        models.append(PublishedModel(name, None, {}, line["source"], means, drawn))
+        models.append(ModelScores(name, None, {}, line["source"], means, drawn))
     return models
 
 
-def read_published(folder: Path = FOLDER) -> list[PublishedModel]:
+def read_published(folder: Path = FOLDER) -> list[ModelScores]:
     """Read the published models in the order of the files; UsageError names a bad file and line."""
     windows = {
         line["model"]: int(_number(where, line["context_tokens"]))
@@ -147,7 +147,7 @@ def read_published(folder: Path = FOLDER) -> list[PublishedModel]:
         score = _number(where, line["score"])
         scores.setdefault(line["model"], {})[line["subset"], line["level"]] = score
     return [
-        PublishedModel(name, windows.get(name), found, sources.get(name, ""))
+        ModelScores(name, windows.get(name), found, sources.get(name, ""))
         for name, found in scores.items()
     ]
 

@@ -1,4 +1,4 @@
-"""A report's plots as PNG and SVG files, by matplotlib: heat map, curves, causes, depths.
+"""A report's plots as PNG and SVG files, by matplotlib: heat map, curves, causes, depths, groups.
 
     plots.write(page, Path("report"))    # report_heatmap.png, report_heatmap.svg, …
 
@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING
 
 from lveval.common.files import write_atomic
 from lveval.common.text import printable
-from lveval.report import charts, position_plots
+from lveval.report import charts, group_plots, position_plots
+from lveval.report.beside import HUES
 from lveval.report.data import ReportData
+from lveval.report.group_plots import DASHES, INKS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-BLUE, GREY = "#0b5cad", "#555b63"  # this run, the others
+BLUE, GREY = INKS["own"], "#555b63"  # this run, the published models
 
 # Fonts with Chinese letters, as systems name them; those installed back up the default one.
 HAN = (
@@ -72,6 +74,7 @@ def write(page: ReportData, stem: Path) -> list[Path]:
         "heatmap": partial(_heatmap, page),
         "curves": partial(_curves, page),
         "causes": partial(_causes, page),
+        **group_plots.available(page),
         **position_plots.available(page),
     }
     written = []
@@ -129,8 +132,14 @@ def _curves(page: ReportData, figure: "Figure") -> None:
     chart = charts.curve_chart(page)
     top = chart.ticks[-1]
     for number, (_, line) in enumerate(chart.published):
-        places, style = [chart.across(level) for level in line], ("-", "--", ":", "-.")[number % 4]
+        places, style = [chart.across(level) for level in line], DASHES[number % 4]
         axes.plot(places, list(line.values()), style, color="#8a8f96", linewidth=1)
+    for number, (_, line) in enumerate(chart.compared):
+        places, hue = [chart.across(level) for level in line], HUES[number % len(HUES)]
+        style = f"{DASHES[number % 4]}o"
+        axes.plot(places, list(line.values()), style, color=INKS[hue], linewidth=1.5, markersize=4)
+    places = [chart.across(level) for level in chart.ceiling]
+    axes.plot(places, list(chart.ceiling.values()), ":", color="black", linewidth=1.2)
     places = [chart.across(level) for level in chart.own]
     axes.plot(places, [mean.value for mean in chart.own.values()], color=BLUE, linewidth=2.5)
     for place, (level, mean) in zip(places, chart.own.items(), strict=True):
@@ -146,11 +155,13 @@ def _curves(page: ReportData, figure: "Figure") -> None:
     for end, label in zip(chart.ends, charts.spread_labels(wanted, 0, frame), strict=True):
         x, y = chart.across(end.level), top * (1 - label / frame)
         axes.plot([x + 0.01, 1.05, 1.07], [end.value, y, y], color="#d0d4d9", linewidth=0.7)
-        name, colour = printable(charts.shortened(end.name, 30)), BLUE if end.is_own else GREY
+        name, colour = printable(charts.shortened(end.name, 30)), INKS.get(end.css, GREY)
         axes.text(1.075, y, name, color=colour, fontsize=8, va="center")
     axes.set_ylim(0, top)
     axes.set_xlim(-0.03, 1.3)
-    axes.set_xticks([chart.across(level) for level in chart.levels], chart.levels)
+    most = {level: f"\n≤ {value:.0f}" for level, value in chart.ceiling.items()}
+    names = [f"{level}{most.get(level, '')}" for level in chart.levels]
+    axes.set_xticks([chart.across(level) for level in chart.levels], names)
     axes.set_ylabel("mean score")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines["bottom"].set_bounds(-0.03, 1.03)

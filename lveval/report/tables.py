@@ -14,11 +14,15 @@ from itertools import compress
 from math import fsum
 from typing import TYPE_CHECKING, Any
 
+from lveval import config
 from lveval.analysis.ablation import BEFORE, STEPS
+from lveval.common.levels import level_length
 from lveval.common.table import text_table
 from lveval.common.text import one_line
+from lveval.report import beside
 from lveval.results import (
     HEADLINE,
+    LANGUAGES,
     PUBLISHED_LEVELS,
     Cause,
     Scores,
@@ -32,9 +36,11 @@ if TYPE_CHECKING:  # numpy is behind these
     from lveval.analysis.causes import PointsLost
     from lveval.analysis.comparison import Comparison
     from lveval.analysis.evidence import Evidence
+    from lveval.analysis.groups import Groups
     from lveval.analysis.intervals import Interval
     from lveval.analysis.length_effect import LengthEffect
     from lveval.analysis.measures import Reasoning, Spread
+    from lveval.analysis.misled import Misled
     from lveval.analysis.positions import Positions
     from lveval.analysis.sweep import Sweep
     from lveval.analysis.times import Times
@@ -155,6 +161,95 @@ def evidence_table(parts: "Mapping[str, Evidence]") -> Table:
         for name, part in parts.items()
     ]
     return Table("Evidence kept by the truncation", head, lines, "evidence")
+
+
+GROUPS_NOTE = (
+    "Task groups as the benchmark's README has them; it counts lic_mixup as multi-hop, which its "
+    "authors have since called single-hop. Ceiling: the score of a reader who fails only where the "
+    "cut took the evidence, as the mean over the subsets of the rows that kept it."
+)
+
+
+def groups_table(
+    found: "Groups", ceiling: Mapping[str, float], protocol: str = HEADLINE, *, brief: bool = False
+) -> Table:
+    """The means of task groups and languages by level, and the ceiling.
+
+    `brief`: with the interval of the last mean only.
+    """
+    found_levels = {level for means in found.named.values() for level in means.levels}
+    levels = sorted(found_levels, key=level_length)
+    lines = []
+    for name, means in found.named.items():
+        cells = [means.levels.get(level) for level in levels]
+        cells.append(means.overall)
+        if brief:
+            shown = [number(cell.value) if cell else "" for cell in cells]
+            lines.append([name, *shown, means.overall.between()])
+        else:
+            lines.append([name, *map(_score, cells)])
+    blanks = [""] * (1 + brief)
+    if ceiling:
+        lines.append(["ceiling", *(number(ceiling.get(level)) for level in levels), *blanks])
+    head = ["group", *levels, "mean", *(["95 % interval"] if brief else [])]
+    title = f"Scores by task group and language ({protocol})"
+    return Table(title, head, lines, f"groups-{protocol}", GROUPS_NOTE)
+
+
+def subsets_table() -> Table:
+    """What config.py says of the subsets: group, language, what was done against easy answers."""
+    lines = [
+        [
+            subset,
+            group,
+            LANGUAGES.get(config.DATASET_LANGUAGE.get(subset, ""), ""),
+            ", ".join(config.DATASET_FLAGS.get(subset, [])),
+            str(config.DATASET_ROWS.get(subset, "")),
+        ]
+        for subset, group in config.DATASET_GROUP.items()
+    ]
+    note = (
+        "CFI: confusing facts inserted. KPR: keywords and phrases replaced, so that the answer "
+        "cannot be known from pre-training. AK: answer keywords annotated by people."
+    )
+    head = ("subset", "group", "language", "flags", "rows per length")
+    return Table("The subsets", head, lines, "subsets", note)
+
+
+def models_table(name: str, found: "ProtocolScores", level: str | None = None) -> Table:
+    """Each subset's score of this run, of compared runs and of the published models.
+
+    At one level, or as means of the levels that this run has.
+    """
+    lines = beside.model_lines(name, found, level)
+    subsets = table_order(lines[0].subsets)
+    cells = [[line.name, *(number(line.subsets[each]) for each in subsets)] for line in lines]
+    head = ["model", *(subset.removesuffix("_mixup") for subset in subsets)]
+    note = "A model counts where it has all the lengths that this run has."
+    title = f"Scores by subset ({found.name}), {level or 'mean of the lengths'}"
+    return Table(title, head, cells, f"models-{found.name}", note)
+
+
+def misled_table(found: "Misled") -> Table:
+    """How often a confusing fact misled the answer, by language and subset."""
+    languages = {LANGUAGES[name]: rate for name, rate in found.languages.items()}
+    lines = [
+        [name, f"{part.rows:,}", f"{part.misled:,}", number(part.rate.value), part.rate.between()]
+        for name, part in {**languages, **found.subsets}.items()
+    ]
+    said = (
+        "Rows with a confusing fact whose evidence was not cut; misled: the cause is distracted. "
+        "A language's rate is the mean of its subsets'. "
+        f"Left out, because the evidence was cut: {found.cut:,} rows."
+    )
+    if found.difference is not None:
+        said += f" English less Chinese: {_change(found.difference)} percentage points"
+        if found.p is not None:
+            value = "p < 0.0001" if found.p < 0.0001 else f"p {found.p:.4f}"
+            said += f", {value} (Student's test, after Welch)"
+        said += f": {found.verdict}. The languages ask other questions."
+    head = ("", "rows", "misled", "rate (%)", "95 % interval")
+    return Table("Misled by a confusing fact", head, lines, "misled", said)
 
 
 def reasoning_table(parts: "Mapping[str, Reasoning]") -> Table:
@@ -367,9 +462,16 @@ def sweep_table(found: "Sweep") -> Table:
 
 def page_tables(page: "ReportData") -> list[Table]:
     """Every table of the page."""
+    beside_tables = [models_table(page.name, found) for found in page.protocols.values()]
     return [
         *(_score_table(page, found) for found in page.protocols.values()),
         *(_ranking_table(page.name, found) for found in page.protocols.values() if found.standing),
+        *(
+            groups_table(found.groups, page.ceiling, found.name)
+            for found in page.protocols.values()
+        ),
+        *(table for table in beside_tables if len(table.lines) > 1),
+        *([misled_table(page.misled)] if page.misled else []),
         evidence_table(page.evidence_by_level),
         *([depth_table(page.positions)] if page.positions and page.positions.effects else []),
         length_table(page.lengths),

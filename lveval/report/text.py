@@ -16,6 +16,7 @@ from lveval.data import controls
 from lveval.report.tables import (
     ABLATION_NOTE,
     DEPTHS_NOTE,
+    GROUPS_NOTE,
     TIMES_NOTE,
     Table,
     ablation_table,
@@ -24,8 +25,10 @@ from lveval.report.tables import (
     comparison_table,
     depth_table,
     evidence_table,
+    groups_table,
     length_table,
     measures_table,
+    misled_table,
     number,
     reasoning_table,
     times_table,
@@ -135,6 +138,11 @@ def print_findings(found: "RunAnalysis") -> None:
     """Print what truncation did, what length costs, and where points went."""
     from lveval.analysis.length_effect import FRACTION
 
+    groups = groups_table(found.groups[HEADLINE], found.ceiling, brief=True)
+    print(f"\nby task group and language ({HEADLINE})\n{groups.text()}\n{GROUPS_NOTE}")
+    if found.misled:
+        misled = misled_table(found.misled)
+        print(f"\nanswers misled by a confusing fact\n{misled.text()}\n{misled.note}")
     if any(part.known for part in found.evidence_by_level.values()):
         print(
             "\nevidence kept by the truncation, "

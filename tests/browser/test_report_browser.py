@@ -207,7 +207,15 @@ def test_the_switch_shows_one_protocol_at_a_time(opened: Open, width: int) -> No
         parts = page.tab.locator(selector).all()
         return {part.get_attribute("data-protocol") for part in parts if part.is_visible()}
 
-    parts = ("#headline", "#scores", "#curves", "#leaderboard", "#comparison")
+    parts = (
+        "#headline",
+        "#scores",
+        "#curves",
+        "#groups",
+        "#subsets",
+        "#leaderboard",
+        "#comparison",
+    )
     first = page.tab.locator(".row .score").first
     headline = page.tab.locator("#headline dd >> visible=true").first
     seen = set()
@@ -338,14 +346,15 @@ def test_the_theme_follows_the_system_and_the_switch(opened: Open, scheme: str) 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_nothing_sticks_out_at_any_width(opened: Open, width: int) -> None:
-    for name in ("small", "hostile"):
+    for name in ("small", "full", "hostile"):
         page = opened(name, width)
         page.tab.locator(".row").first.click()
         assert page.tab.evaluate("document.documentElement.scrollWidth") <= width
         shown = page.tab.locator(".chart.narrow" if width == 360 else ".chart.wide")
         assert shown.first.is_visible()
         labels = page.tab.evaluate(
-            """(width) => [...document.querySelectorAll("#curves svg")]
+            """(width) => [...document.querySelectorAll(
+                "#curves svg, #groups svg, #subsets svg")]
             .filter((svg) => svg.clientWidth).map((svg) => {
                 const frame = svg.getBoundingClientRect();
                 return [...svg.querySelectorAll("text")].filter((text) => {
@@ -356,7 +365,7 @@ def test_nothing_sticks_out_at_any_width(opened: Open, width: int) -> None:
             }).flat()""",
             width,
         )
-        if name == "small":
+        if name != "hostile":
             assert labels == []  # nothing is clipped
 
 

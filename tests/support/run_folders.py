@@ -204,16 +204,21 @@ def bare_page(folder: Path) -> ReportData:
     return build_report(evaluation, run_analysis.analyze_run(evaluation))
 
 
+def halved(row: ScoredRow) -> ScoredRow:
+    """The row with half its scores."""
+    return replace(row, scores={name: score / 2 for name, score in row.scores.items()})
+
+
 def rich_page(folder: Path) -> ReportData:
     """A page with everything that may be added."""
     evaluation = evaluate(folder)
-    halved = [
-        replace(row, scores={name: score / 2 for name, score in row.scores.items()})
-        for row in evaluation.rows
+    files = [
+        replace(file, scored=[halved(row) for row in file.scored]) for file in evaluation.files
     ]
+    other_run = replace(evaluation, folder=Path("outputs/other-run"), files=files)
     compared = {}
     for protocol in PROTOCOLS:
-        other = comparison.compare_runs(evaluation.rows, halved, protocol)
+        other = comparison.compare_runs(evaluation.rows, other_run.rows, protocol)
         other = replace(other, flags=("different prompts: a in A, b in B",))
         compared[protocol] = {"outputs/other-run": other}
     return build_report(
@@ -222,6 +227,7 @@ def rich_page(folder: Path) -> ReportData:
         published=read_leaderboards(),
         rank=True,
         compared=compared,
+        others=[other_run],
         contexts=Contexts(passages={row.key: made_up_passages(row) for row in evaluation.rows}),
     )
 
@@ -342,6 +348,7 @@ def hostile_page(folder: Path) -> ReportData:
     for found in page.protocols.values():
         found.note = next(payload)
         found.published = [replace(model, name=next(payload)) for model in found.published]
+        found.other_runs = [replace(run, name=next(payload)) for run in found.other_runs]
         if found.standing:
             lines = {
                 part: [

@@ -20,7 +20,8 @@ def row(
 def measured(rows: list[ScoredRow]) -> ablation.Ablation:
     variants = [ablation.score_variants(each) for each in rows]
     tables = clusters.value_tables(rows, ablation.effects(variants))
-    return ablation.summarize(rows, variants, intervals.intervals_of(tables, paired=tables))
+    drawn = intervals.draw_together(tables, paired=tables)
+    return ablation.summarize(rows, variants, {name: drawn.breakdown(name) for name in tables})
 
 
 @pytest.mark.parametrize("subset", config.DATASET_METRIC)

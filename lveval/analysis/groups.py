@@ -1,0 +1,77 @@
+"""Scores by task group and by language: means of the files' scores, with intervals.
+
+    drawn = intervals.draw_together(clusters.score_tables(rows, ["released"]))
+    found = groups.measure_groups(evaluation.scores("released"), drawn, "released")
+    found.tasks["multi-hop QA"].levels["64k"].value, found.languages["en"].overall.low
+
+Which subset is in which group says config.DATASET_GROUP; subsets without a line there are in none.
+A group's score at a level is the plain mean of its subsets there, its overall score the mean of
+its levels: as the tables of scores have it, from rounded scores.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import fsum
+
+from lveval import config
+from lveval.analysis.clusters import measure_parts
+from lveval.analysis.intervals import DrawnTables, Interval
+from lveval.results import LANGUAGES, Scores, level_means, table_order
+
+
+@dataclass(frozen=True)
+class GroupMeans:
+    """The means of some subsets, in points."""
+
+    subsets: Sequence[str]  # that the run has, in the order of the tables
+    levels: Mapping[str, Interval]  # by length
+    overall: Interval  # of the levels' means
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The means of each task group and of each language that a run has."""
+
+    tasks: Mapping[str, GroupMeans]  # in the order of config.DATASET_GROUP
+    languages: Mapping[str, GroupMeans]  # "en", "zh"
+
+    @property
+    def named(self) -> dict[str, GroupMeans]:
+        """All of them by the names that tables show."""
+        spoken = {LANGUAGES[language]: means for language, means in self.languages.items()}
+        return {**self.tasks, **spoken}
+
+
+def measure_groups(scores: Scores, drawn: DrawnTables, protocol: str) -> Groups:
+    """Average a run's scores under one protocol; `drawn` has the tables of that name."""
+    subsets = table_order({subset for subset, _ in scores})
+
+    def means(group: str, table: Mapping[str, str]) -> GroupMeans:
+        own = [subset for subset in subsets if table.get(subset) == group]
+        return _group_means(own, scores, drawn, protocol)
+
+    tasks = {config.DATASET_GROUP.get(subset) for subset in subsets}
+    spoken = {config.DATASET_LANGUAGE[subset] for subset in subsets}
+    return Groups(
+        {
+            task: means(task, config.DATASET_GROUP)
+            for task in dict.fromkeys(config.DATASET_GROUP.values())
+            if task in tasks
+        },
+        {name: means(name, config.DATASET_LANGUAGE) for name in LANGUAGES if name in spoken},
+    )
+
+
+def _group_means(
+    subsets: Sequence[str], scores: Scores, drawn: DrawnTables, protocol: str
+) -> GroupMeans:
+    tables = [table for table in drawn.tables[protocol] if table.subset in subsets]
+    weights = measure_parts(tables, lambda weights: weights)
+    values = level_means({file: score for file, score in scores.items() if file[0] in subsets})
+    levels = {
+        level: replace(drawn.interval(protocol, weights.levels[level]), value=value)
+        for level, value in values.items()
+    }
+    overall = drawn.interval(protocol, weights.overall)
+    mean = round(fsum(values.values()) / len(values), 2)
+    return GroupMeans(subsets, levels, replace(overall, value=mean))
