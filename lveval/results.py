@@ -342,12 +342,20 @@ class Evaluation:
 
     def scores(self, protocol: str) -> Scores:
         """The score of every file that has rows."""
+        return dict(self._scores[protocol])
+
+    @cached_property
+    def _scores(self) -> dict[str, Scores]:
+        """By protocol: tables, means and analyses ask for them many times."""
         return {
-            (file.subset, file.level): metrics.file_score(
-                [row.scores[protocol] for row in file.scored]
-            )
-            for file in self.files
-            if file.rows
+            protocol: {
+                (file.subset, file.level): metrics.file_score(
+                    [row.scores[protocol] for row in file.scored]
+                )
+                for file in self.files
+                if file.rows
+            }
+            for protocol in PROTOCOLS
         }
 
     @property

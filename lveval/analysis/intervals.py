@@ -205,9 +205,15 @@ def _questions(parts: WeightedDraws) -> dict[str, int]:
 
 def combine(parts: WeightedDraws) -> Floats:
     """Sum the draws, without those in which a column that counts had no question."""
-    summed = [part.draws[:, weights != 0] @ weights[weights != 0] for part, weights in parts]
-    draws = np.sum(summed, axis=0)
-    finite: Floats = draws[np.isfinite(draws)]
+    draws = np.zeros(len(parts[0][0].draws))
+    for part, weights in parts:
+        used = np.flatnonzero(weights)
+        if len(used) == 1:  # of a file or a level: most sums are such
+            draws += part.draws[:, used[0]] * weights[used[0]]
+        else:
+            draws += part.draws[:, used] @ weights[used]
+    known = np.isfinite(draws)
+    finite: Floats = draws if known.all() else draws[known]
     return finite
 
 

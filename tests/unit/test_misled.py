@@ -116,8 +116,9 @@ def test_a_planted_difference_is_found_with_its_sign_and_none_is_not_called_one(
 def test_the_test_agrees_with_the_interval() -> None:
     chance = np.random.default_rng(12)
     seen = set()
-    for _ in range(60):
-        found = measured(*misled_run(chance, {"en": 0.3, "zh": 0.2}, questions=40))
+    for _ in range(30):
+        run = misled_run(chance, {"en": 0.3, "zh": 0.2}, questions=40)
+        found = measured(*run, draws=400)
         assert found is not None and found.difference is not None and found.p is not None
         low, high = found.difference.low, found.difference.high
         assert low is not None and high is not None
