@@ -247,7 +247,11 @@ def compare_runs(
     languages = {
         language: measure_difference(subsets, overall_weights(of_language))
         for language, of_language in sorted(
-            grouped((config.DATASET_LANGUAGE[table.subset], table) for table in tables).items()
+            grouped(
+                (config.DATASET_LANGUAGE[table.subset], table)
+                for table in tables
+                if table.subset in config.DATASET_LANGUAGE
+            ).items()
         )
     }
     return Comparison(
