@@ -392,6 +392,12 @@ def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
     return dict(groups)
 
 
+def by_language(subsets: Iterable[str]) -> dict[str, list[str]]:
+    """Collect the subsets of each language, as LANGUAGES has them; those without one are out."""
+    found = grouped((config.DATASET_LANGUAGE.get(subset, ""), subset) for subset in subsets)
+    return {language: found[language] for language in LANGUAGES if language in found}
+
+
 def rows_by_level(rows: Iterable[ScoredRow]) -> dict[str, list[ScoredRow]]:
     """Group rows by level, the levels by length."""
     groups = grouped((row.level, row) for row in rows)

@@ -28,7 +28,6 @@ from typing import Literal, TypeVar, cast
 
 import numpy as np
 
-from lveval import config
 from lveval.analysis.clusters import (
     DRAWS,
     ROUNDING,
@@ -48,7 +47,7 @@ from lveval.analysis.clusters import (
 from lveval.analysis.intervals import Interval, interval, notes
 from lveval.common.errors import LVEvalError, SettingsMismatch
 from lveval.data.controls import CONTROLS, Control
-from lveval.results import HEADLINE, PROTOCOLS, Evaluation, ScoredRow, grouped, table_order
+from lveval.results import HEADLINE, PROTOCOLS, Evaluation, ScoredRow, by_language, table_order
 from lveval.runs.spec import differences
 
 FLIPS = 10_000
@@ -245,14 +244,8 @@ def compare_runs(
     tables = [subset.a for subset in subsets.values()]
     parts = measure_parts(tables, lambda weights: measure_difference(subsets, weights))
     languages = {
-        language: measure_difference(subsets, overall_weights(of_language))
-        for language, of_language in sorted(
-            grouped(
-                (config.DATASET_LANGUAGE[table.subset], table)
-                for table in tables
-                if table.subset in config.DATASET_LANGUAGE
-            ).items()
-        )
+        language: measure_difference(subsets, overall_weights([subsets[each].a for each in spoken]))
+        for language, spoken in by_language(subsets).items()
     }
     return Comparison(
         adjust_p_values([parts])[0],

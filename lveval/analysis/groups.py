@@ -16,7 +16,7 @@ from math import fsum
 from lveval import config
 from lveval.analysis.clusters import measure_parts
 from lveval.analysis.intervals import DrawnTables, Interval
-from lveval.results import LANGUAGES, Scores, level_means, table_order
+from lveval.results import LANGUAGES, Scores, by_language, level_means, table_order
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,16 @@ def measure_groups(scores: Scores, drawn: DrawnTables, protocol: str) -> Groups:
     """Average a run's scores under one protocol; `drawn` has the tables of that name."""
     subsets = table_order({subset for subset, _ in scores})
 
-    def means(group: str, table: Mapping[str, str]) -> GroupMeans:
-        own = [subset for subset in subsets if table.get(subset) == group]
-        return _group_means(own, scores, drawn, protocol)
+    def means(members: Mapping[str, Sequence[str]]) -> dict[str, GroupMeans]:
+        return {
+            name: _group_means(own, scores, drawn, protocol) for name, own in members.items() if own
+        }
 
-    tasks = {config.DATASET_GROUP.get(subset) for subset in subsets}
-    spoken = {config.DATASET_LANGUAGE[subset] for subset in subsets}
-    return Groups(
-        {
-            task: means(task, config.DATASET_GROUP)
-            for task in dict.fromkeys(config.DATASET_GROUP.values())
-            if task in tasks
-        },
-        {name: means(name, config.DATASET_LANGUAGE) for name in LANGUAGES if name in spoken},
-    )
+    tasks = {
+        task: [subset for subset in subsets if config.DATASET_GROUP.get(subset) == task]
+        for task in dict.fromkeys(config.DATASET_GROUP.values())
+    }
+    return Groups(means(tasks), means(by_language(subsets)))
 
 
 def _group_means(

@@ -22,11 +22,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lveval import config
 from lveval.analysis.clusters import ClusterTable, Weights
 from lveval.analysis.comparison import SIGNIFICANT
 from lveval.analysis.intervals import DrawnTables, Interval, interval, student_p_value
-from lveval.results import LANGUAGES, Cause, ScoredRow, grouped, table_order
+from lveval.results import LANGUAGES, Cause, ScoredRow, by_language, table_order
 
 VALUE = "misled"  # what is drawn
 
@@ -106,7 +105,7 @@ def measure_misled(rows: Sequence[ScoredRow], drawn: DrawnTables) -> Misled | No
     if not tables:
         return None
     subsets = table_order(tables)
-    members = grouped((config.DATASET_LANGUAGE[subset], subset) for subset in subsets)
+    members = by_language(subsets)
 
     def mean_of(some: Sequence[str]) -> Weights:
         return {subset: np.array([1 / len(some)]) for subset in some}
@@ -122,7 +121,7 @@ def measure_misled(rows: Sequence[ScoredRow], drawn: DrawnTables) -> Misled | No
         parts = drawn.parts(VALUE, {**mean_of(members["en"]), **less})
         difference, p = interval(parts, paired=True), student_p_value(parts)
     return Misled(
-        {language: rate(members[language]) for language in LANGUAGES if language in members},
+        {language: rate(of_language) for language, of_language in members.items()},
         {subset: rate([subset]) for subset in subsets},
         sum(bool(row.confusing_facts) and row.evidence_kept is False for row in rows),
         difference,

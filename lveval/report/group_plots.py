@@ -12,18 +12,11 @@ from lveval.common.text import printable
 from lveval.report import charts
 from lveval.report.data import ReportData
 from lveval.report.group_charts import GroupChart, group_chart
-from lveval.report.position_plots import Draw
+from lveval.report.plot_style import DASHES, GRID, INKS, Draw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# By the class in page.css, as it is in light.
-INKS = {"own": "#0b5cad", "s0": "#0b6b4f", "s2": "#6a3fa0", "s3": "#a3286a", "s4": "#a34a12"}
-
-DASHES = ("-", "--", ":", "-.")
-
-GRID = "#d3d8de"
 
 
 def available(page: ReportData) -> dict[str, Draw]:

@@ -17,7 +17,7 @@ from lveval.common.text import printable
 from lveval.report import charts, group_plots, position_plots
 from lveval.report.beside import HUES
 from lveval.report.data import ReportData
-from lveval.report.group_plots import DASHES, INKS
+from lveval.report.plot_style import DASHES, INKS, Draw
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +70,7 @@ def write(page: ReportData, stem: Path) -> list[Path]:
         "svg.hashsalt": "lveval",  # ids in the file do not change from run to run
         "svg.fonttype": "path",
     }
-    plots: dict[str, position_plots.Draw] = {
+    plots: dict[str, Draw] = {
         "heatmap": partial(_heatmap, page),
         "curves": partial(_curves, page),
         "causes": partial(_causes, page),

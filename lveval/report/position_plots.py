@@ -4,12 +4,12 @@ for name, draw in position_plots.available(page).items():
     draw(figure)
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from lveval.analysis.positions import ENDS, TENTHS, Positions
 from lveval.report.data import ReportData
+from lveval.report.plot_style import INKS, Draw
 from lveval.report.position_charts import (
     HeatPanel,
     difference_text,
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Draw = Callable[["Figure"], None]
-
-BLUE, BAND = "#0b5cad", "#e3eefa"
+BLUE, BAND = INKS["own"], "#e3eefa"
 
 COLOURS = {"p-evidence": "#0072b2", "p-fact": "#e07b39"}  # as in page.css
 

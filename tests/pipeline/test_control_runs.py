@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import in_process, lines, row, write_data
+from support.processes import ECHO
 from support.service import FILE, NAME, Served, records, server
 from support.service import data as service_data
 from support.service import environment as service_environment
@@ -468,16 +469,7 @@ def test_a_plan_of_short_prompts_counts_them_all(tmp_path: Path) -> None:
         for number in range(30)
     ]
     write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", made)
-    words = (
-        "--backend",
-        "echo",
-        "--model-name",
-        "dry",
-        "--datasets",
-        "hotpotwikiqa_mixup",
-        "--lengths",
-        "1k",
-    )
+    words = (*ECHO, "--datasets", "hotpotwikiqa_mixup")
     where = ("--data-path", tmp_path / "data", "--output-dir", tmp_path / "out", "--plan")
     assert "estimated from 5 of 30 rows" in in_process("prediction.py", *words, *where).stdout
     found = in_process("prediction.py", *words, *where, "--control", "closed-book")

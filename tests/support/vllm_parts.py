@@ -9,18 +9,10 @@ import pytest
 
 from lveval.backends import vllm
 from lveval.backends.base import EngineOptions
+from support import processes
 
 INSTALLED = importlib.util.find_spec("vllm") is not None
-ECHO = (
-    "--backend",
-    "echo",
-    "--model-name",
-    "dry",
-    "--datasets",
-    "hotpotwikiqa_mixup",
-    "--lengths",
-    "1k",
-)
+ECHO = (*processes.ECHO, "--datasets", "hotpotwikiqa_mixup")
 
 
 def options(path: Path | str | None, **changes: object) -> EngineOptions:

@@ -17,19 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lveval.backends.base import (
-    ApiOptions,
-    EngineOptions,
-    Generation,
-    Json,
-    Prompt,
-    RemoteEngine,
-    RowKey,
-)
+from lveval.backends.base import ApiOptions, EngineOptions, Generation, Prompt, RowKey
 from lveval.backends.openai.faults import PERMANENT, ApiError, classify_status, redacted
 from lveval.backends.openai.responses import failed_generation
-from lveval.backends.openai.retry import RESUME_HINT, call_with_retry, shutting_down
-from lveval.backends.openai.service import Service
+from lveval.backends.openai.retry import RESUME_HINT, call_with_retry
+from lveval.backends.openai.service import Service, ServiceEngine
 from lveval.common.errors import IncompleteRun, LVEvalError, ServiceError, StorageError, UsageError
 from lveval.common.files import disk_errors, durable_mkdir, write_atomic
 from lveval.common.jsonl import encode
@@ -68,29 +60,15 @@ class BatchFile:
     collected: bool = False
 
 
-class BatchEngine(RemoteEngine):
+class BatchEngine(ServiceEngine):
     """The service's Batch API; all prompts are taken before the first answer comes."""
 
     def __init__(self, service: Service, folder: Path, poll: float, most_bytes: int) -> None:
-        self.tokenizer = service.tokenizer
-        self.native_chat = service.native_chat
-        self._service = service
+        super().__init__(service)
         self._folder = folder
         self._poll = poll  # seconds between two looks
         self._stop: LVEvalError | None = None  # why no more is submitted
         self._most_bytes = most_bytes
-
-    def resolved_settings(self) -> dict[str, Json]:
-        """As online: a batch gives the same answers."""
-        return self._service.resolved_settings()
-
-    def context_window(self) -> int | None:
-        """As online."""
-        return self._service.context_window()
-
-    def stop_waiting(self) -> None:
-        """As online."""
-        shutting_down.set()
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Generation]]:
         """Submit what is not in flight, wait and collect; transient failures are sent again."""
@@ -128,10 +106,14 @@ class BatchEngine(RemoteEngine):
             run.deferred.append(part)
             return
         run.has_capacity = True
-        again = yield from self._collect(part, batch, run)
-        run.deferred += self._write(
-            line for line in self._lines(part) if json.loads(line)["custom_id"] in again
-        )
+        lines: dict[str, bytes] = {}
+        limits: dict[str, int | None] = {}  # the new tokens that each request asks for
+        for line in self._lines(part):
+            request = json.loads(line)
+            lines[request["custom_id"]] = line
+            limits[request["custom_id"]] = self._service.limit_of(request["body"])
+        again = yield from self._collect(part, batch, run, limits)
+        run.deferred += self._write(line for key, line in lines.items() if key in again)
         self._close(part)
         if self._stop:
             raise self._stop
@@ -233,9 +215,10 @@ class BatchEngine(RemoteEngine):
         part: BatchFile,
         batch: Any,  # noqa: ANN401 - an openai Batch
         run: "_BatchRun",
+        limits: Mapping[str, int | None],
     ) -> Generator[tuple[int, Generation], None, set[str]]:
         """Yield the rows of a batch that has ended; returns the keys that are to be sent again."""
-        ends = self._read_ends(part, batch, run.client)
+        ends = self._read_ends(part, batch, run.client, limits)
         answers = any(isinstance(end, Generation) for end in ends.values())
         again: set[str] = set()
         # What is paid for first.
@@ -271,12 +254,9 @@ class BatchEngine(RemoteEngine):
         part: BatchFile,
         batch: Any,  # noqa: ANN401 - an openai Batch
         client: "openai.OpenAI",
+        limits: Mapping[str, int | None],
     ) -> dict[str, Generation | ApiError]:
         ends: dict[str, Generation | ApiError] = {}
-        limits = {
-            request["custom_id"]: self._service.limit_of(request["body"])
-            for request in map(json.loads, self._lines(part))
-        }
         for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
             content = self._ask(partial(client.files.content, file_id), part=part).content
             lines = filter(bytes.strip, content.split(b"\n"))

@@ -16,18 +16,12 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lveval.backends.base import Generation, Json, Prompt, RemoteEngine, Status
+from lveval.backends.base import Generation, Prompt, Status
 from lveval.backends.openai.faults import PERMANENT, ApiError, Kind
 from lveval.backends.openai.rate_limit import ConcurrencyLimiter
 from lveval.backends.openai.responses import failed_generation
-from lveval.backends.openai.retry import (
-    MAX_FAILURES,
-    MAX_SAME_FAILURES,
-    RESUME_HINT,
-    log_waiting,
-    shutting_down,
-)
-from lveval.backends.openai.service import Service
+from lveval.backends.openai.retry import MAX_FAILURES, MAX_SAME_FAILURES, RESUME_HINT, log_waiting
+from lveval.backends.openai.service import Service, ServiceEngine
 from lveval.backends.openai.settings import requested_max_tokens
 from lveval.common.errors import ExitCode, LVEvalError, ServiceError, UsageError
 
@@ -61,7 +55,7 @@ class _Row:
     own: int = 0  # failures while the service answered other requests
 
 
-class OpenAIEngine(RemoteEngine):
+class OpenAIEngine(ServiceEngine):
     """A service behind OpenAI's protocol; `generate` may be called once at a time.
 
     What a failure means is told by what else was answered. Where nothing was since the row's last
@@ -70,9 +64,7 @@ class OpenAIEngine(RemoteEngine):
     """
 
     def __init__(self, service: Service) -> None:
-        self.tokenizer = service.tokenizer
-        self.native_chat = service.native_chat
-        self._service = service
+        super().__init__(service)
         self._policy = service.retry_policy
         self._begin()
 
@@ -89,18 +81,6 @@ class OpenAIEngine(RemoteEngine):
         )  # words, rows that failed so since an answer
         self._stop: LVEvalError | None = None  # why no request goes out any more
         self._limiter: ConcurrencyLimiter | None = None
-
-    def resolved_settings(self) -> dict[str, Json]:
-        """What the service takes, and the model that it says it is."""
-        return self._service.resolved_settings()
-
-    def stop_waiting(self) -> None:
-        """Wake a tokenizer that waits for the endpoint."""
-        shutting_down.set()
-
-    def context_window(self) -> int | None:
-        """The service's window in tokens, where it tells it."""
-        return self._service.context_window()
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Generation]]:
         """Answer as many prompts at once as the service takes; see RemoteEngine."""

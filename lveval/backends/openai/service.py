@@ -11,12 +11,12 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from lveval.backends.base import ApiOptions, EngineOptions, Generation, Json, Prompt
+from lveval.backends.base import ApiOptions, EngineOptions, Generation, Json, Prompt, RemoteEngine
 from lveval.backends.openai import tokenizers
 from lveval.backends.openai.client import blocking, many_at_once
 from lveval.backends.openai.faults import ApiError, classify_exception, redacted
 from lveval.backends.openai.responses import ReplyReader
-from lveval.backends.openai.retry import MAX_SAME_FAILURES, log_waiting
+from lveval.backends.openai.retry import MAX_SAME_FAILURES, log_waiting, shutting_down
 from lveval.backends.openai.settings import (
     BUDGETS,
     engine_settings,
@@ -268,3 +268,24 @@ class Service:
         quoted = re.findall(r"['\"`](\w+)['\"`]", fault.message)
         words = [*quoted, *re.findall(r"\w+", fault.message)]
         return [word for word in dict.fromkeys(words) if word in ours]
+
+
+class ServiceEngine(RemoteEngine):
+    """What the engines that ask a service have of it, online or in batches."""
+
+    def __init__(self, service: Service) -> None:
+        self.tokenizer = service.tokenizer
+        self.native_chat = service.native_chat
+        self._service = service
+
+    def resolved_settings(self) -> dict[str, Json]:
+        """What the service takes, and the model that it says it is."""
+        return self._service.resolved_settings()
+
+    def context_window(self) -> int | None:
+        """The service's window in tokens, where it tells it."""
+        return self._service.context_window()
+
+    def stop_waiting(self) -> None:
+        """Wake threads that wait for the service."""
+        shutting_down.set()
