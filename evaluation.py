@@ -3,6 +3,7 @@ results.csv.
 
     python evaluation.py --input-dir outputs/chatglm3
     python evaluation.py --input-dir outputs/chatglm3 --compare outputs/yi-200k
+    python evaluation.py --import lm-eval samples_*.jsonl --data-path my_data --model-name yi-200k
 
 All protocols are always computed. `released`, the published scorer's, is the headline
 (results.json, results.csv); `described`, the paper's two stages, goes to results_described.json and
@@ -327,8 +328,30 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="score an incomplete run's rows, into results.partial.*",
     )
+    parser.add_argument(
+        "--import",
+        dest="imported",
+        nargs="+",
+        metavar=("FORMAT", "FILE"),
+        help="make the run of answers from elsewhere, then score it; lm-eval, opencompass or csv, "
+        "and its files (docs/exchange.md); without --model-name beside the first file",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="with --import: rename an earlier run"
+    )
     arguments = parser.parse_args(argv)
-    arguments.folder = named_run_folder(parser, arguments)
+    if arguments.imported is None:
+        if arguments.overwrite:
+            parser.error("--overwrite is for --import")
+        arguments.folder = named_run_folder(parser, arguments)
+        return arguments
+    if arguments.input_dir is not None or len(arguments.imported) < 2:
+        parser.error("--import: expected FORMAT FILE …, and --model-name or nothing")
+    first = Path(arguments.imported[1])
+    place, name = arguments.output_dir, arguments.model_name
+    if name is None:
+        place, name = first.parent, f"{first.stem}-imported"
+    arguments.folder = run_folders.run_folder(place, name)
     return arguments
 
 
@@ -342,6 +365,18 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
     # A folder's name that the terminal cannot encode is shown as an escape, not as a traceback.
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
+    if arguments.imported:
+        from lveval.exchange.importing import import_answers
+
+        form, *paths = arguments.imported
+        import_answers(
+            form,
+            [Path(path) for path in paths],
+            arguments.data_path,
+            arguments.folder,
+            model_name=arguments.model_name or "",
+            overwrite=arguments.overwrite,
+        )
     evaluation, *others = (evaluate(each) for each in (arguments.folder, *arguments.compare))
     print_counts(evaluation)
     if evaluation.unfinished:

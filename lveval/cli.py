@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "report": ("lveval.cli:report", (), "show a run as one HTML page; plots and tables"),
     "plan": ("lveval.prediction:main", ("--plan",), "tell tokens, money and hours of a run"),
     "check": ("lveval.prediction:main", ("--check",), "look whether a run can work"),
+    "export": ("lveval.cli:export", (), "write a run's scores and rows for other tools"),
     "construct": ("lveval.construct.write:main", (), "build data in LV-Eval's style"),
 }
 
@@ -204,5 +205,59 @@ def report(argv: Sequence[str] | None = None) -> ExitCode:
         written += plots.write(page, output.with_suffix(""))
     write_atomic(output, html.render(page))
     for path in (*written, output):
+        print(printable(str(path)))
+    return ExitCode.COMPLETE
+
+
+def export_parser(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options of an export."""
+    parser = argparse.ArgumentParser(
+        description="Write a run's scores and rows in another tool's format (docs/exchange.md).",
+        epilog="exit codes: 0 written, 2 a wrong option or bad data, 3 rows are missing, "
+        "6 a file cannot be written",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="the run's folder")
+    add("--format", choices=EXPORTS, required=True, help="whose files to write")
+    add("--output", type=Path, metavar="DIR", help="where (default: RUN/FORMAT)")
+    add("--model-id", metavar="ORG/NAME", help="the model's name there (default: the run's)")
+    add("--organization", default="unknown", metavar="NAME", help="who made the run (unknown)")
+    add("--data-path", type=Path, metavar="FOLDER", help="the run's data, for want of cached ones")
+    add("--allow-partial", action="store_true", help="export an incomplete run's rows")
+    add("-v", "--verbose", action="store_true", help="say more on standard error")
+    add("-q", "--quiet", action="store_true", help="say only what is wrong")
+    return parser.parse_args(argv)
+
+
+EXPORTS = ("every-eval-ever", "lm-eval")
+
+
+def export(argv: Sequence[str] | None = None) -> ExitCode:
+    """Write a run for another tool; prints the paths of what was written."""
+    arguments = export_parser(argv)
+    logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
+    from lveval.evaluation import evaluate
+    from lveval.exchange import every_eval_ever, exporting, lm_eval
+    from lveval.report.text import print_unfinished
+
+    evaluation = evaluate(arguments.run)
+    if evaluation.unfinished and not arguments.allow_partial:
+        print_unfinished(evaluation)
+        return ExitCode.INCOMPLETE
+    output: Path = arguments.output or arguments.run / arguments.format
+    hashes = exporting.hash_contexts(evaluation, arguments.data_path)
+    if len(hashes) < len(evaluation.rows):
+        log.warning(
+            "%d rows go without their context's hash: their data are not here (--data-path)",
+            len(evaluation.rows) - len(hashes),
+        )
+    if arguments.format == "lm-eval":
+        written = lm_eval.write(evaluation, output, hashes, arguments.model_id)
+    else:
+        written = every_eval_ever.write(
+            evaluation, output, hashes, arguments.model_id, arguments.organization
+        )
+    for path in written:
         print(printable(str(path)))
     return ExitCode.COMPLETE

@@ -67,6 +67,11 @@ class DataFile:
         sizes: list[int] = pc.binary_length(self._mapped().data.column("context")).to_pylist()
         return sizes
 
+    def questions(self) -> list[str]:
+        """Each row's question; looks at no context."""
+        found: list[str] = self._mapped().data.column("input").to_pylist()
+        return found
+
     def _mapped(self) -> "Dataset":
         dataset = _open_cache(self.path)
         if dataset is None:
