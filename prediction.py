@@ -35,6 +35,7 @@ from lveval.options import RunOptions, Scheduler, without_secrets
 from lveval.planning import token_counts
 from lveval.planning.check import run_checks
 from lveval.planning.plan import print_plan
+from lveval.planning.workload import write_workload
 from lveval.runs.folder import read_manifest, records_depths
 from lveval.runs.spec import RunSpec
 from lveval.runs.store import RunStore
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     run = Run.of(options, keys)
 
     # --- 2. Selection: every data file is read and checked before a model is loaded -----------
-    if options.plan:
+    if options.plan or options.export_prompts:
         with token_counts.counting_pool(keys) as pool:
             files = load_selection(
                 keys, options.data_path, options.limit, pool, control=options.control
@@ -60,7 +61,11 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
             spec = build_spec(run, prompts, files, cluster_environment(run))
             warn_of_surprises(run, spec)
             job = make_job(run, prompts, files)
-            print_plan(options, job, files, spec.as_identity(), run.gpu_groups, pool)
+            if options.export_prompts:
+                write_workload(options.export_prompts, job, files, pool)
+                print(printable(str(options.export_prompts)))
+            else:
+                print_plan(options, job, files, spec.as_identity(), run.gpu_groups, pool)
         return ExitCode.COMPLETE
     files = load_selection(keys, options.data_path, options.limit, control=options.control)
 
@@ -143,7 +148,8 @@ class Run:
         gpus = visible_gpus() if options.module.ON_GPUS and not scheduler else []
         each = max(1, len(gpus)) if options.single_process else options.gpus_per_worker
         # A plan can be made on a machine without the GPUs that the run will have.
-        absent = options.plan and not options.calibrate and not gpus
+        looks = options.plan or options.export_prompts
+        absent = looks and not options.calibrate and not gpus
         groups = [] if scheduler or absent else gpu_groups(gpus, each)
         path = engine.model_path
         if scheduler and path and Path(path).exists():  # workers have another working directory

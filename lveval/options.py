@@ -263,7 +263,10 @@ CONFLICTS: list[tuple[Callable[[RunOptions], object], str]] = [
         lambda o: o.calibrate and not o.plan,
         "--calibrate: found no --plan; expected both, or neither to start the run",
     ),
-    (lambda o: o.plan and o.check, "--plan and --check: found both, expected one of the two"),
+    (
+        lambda o: sum(map(bool, (o.plan, o.check, o.export_prompts))) > 1,
+        "--plan, --check and --export-prompts: found several, expected one of them",
+    ),
     (
         lambda o: o.single_process and o.gpus_per_worker > 1,
         "--single-process takes all visible GPUs; found --gpus-per-worker too, expected one of "

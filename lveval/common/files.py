@@ -8,7 +8,7 @@ A fault of the disk ends in an LVEvalError with the exit code of storage.
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -37,15 +37,16 @@ def rename_to_backup(path: Path) -> Path:
     return target
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
+def write_atomic(path: Path, content: str | bytes | Iterable[bytes]) -> None:
     """Replace `path` by `content` whole or not at all: temporary file, fsync, rename, fsync of the
-    folder.
+    folder. Content that comes in parts is written as they come.
     """
+    whole = content.encode() if isinstance(content, str) else content
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors("writing", path):
         try:
             with beside.open("wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
+                file.writelines([whole] if isinstance(whole, bytes) else whole)
                 file.flush()
                 os.fsync(file.fileno())
             beside.rename(path)

@@ -28,7 +28,8 @@ from lveval.results import PROTOCOLS, Evaluation, FileResult, RowKey, ScoredRow,
 SCHEMA = "0.3.0"
 COLLECTION = "lveval"  # the datastore's folder of this benchmark
 
-MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*[\w-](/[A-Za-z0-9][\w.-]*[\w-])+", re.ASCII)
+PART = r"[A-Za-z0-9](?:[\w.-]*[\w-])?"  # of a path, on any system
+MODEL_ID = re.compile(rf"{PART}(?:/{PART})+", re.ASCII)
 
 
 def write(

@@ -65,12 +65,17 @@ def counting_pool(names: Sequence[FileKey]) -> Iterator[Executor]:
 _tokenizer: tuple[str, EngineOptions, Tokenizer] | None = None  # this process's
 
 
-def count_row(job: tasks.Job, native_chat: bool, key: RowKey) -> PromptTokens:
-    """Count the tokens of one row as a run of `job` records them."""
+def prepare_here(job: tasks.Job, native_chat: bool, key: RowKey) -> utils.PreparedPrompt:
+    """Make one row's prompt as a run of `job` does; the tokenizer is loaded once a process."""
     global _tokenizer
     if _tokenizer is None or _tokenizer[:2] != (job.backend, job.options):
         _tokenizer = job.backend, job.options, backend_module(job.backend).tokenizer(job.options)
-    made = tasks.prepare_row(job, _tokenizer[2], native_chat, key).prepared
+    return tasks.prepare_row(job, _tokenizer[2], native_chat, key).prepared
+
+
+def count_row(job: tasks.Job, native_chat: bool, key: RowKey) -> PromptTokens:
+    """Count the tokens of one row as a run of `job` records them."""
+    made = prepare_here(job, native_chat, key)
     return PromptTokens(len(made.prompt.tokens), made.prompt_tokens_full, made.evidence_kept)
 
 
