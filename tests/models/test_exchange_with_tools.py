@@ -1,4 +1,4 @@
-"""Exports read by the tools whose formats they have, and a workload against a real run's prompts.
+"""What other tools make of exports, of a workload and of CITATION.cff, and a run of its prompts.
 
     LVEVAL_TEST_TOOLS=/tools/bin:/lm_eval/bin:/vllm/bin pytest tests/models/test_exchange_with_tools.py
 
@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import in_process, lines, row, script, write_data
+from conftest import ROOT, in_process, lines, row, script, write_data
 
 FOLDERS = [Path(folder) for folder in os.environ.get("LVEVAL_TEST_TOOLS", "").split(":") if folder]
 FILE = "hotpotwikiqa_mixup_1k"
@@ -117,6 +117,11 @@ def test_the_workload_has_the_prompts_that_were_answered(run: Path, model_path: 
     counts = [len(tokenizer(str(line["prompt"]))["input_ids"]) for line in workload]
     assert counts == [record["prompt_tokens"] for record in records]
     assert any(int(str(r["prompt_tokens_full"])) > 80 for r in records)  # it was cut
+
+
+def test_the_citation_is_valid() -> None:
+    command = tool("cffconvert", "cffconvert")
+    assert "are valid" in run_tool(command, "--validate", "-i", ROOT / "CITATION.cff", cwd=ROOT)
 
 
 def test_vllms_bench_reads_the_workload(run: Path, model_path: Path) -> None:
