@@ -18,6 +18,7 @@ from lveval.results import PROTOCOLS
 
 REAL = ROOT / "tests" / "data" / "exchange"  # its README says how they were made
 LM_EVAL = sorted(REAL.glob("samples_*.jsonl"))
+OPENCOMPASS = sorted(REAL.glob("LVEval_*.json"))
 HOT, CMRC = "hotpotwikiqa_mixup_1k", "cmrc_mixup_1k"
 ROWS = {
     HOT: [row(number=number, words=30) for number in range(4)],
@@ -101,6 +102,32 @@ def test_samples_of_lm_eval_score_as_the_same_answers_do(load: Import, tmp_path:
     assert [record["pred"] for record in lines(run / f"{HOT}.jsonl")] == answers[HOT]
     assert next(iter(lines(run / f"{HOT}.jsonl")[0])) == "pred"
     assert json.loads((run / "run.json").read_text())["identity"]["backend"] == "imported"
+
+
+def test_predictions_of_opencompass_score_as_the_same_answers_do(
+    load: Import, tmp_path: Path
+) -> None:
+    """One file is in two parts, each of which counts from 0."""
+    assert [path.stem[-2:] for path in OPENCOMPASS] == ["1k", "_0", "_1"]
+    found = load("opencompass", *reversed(OPENCOMPASS))
+    assert found.returncode == 0, found.stderr
+    assert "7 answers of 7 rows imported; 0 without a row, 0 doubled, 0 rows" in found.stderr
+    whole, *parts = (json.loads(path.read_text(encoding="utf-8")) for path in OPENCOMPASS)
+    answers = {
+        CMRC: [each["prediction"] for each in whole.values()],
+        HOT: [each["prediction"] for part in parts for each in part.values()],
+    }
+    assert scores(tmp_path / "out" / "run") == scored_as_published(tmp_path / "published", answers)
+
+
+def test_a_prompt_that_does_not_hold_the_rows_question_is_of_no_row(
+    load: Import, data: Path
+) -> None:
+    write_data(data, HOT, [ROWS[HOT][0], *reversed(ROWS[HOT][1:])])
+    found = load("opencompass", *OPENCOMPASS[1:])
+    assert found.returncode == 3
+    assert f'LVEval_{HOT}_0.json: "1": its prompt does not hold the question' in found.stderr
+    assert "2 answers of 4 rows imported; 2 without a row" in found.stderr  # the first, the third
 
 
 # --- Every answer is accounted for ------------------------------------------------------------------------------------
