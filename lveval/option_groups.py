@@ -374,6 +374,7 @@ class PlanOptions:
     export_prompts: Path | None = option(
         "write the prompts, cut and in their chat format, as a workload for vLLM's bench, and end; "
         "nothing is answered (docs/exchange.md)",
+        valid=(lambda value: value.name, "the name of a file"),
         metavar="FILE",
     )
     max_cost: float | None = option(

@@ -13,6 +13,7 @@ also from its columns `dataset` and `level`.
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from lveval import config
 from lveval.common.errors import DataError, UsageError, unknown_name
 from lveval.common.files import disk_errors
 from lveval.common.levels import FileKey
+from lveval.common.logs import log
 from lveval.results import SUBSETS
 from lveval.runs.record import parse_record
 
@@ -69,8 +71,8 @@ def _one_text(where: str, value: object) -> str:
     while isinstance(found, list) and len(found) == 1:
         found = found[0]
     if not isinstance(found, str):
-        count = f"{len(found)} of them" if isinstance(found, list) else type(found).__name__
-        raise DataError(f"{where}: found {count} for an answer; expected one text")
+        kind = f"a list of {len(found)}" if isinstance(found, list) else type(found).__name__
+        raise DataError(f"{where}: found {kind} for an answer; expected one text")
     return found
 
 
@@ -80,12 +82,12 @@ def _one_text(where: str, value: object) -> str:
 def read_lm_eval(paths: Sequence[Path]) -> Iterator[ForeignAnswer]:
     """Read lm-eval's samples. Of a task with several filters the first one's answers count."""
     for path in paths:
-        key, first = _file_of(path), None
+        key, filters = _file_of(path), Counter[str]()
         for line, where in _lines(path):
             sample = parse_record(line, where)
-            name = sample.get("filter", "none")
-            first = name if first is None else first
-            if name != first:
+            name = str(sample.get("filter", "none"))
+            filters[name] += 1
+            if name != next(iter(filters)):
                 continue
             match sample:
                 case {"doc_id": int(index), "filtered_resps": answers, "doc": dict(document)}:
@@ -96,7 +98,20 @@ def read_lm_eval(paths: Sequence[Path]) -> Iterator[ForeignAnswer]:
                         'with "doc_id", "doc" and "filtered_resps"'
                     )
             question = asked if isinstance(asked, str) else None
-            yield ForeignAnswer(key, index, question, None, _one_text(where, answers), where)
+            prompt = _sampled_prompt(sample.get("arguments"))
+            yield ForeignAnswer(key, index, question, prompt, _one_text(where, answers), where)
+        if len(filters) > 1:
+            first, *others = filters
+            told = path, first, sum(filters[name] for name in others), ", ".join(others)
+            log.warning("%s: filter %s counts; passed over: %d answers of %s", *told)
+
+
+def _sampled_prompt(arguments: object) -> str | None:
+    """The prompt as plain text; None for a chat, which lm-eval keeps as JSON."""
+    match arguments:
+        case {"gen_args_0": {"arg_0": str(prompt)}} if not prompt.startswith("[{"):
+            return prompt
+    return None
 
 
 PART = re.compile(r"_([0-9]+)\.json")  # how the name of a part ends

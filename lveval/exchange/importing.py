@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lveval import utils
-from lveval.common.errors import DataError, unknown_name
+from lveval.common.errors import DataError, UsageError, unknown_name
 from lveval.common.files import disk_errors
 from lveval.common.levels import FileKey, file_name
 from lveval.common.logs import log
@@ -63,6 +63,9 @@ def import_answers(
     """
     if form not in FORMATS:
         raise unknown_name(form, "--import", list(FORMATS))
+    for path in paths:
+        if not path.is_file():
+            raise UsageError(f"{path}: found no file; expected one of the format {form}")
     joined = join(FORMATS[form](paths), data_path)
     missing = list(joined.missing)
     kinds = {"unknown": joined.unknown, "doubled": joined.doubled, "missing": missing}

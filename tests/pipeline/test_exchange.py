@@ -120,6 +120,22 @@ def test_predictions_of_opencompass_score_as_the_same_answers_do(
     assert scores(tmp_path / "out" / "run") == scored_as_published(tmp_path / "published", answers)
 
 
+def test_a_chats_prompt_is_a_list_of_turns(load: Import, tmp_path: Path) -> None:
+    path = tmp_path / f"LVEval_{HOT}.json"
+    told = {
+        str(number): {
+            "origin_prompt": [{"role": "HUMAN", "prompt": asked["input"]}, "a section's mark"],
+            "prediction": ["1800"],
+        }
+        for number, asked in enumerate(ROWS[HOT])
+    }
+    path.write_text(json.dumps(told))
+    assert load("opencompass", path).returncode == 0
+    path.write_text(json.dumps({"0": told["1"], "1": told["0"], "2": told["2"]}))
+    found = load("opencompass", path, more=("--overwrite",))
+    assert found.stderr.count("its prompt does not hold the question") == 2
+
+
 def test_a_prompt_that_does_not_hold_the_rows_question_is_of_no_row(
     load: Import, data: Path
 ) -> None:
@@ -144,6 +160,33 @@ def test_a_row_is_found_by_its_question_where_the_tool_shuffled(
     assert load("lm-eval", rewrite(path, tmp_path / "other", shuffled)).returncode == 0
     preds = [record["pred"] for record in lines(tmp_path / "out" / "run" / f"{HOT}.jsonl")]
     assert preds == [sample["filtered_resps"][0] for sample in samples(path)]
+
+
+def test_of_several_filters_the_first_counts_and_the_others_are_said(
+    load: Import, tmp_path: Path
+) -> None:
+    path = next(path for path in LM_EVAL if HOT in path.name)
+
+    def filtered(found: list[Any]) -> list[Any]:
+        return found + [each | {"filter": "upper", "filtered_resps": ["X"]} for each in found]
+
+    found = load("lm-eval", rewrite(path, tmp_path / "other", filtered))
+    assert found.returncode == 0, found.stderr
+    assert "filter none counts; passed over: 4 answers of upper" in found.stderr
+    preds = [record["pred"] for record in lines(tmp_path / "out" / "run" / f"{HOT}.jsonl")]
+    assert preds == [sample["filtered_resps"][0] for sample in samples(path)]
+
+
+def test_a_sample_whose_doc_has_no_question_is_known_by_its_prompt(
+    load: Import, data: Path, tmp_path: Path
+) -> None:
+    path = next(path for path in LM_EVAL if HOT in path.name)
+    bare = rewrite(path, tmp_path / "other", lambda found: [each | {"doc": {}} for each in found])
+    assert load("lm-eval", bare).returncode == 0
+    write_data(data, HOT, [*reversed(ROWS[HOT][:2]), *ROWS[HOT][2:]])
+    found = load("lm-eval", bare, more=("--overwrite",))
+    assert found.returncode == 3
+    assert f"{bare}:1: its prompt does not hold the question of row 0" in found.stderr
 
 
 def test_unknown_doubled_and_missing_rows_are_said_with_file_and_line(
@@ -267,7 +310,7 @@ def test_one_question_for_all_rows_needs_the_index(
         ("answers.csv", "index,pred\n0,x\n", "found no subset and level in the file's name"),
         ("a.csv", "index,pred,dataset,level\n0,x,nope,1k\n", ':2: unknown subset "nope"'),
         ("a.csv", "index,pred,dataset,level\n0,x,cmrc_mixup,k\n", ':2: level: found "k"'),
-        ("missing.csv", None, "missing.csv: reading failed (No such file"),
+        ("missing.csv", None, "missing.csv: found no file; expected one of the format csv"),
     ],
 )
 def test_a_csv_that_is_none_is_one_clear_sentence(
@@ -277,7 +320,7 @@ def test_a_csv_that_is_none_is_one_clear_sentence(
     if content is not None:
         path.write_text(content, encoding="utf-8")
     found = load("csv", path)
-    assert found.returncode in (2, 6) and complaint in found.stderr, found.stderr
+    assert found.returncode == 2 and complaint in found.stderr, found.stderr
     assert "Traceback" not in found.stderr and not (tmp_path / "out").exists()
 
 
@@ -294,13 +337,13 @@ def test_a_csv_that_is_none_is_one_clear_sentence(
             "lm-eval",
             f"{HOT}.jsonl",
             '{"doc_id": 0, "doc": {}, "filtered_resps": [[-1.5, false]]}\n',
-            ":1: found 2 of them for an answer; expected one text",
+            ":1: found a list of 2 for an answer; expected one text",
         ),
         (
             "lm-eval",
             f"{HOT}.jsonl",
             '{"doc_id": 0, "doc": {}, "filtered_resps": ["a", "b"]}\n',
-            ":1: found 2 of them for an answer",
+            ":1: found a list of 2 for an answer",
         ),
         ("opencompass", f"{HOT}.json", "[]", "found list; expected an object"),
         ("opencompass", f"{HOT}.json", '{"x": {}}', ': "x": expected the number of a row'),
