@@ -227,7 +227,7 @@ EXPORTS = ("every-eval-ever", "lm-eval")
 
 
 def export(argv: Sequence[str] | None = None) -> ExitCode:
-    """Write a run for another tool; prints the paths of what was written."""
+    """Write a run for another tool; prints the path of the file with the scores."""
     arguments = export_parser(argv)
     logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
     from lveval.evaluation import evaluate
@@ -251,6 +251,6 @@ def export(argv: Sequence[str] | None = None) -> ExitCode:
         written = every_eval_ever.write(
             evaluation, output, hashes, arguments.model_id, arguments.organization
         )
-    for path in written:
-        print(printable(str(path)))
+    log.info("%d files of rows, and one of scores:", len(written) - 1)
+    print(printable(str(written[-1])))
     return ExitCode.COMPLETE

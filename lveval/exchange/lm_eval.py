@@ -41,7 +41,7 @@ DOC = {
 def write(
     evaluation: Evaluation, folder: Path, hashes: Mapping[RowKey, str], model_id: str | None = None
 ) -> list[Path]:
-    """Write the files of a run into `<folder>/<model>/`; returns them.
+    """Write the files of a run into `<folder>/<model>/`; returns them, that of the scores last.
 
     Raises DataError where the run has no row, UsageError for a model's name that is no folder's,
     StorageError where the disk fails.

@@ -392,6 +392,17 @@ def test_import_makes_a_run_of_its_own(load: Import, tmp_path: Path) -> None:
     assert found.returncode == 2 and "--overwrite is for --import" in found.stderr
 
 
+def test_an_imported_run_is_shown_and_compared_but_not_ranked(
+    run: Path, data: Path, tmp_path: Path
+) -> None:
+    page = in_process("-m", "lveval", "report", "--input-dir", run, "--leaderboard")
+    assert page.returncode == 0, page.stderr
+    assert "not the official prompts" in (run / "report.html").read_text(encoding="utf-8")
+    shutil.copytree(run, tmp_path / "other")
+    compared = in_process("evaluation.py", "--input-dir", run, "--compare", tmp_path / "other")
+    assert compared.returncode == 0, compared.stderr
+
+
 # --- Scores and rows out ----------------------------------------------------------------------------------------------
 
 
@@ -405,7 +416,8 @@ def run(load: Import, tmp_path: Path) -> Path:
 def export(run: Path, *words: str | Path) -> list[Path]:
     found = in_process("-m", "lveval", "export", run, *words)
     assert found.returncode == 0, found.stderr
-    return [Path(line) for line in found.stdout.splitlines()]
+    scores_file = Path(found.stdout.removesuffix("\n"))
+    return [*sorted({*scores_file.parent.iterdir()} - {scores_file}), scores_file]
 
 
 def test_what_goes_out_to_lm_eval_comes_back_with_the_same_scores(
