@@ -202,6 +202,9 @@ def report(argv: Sequence[str] | None = None) -> ExitCode:
     return ExitCode.COMPLETE
 
 
+EXPORTS = ("every-eval-ever", "lm-eval")
+
+
 def export_parser(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of an export."""
     parser = argparse.ArgumentParser(
@@ -223,9 +226,6 @@ def export_parser(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-EXPORTS = ("every-eval-ever", "lm-eval")
-
-
 def export(argv: Sequence[str] | None = None) -> ExitCode:
     """Write a run for another tool; prints the path of the file with the scores."""
     arguments = export_parser(argv)
@@ -238,6 +238,11 @@ def export(argv: Sequence[str] | None = None) -> ExitCode:
     if evaluation.unfinished and not arguments.allow_partial:
         print_unfinished(evaluation)
         return ExitCode.INCOMPLETE
+    if evaluation.control:
+        raise UsageError(
+            f"{arguments.run}: found a run of the control {evaluation.control}, whose scores would "
+            "pass for the benchmark's elsewhere; expected one that was asked the benchmark"
+        )
     output: Path = arguments.output or arguments.run / arguments.format
     hashes = exporting.hash_contexts(evaluation, arguments.data_path)
     if len(hashes) < len(evaluation.rows):

@@ -99,7 +99,7 @@ def write(
     }
     durable_mkdir(folder / target)
     write_atomic(folder / samples, lines)
-    text = json.dumps(aggregate, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(aggregate, indent=2) + "\n"
     write_atomic(folder / f"{stem}.json", text)
     return [folder / samples, folder / f"{stem}.json"]
 
@@ -248,7 +248,7 @@ def _sample(
                 "turn_idx": 0,
                 "source": "output.raw",
                 "extracted_value": row.answer,
-                "extraction_method": "none" if row.answer == raw else "reasoning cut off",
+                "extraction_method": "none" if row.answer == raw else "post-processing",
                 "is_terminal": True,
             }
         ],

@@ -60,7 +60,7 @@ def write(
         write_atomic(written[-1], b"".join(lines))
     written.append(target / f"results_{date}.json")
     results = _results(evaluation, files, ended, model_id or model_name(evaluation))
-    write_atomic(written[-1], json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(written[-1], json.dumps(results, indent=2) + "\n")
     return written
 
 

@@ -515,6 +515,14 @@ def test_a_run_that_is_incomplete_or_none_is_not_exported(
     assert found.returncode == 2 and "no such folder" in found.stderr
 
 
+def test_a_controls_run_is_not_exported(run: Path) -> None:
+    manifest = json.loads((run / "run.json").read_text())
+    manifest["identity"]["given"] = {"control": "closed-book"}
+    (run / "run.json").write_text(json.dumps(manifest))
+    found = in_process("-m", "lveval", "export", run, "--format", "lm-eval")
+    assert found.returncode == 2 and "found a run of the control closed-book" in found.stderr
+
+
 def test_rows_of_the_published_harness_go_out_too(tmp_path: Path) -> None:
     scored_as_published(tmp_path / "old", {HOT: ["1800"] * 4})
     for words in (("lm-eval",), ("every-eval-ever", "--model-id", "org/m")):
