@@ -79,9 +79,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 HEADLINE = next(iter(PROTOCOLS))
 
-SUBSETS = list(config.DATASET_METRIC)  # in the order of every table
-
-PUBLISHED = [subset for subset in SUBSETS if subset in config.DATASET_ROWS]
+PUBLISHED = [subset for subset in config.DATASET_METRIC if subset in config.DATASET_ROWS]
 
 PUBLISHED_LEVELS = ("16k", "32k", "64k", "128k", "256k")
 
@@ -422,5 +420,5 @@ def _means(named_scores: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 def table_order(subsets: Iterable[str]) -> list[str]:
     """Sort subsets as every table does: in the order of config.py, others last."""
-    order = {subset: place for place, subset in enumerate(SUBSETS)}
+    order = {subset: place for place, subset in enumerate(config.DATASET_METRIC)}
     return sorted(subsets, key=lambda subset: order.get(subset, len(order)))

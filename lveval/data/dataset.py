@@ -67,6 +67,11 @@ class DataFile:
         sizes: list[int] = pc.binary_length(self._mapped().data.column("context")).to_pylist()
         return sizes
 
+    def languages(self) -> list[str]:
+        """Those that its rows are in."""
+        found: list[str] = self._mapped().unique("language")
+        return found
+
     def _mapped(self) -> "Dataset":
         dataset = _open_cache(self.path)
         if dataset is None:
