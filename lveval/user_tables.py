@@ -25,6 +25,8 @@ TABLES = {
     "--formats": ("LVEVAL_FORMATS", "lveval.utils"),
 }
 
+_hashes: dict[str, str] = {}  # of the files whose tables this process has
+
 
 def choose(option: str, path: str) -> None:
     """Take the tables of a file from now on. Raises UsageError where it cannot be used."""
@@ -55,9 +57,11 @@ def restored() -> Iterator[None]:
         if word.isupper()
     ]
     chosen = {variable: os.environ.get(variable) for variable, _ in TABLES.values()}
+    hashes = dict(_hashes)
     try:
         yield
     finally:
+        _fill(_hashes, hashes)
         for module, word, table, content in tables:
             setattr(module, word, table)
             _fill(table, content)
@@ -89,6 +93,7 @@ def replace_tables(option: str) -> None:
         raise UsageError(f"{option} {path}: no such file; expected Python source")
     module = importlib.import_module(name)
     known = [word for word in vars(module) if word.isupper()]
+    _hashes[option] = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
     for word, value in runpy.run_path(path).items():
         if not word.isupper():
             continue
@@ -103,10 +108,5 @@ def replace_tables(option: str) -> None:
 
 
 def fingerprints() -> dict[str, str]:
-    """Option -> hash of its file, of those that are chosen."""
-    chosen = {option: os.environ.get(variable) for option, (variable, _) in TABLES.items()}
-    return {
-        option: hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
-        for option, path in chosen.items()
-        if path
-    }
+    """Option -> hash of its file as it was when its tables were taken, of those that are chosen."""
+    return dict(_hashes)
