@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lveval.common.errors import UsageError
+from lveval.common.text import first_line
 
 # Option -> (environment variable, module whose tables the file replaces).
 TABLES = {
@@ -94,7 +95,12 @@ def replace_tables(option: str) -> None:
     module = importlib.import_module(name)
     known = [word for word in vars(module) if word.isupper()]
     _hashes[option] = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
-    for word, value in runpy.run_path(path).items():
+    try:
+        found = runpy.run_path(path)
+    except (Exception, SystemExit) as error:  # a user's own code may raise anything
+        said = f"{type(error).__name__}: {first_line(error)}"
+        raise UsageError(f"{option} {path}: {said}; expected Python that runs") from error
+    for word, value in found.items():
         if not word.isupper():
             continue
         if word not in known:
