@@ -366,29 +366,25 @@ class Evaluation:
         """
         from pandas import DataFrame
 
-        lines = [
-            {
-                "subset": row.subset,
-                "level": row.level,
-                "index": row.index,
-                "question": row.text("input"),
-                "truth": row.record["answers"][0],
-                "answer": row.answer,
-                "status": row.text("status") or "unrecorded",
-                "cause": cause,
-                **row.scores,
-                "prompt_tokens": row.count("prompt_tokens"),
-                "prompt_tokens_full": row.count("prompt_tokens_full"),
-                "answer_tokens": row.answer_tokens,
-                "evidence_kept": row.evidence_kept,
-            }
-            for row, cause in zip(self.rows, self.causes, strict=True)
-        ]
-        tokens = ("prompt_tokens", "prompt_tokens_full", "answer_tokens")
+        rows = self.rows
+        columns: dict[str, list[object]] = {
+            "subset": [row.subset for row in rows],
+            "level": [row.level for row in rows],
+            "index": [row.index for row in rows],
+            "question": [row.text("input") for row in rows],
+            "truth": [row.record["answers"][0] for row in rows],
+            "answer": [row.answer for row in rows],
+            "status": [row.text("status") or "unrecorded" for row in rows],
+            "cause": [*self.causes],
+            **{protocol: [row.scores[protocol] for row in rows] for protocol in PROTOCOLS},
+            "prompt_tokens": [row.count("prompt_tokens") for row in rows],
+            "prompt_tokens_full": [row.count("prompt_tokens_full") for row in rows],
+            "answer_tokens": [row.answer_tokens for row in rows],
+            "evidence_kept": [row.evidence_kept for row in rows],
+        }
         # Nullable types: a count that a row lacks makes no fractions of the others.
-        return DataFrame(lines).astype(
-            dict.fromkeys(tokens, "Int64") | {"evidence_kept": "boolean"}
-        )
+        types = {name: "Int64" for name in columns if "tokens" in name}
+        return DataFrame(columns).astype(types | {"evidence_kept": "boolean"})
 
     def _repr_html_(self) -> str:
         """The headline's scores as a notebook shows them; pandas escapes each cell."""
