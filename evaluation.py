@@ -102,10 +102,10 @@ def evaluate(folder: Path | str, data_path: Path | str | None = None) -> Evaluat
 def declare_own_subsets(
     folder: Path, manifest: Mapping[str, object], data_path: Path | str | None
 ) -> None:
-    """Let this process know the user's own subsets: as the run recorded them, else as a file has
-    them. Raises DataError.
+    """Let this process know the user's own subsets: as the run recorded them, of answers without
+    run.json as a file has them. Raises DataError.
     """
-    if data_path is not None:
+    if data_path is not None and not manifest:
         own_subsets.declare(own_subsets.read_own_subsets(Path(data_path)))
     identity = cast(Mapping[str, object], manifest.get("identity", {}))
     recorded = identity.get("subsets", {})

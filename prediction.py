@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     words = list(sys.argv[1:] if argv is None else argv)
     options = RunOptions.parse(user_tables.taken(words))
     logs.configure(verbose=options.verbose, quiet=options.quiet)
-    code = answer(options, words)
+    code = execute(options, words)
     if code in (ExitCode.COMPLETE, ExitCode.INCOMPLETE) and not (options.plan or options.check):
         print(printable(str(options.folder)))
     return code
@@ -67,7 +67,7 @@ def predict(**options: object) -> Path:
     with user_tables.restored():
         given = RunOptions.of_program(user_tables.taken(words))
         with logs.shown(verbose=given.verbose, quiet=given.quiet):
-            code = answer(given, words)
+            code = execute(given, words)
     if code is ExitCode.INTERRUPTED:
         raise KeyboardInterrupt
     if code is ExitCode.INCOMPLETE:
@@ -78,7 +78,7 @@ def predict(**options: object) -> Path:
     return given.folder
 
 
-def answer(options: RunOptions, words: list[str]) -> ExitCode:
+def execute(options: RunOptions, words: list[str]) -> ExitCode:
     """Plan, check or do what the options ask for; `words` are what they were read from."""
     # --- 1. What is asked, and by what --------------------------------------------------------
     prompts = load_prompt_set(options)

@@ -365,10 +365,9 @@ def keyword_words(keywords: Mapping[str, object]) -> list[str]:
     words: list[str] = []
     for name, value in keywords.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            expected = f'did you mean "{near[0]}"?' if near else "expected one of: "
-            more = "" if near else ", ".join(sorted(known))
-            raise UsageError(f'predict(): unknown option "{name}"; {expected}{more}')
+            if near := difflib.get_close_matches(name, known, 1):
+                raise UsageError(f'predict(): no option "{name}"; did you mean "{near[0]}"?')
+            raise unknown_name(name, "option of predict()", sorted(known))
         if isinstance(value, Mapping):
             words.append(f"{flag(name)}={_as_json(name, value)}")
         elif isinstance(value, list | tuple) and name in APPENDED:

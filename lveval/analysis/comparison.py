@@ -522,7 +522,9 @@ def _own_mismatches(
         if a.get(field) != b.get(field)
     ]
     prompts = [_short(json.dumps(each.get("prompt"))) for each in (a, b)]
-    return found + difference_notes(f"prompt of {subset}", [x["prompt"] for x in (a, b)], prompts)
+    return found + difference_notes(
+        f"prompt of {subset}", [a.get("prompt"), b.get("prompt")], prompts
+    )
 
 
 def data_mismatches(a: Mapping[str, object], b: Mapping[str, object]) -> list[Mismatch]:

@@ -34,13 +34,14 @@ def shown(*, verbose: bool = False, quiet: bool = False) -> Iterator[None]:
     if log.hasHandlers():
         yield
         return
-    before = log.level, log.propagate
+    level, propagate = log.level, log.propagate
     configure(verbose=verbose, quiet=quiet)
     try:
         yield
     finally:
         log.handlers.clear()
-        log.level, log.propagate = before
+        log.setLevel(level)
+        log.propagate = propagate
 
 
 def configure(*, verbose: bool = False, quiet: bool = False) -> None:

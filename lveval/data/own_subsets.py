@@ -59,7 +59,7 @@ class OwnSubset:
         return asdict(self)
 
 
-# The two that a score of another kind needs: of each language, unless the file names others.
+# By language: the metrics of the other two protocols, where the file names none.
 DEFAULTS = {
     "en": {"metric_described": "qa_f1_score_described", "metric_recall": "keyword_recall_score"},
     "zh": {
@@ -106,11 +106,11 @@ def _parse(name: str, table: object, where: str) -> OwnSubset:
             raise unknown_name(key, f"key in {where}", keys)
     values: dict[str, object] = {"group": "", **table}
     language = values.get("language")
-    if language not in DEFAULTS:
+    if not isinstance(language, str) or language not in DEFAULTS:
         raise _wrong(where, values, "language", " or ".join(DEFAULTS))
     metric = values.get("metric")
     rouge = {"metric_described": metric} if str(metric).startswith("rouge") else {}
-    values = DEFAULTS[str(language)] | rouge | values
+    values = DEFAULTS[language] | rouge | values
     fitting = [name for name in METRICS if ("_zh_" in name) == (language == "zh")]
     for key in ("metric", "metric_described", "metric_recall"):
         if values.get(key) not in fitting:

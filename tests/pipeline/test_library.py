@@ -155,9 +155,9 @@ def test_rows_without_an_answer_raise_and_are_told(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"model_pth": "x"}, 'predict(): unknown option "model_pth"; did you mean "model_path"?'),
-        ({"dataset": ["x"]}, 'predict(): unknown option "dataset"; did you mean "datasets"?'),
-        ({"zzzzz": 1}, 'predict(): unknown option "zzzzz"; expected one of: adapter, '),
+        ({"model_pth": "x"}, 'predict(): no option "model_pth"; did you mean "model_path"?'),
+        ({"dataset": ["x"]}, 'predict(): no option "dataset"; did you mean "datasets"?'),
+        ({"zzzzz": 1}, 'unknown option of predict() "zzzzz"; expected one of: adapter, '),
         ({"limit": 2.5}, "predict(): argument --limit: "),
         ({"limit": 0}, "--limit: found 0, expected at least 1"),
         ({"single_process": "yes"}, "predict(): argument --single-process: "),

@@ -172,6 +172,7 @@ def test_a_template_of_prompts_comes_before_its_own(own_data: Path, tmp_path: Pa
     [
         ({"language": '"de"'}, "[my_qa] language: found 'de'; expected en or zh"),
         ({"language": None}, "[my_qa]: no language (found: group, metric, max_new_tokens, prompt)"),
+        ({"language": "[1]"}, "[my_qa] language: found [1]; expected en or zh"),
         ({"metric": '"qa_f2"'}, "[my_qa] metric: found 'qa_f2'; expected one of: qa_f1_score, "),
         ({"metric": '"qa_f1_zh_score"'}, "[my_qa] metric: found 'qa_f1_zh_score'; expected one of"),
         ({"metric": '"file_score"'}, "[my_qa] metric: found 'file_score'; expected one of"),

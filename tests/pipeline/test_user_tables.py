@@ -7,6 +7,7 @@ import pytest
 from conftest import in_process, lines, row, script, write_data
 
 from lveval import config, user_tables
+from lveval.execution import remote_cluster
 
 CONFIG = """
 from lveval import metrics
@@ -56,6 +57,9 @@ def test_a_checkouts_scripts_take_them_too_and_the_run_keeps_to_them(
     assert found.returncode == 0 and "prompt format: that of " in found.stderr, found.stderr
     spec = json.loads((tmp_path / "own-model/run.json").read_text())["identity"]
     assert spec["tables"]["chat_format"] == "own"
+    with user_tables.restored():  # what the workers of a cluster must agree on
+        user_tables.choose("--formats", str(formats))
+        assert set(remote_cluster.loaded_code()) - set(remote_cluster.CODE) == {"--formats"}
     changed = (
         'CHAT_FORMATS = {"own": ("<<", ">")}\n',
         f'{FORMATS}POSTPROCESSORS = {{"own": lambda answer: answer.upper()}}\n',
