@@ -13,12 +13,14 @@ with rows missing is not scored (exit 3) unless --allow-partial is given, and th
 results.partial.*. A comparison goes to comparison.json, too.
 """
 
+if __name__ == "__main__":
+    import lveval.common.startup  # noqa: F401 - first: an interrupt among the imports is a line
+
 import argparse
 import csv
 import io
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -151,6 +153,11 @@ def score_file(folder: Path, manifest: Mapping[str, object], subset: str, level:
             row = score_row(record, subset, level, place)
         except (TypeError, ValueError) as error:
             raise UsageError(f"{where}: {error}") from error
+        if manifest and available is not None and row.index >= available:
+            raise UsageError(
+                f'{where}: "index" is {row.index}; expected less than {available}, the rows of '
+                "the data file"
+            )
         result.scored.append(row)
         # At once, while the metrics still know the row's words.
         result.causes.append(classify_error(row))
@@ -361,8 +368,6 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     # they work, and how many there are would show in the last digits.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
-    # A folder's name that the terminal cannot encode is shown as an escape, not as a traceback.
-    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     folders = (arguments.folder, *arguments.compare)
     evaluation, *others = (evaluate(each, arguments.data_path) for each in folders)
     print_counts(evaluation)

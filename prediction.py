@@ -10,6 +10,9 @@ which evaluation.py reads. Every option is declared in lveval/option_groups.py. 
     folder = predict(model_path="/models/chatglm3-6b-32k", model_max_len=31500)
 """
 
+if __name__ == "__main__":
+    import lveval.common.startup  # noqa: F401 - first: an interrupt among the imports is a line
+
 import itertools
 import sys
 from collections import Counter
