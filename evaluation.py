@@ -4,6 +4,7 @@ results.csv.
     python evaluation.py --input-dir outputs/chatglm3
     python evaluation.py --input-dir outputs/chatglm3 --compare outputs/yi-200k
     python evaluation.py --import lm-eval samples_*.jsonl --data-path my_data --model-name yi-200k
+    evaluate("outputs/chatglm3").to_frame()    in a program, after `from lveval import evaluate`
 
 All protocols are always computed. `released`, the published scorer's, is the headline
 (results.json, results.csv); `described`, the paper's two stages, goes to results_described.json and
@@ -25,16 +26,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from lveval import config, results
+from lveval import config, user_tables
 from lveval.analysis.ablation import score_variants
 from lveval.analysis.causes import classify_error
 from lveval.common import logs
-from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli, unknown_name
+from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli
 from lveval.common.files import write_atomic
 from lveval.common.levels import level_length
 from lveval.common.logs import log
 from lveval.common.processes import collector_paused
 from lveval.common.text import printable
+from lveval.data import own_subsets
 from lveval.options import add_run_folder_options, named_run_folder
 from lveval.report.text import (
     print_comparisons,
@@ -63,10 +65,13 @@ if TYPE_CHECKING:
     from lveval.analysis.run_analysis import RunAnalysis
 
 
-def evaluate(folder: Path) -> Evaluation:
-    """Score every recorded row of a run; LVEvalError naming file and line at a row that cannot be
-    scored.
+def evaluate(folder: Path | str, data_path: Path | str | None = None) -> Evaluation:
+    """Score every recorded row of the run in `folder`, complete or not.
+
+    `data_path`: a folder whose subset.toml says what run.json does not, of answers from elsewhere.
+    Raises LVEvalError, which names file and line at a row that cannot be scored.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(
             f"{folder}: no such folder; expected the one that prediction.py printed as its last "
@@ -77,22 +82,38 @@ def evaluate(folder: Path) -> Evaluation:
         raise UsageError(
             f"{folder}: no prediction file; expected names such as lic_mixup_16k.jsonl"
         )
+    manifest = run_folders.read_manifest(folder) or {}
+    declare_own_subsets(folder, manifest, data_path)
     for subset, level in pairs:
-        if subset not in results.SUBSETS:
-            error = unknown_name(subset, "subset", results.SUBSETS)
-            raise UsageError(f"{folder / f'{subset}_{level}.jsonl'}: {error}")
+        if subset not in config.DATASET_METRIC:
+            where = folder / f"{subset}_{level}.jsonl"
+            raise UsageError(f"{where}: {own_subsets.unknown_subset(subset)}")
         for name in (*(protocol.table for protocol in PROTOCOLS.values()), "DATASET_LANGUAGE"):
             if subset not in getattr(config, name):
                 raise UsageError(
                     f"config.py: {name} has no line for {subset}; expected one, as DATASET_METRIC "
                     "has"
                 )
-    pairs.sort(key=lambda pair: (results.SUBSETS.index(pair[0]), level_length(pair[1])))
-    manifest = run_folders.read_manifest(folder) or {}
+    order = list(config.DATASET_METRIC)
+    pairs.sort(key=lambda pair: (order.index(pair[0]), level_length(pair[1])))
     files = [score_file(folder, manifest, *pair) for pair in pairs]
     return Evaluation(
         folder, manifest, files, read_times(folder), recorded_protocols=recorded_protocols(folder)
     )
+
+
+def declare_own_subsets(
+    folder: Path, manifest: Mapping[str, object], data_path: Path | str | None
+) -> None:
+    """Let this process know the user's own subsets: as the run recorded them, of answers without
+    run.json as a file has them. Raises DataError.
+    """
+    if data_path is not None and not manifest:
+        own_subsets.declare(own_subsets.read_own_subsets(Path(data_path)))
+    identity = cast(Mapping[str, object], manifest.get("identity", {}))
+    recorded = identity.get("subsets", {})
+    where = f"{folder / 'run.json'}: identity.subsets"
+    own_subsets.declare(own_subsets.parse_own_subsets(recorded, where))
 
 
 def recorded_protocols(folder: Path) -> dict[str, str]:
@@ -346,7 +367,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--overwrite", action="store_true", help="with --import: rename an earlier run"
     )
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(user_tables.taken(argv))
     if arguments.imported is None:
         if arguments.overwrite:
             parser.error("--overwrite is for --import")
@@ -382,7 +403,8 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
             model_name=arguments.model_name or "",
             overwrite=arguments.overwrite,
         )
-    evaluation, *others = (evaluate(each) for each in (arguments.folder, *arguments.compare))
+    folders = (arguments.folder, *arguments.compare)
+    evaluation, *others = (evaluate(each, arguments.data_path) for each in folders)
     print_counts(evaluation)
     if evaluation.unfinished:
         mark_stale_results(evaluation.folder)

@@ -54,13 +54,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     parser.add_argument("--version", action="version", version=f"lveval {__version__}")
     parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help="one of these")
     chosen: str = parser.parse_args(words[:1]).command
-    tables = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in user_tables.TABLES:
-        tables.add_argument(option, metavar="FILE")
-    files, rest = tables.parse_known_args(words[1:])
-    for option in user_tables.TABLES:
-        if path := getattr(files, option.removeprefix("--")):
-            user_tables.choose(option, path)
+    rest = user_tables.taken(words[1:])
     where, first, _ = COMMANDS[chosen]
     module, _, function = where.partition(":")
     sys.argv[0] = f"lveval {chosen}"  # what argparse shows as the program
@@ -139,7 +133,7 @@ def report_of_folder(
     from lveval.report.data import build_report
     from lveval.report.leaderboard import read_leaderboards
 
-    evaluation, *compared = (evaluate(each) for each in (folder, *others))
+    evaluation, *compared = (evaluate(each, data_path) for each in (folder, *others))
     if not evaluation.rows:
         raise UsageError(
             f"{folder}: no row has an answer yet; run prediction.py with this folder's options "
@@ -157,7 +151,9 @@ def report_of_folder(
             evaluation, {other.place: other for other in compared}
         ),
         others=compared,
-        sweep=sweep.sweep_runs(evaluation, {run.name: evaluate(run) for run in swept}, measure)
+        sweep=sweep.sweep_runs(
+            evaluation, {run.name: evaluate(run, data_path) for run in swept}, measure
+        )
         if swept
         else None,
     )

@@ -502,7 +502,29 @@ def mismatches(
         found += difference_notes("budgets of answers", [each or None for each in budgets])
     for subset in sorted(budgets[0].keys() & budgets[1].keys()):
         found += difference_notes(f"budget of {subset} answers", [each[subset] for each in budgets])
+    own = [section(each, "subsets") for each in both]
+    for subset in sorted(own[0].keys() & own[1].keys()):
+        found += _own_mismatches(subset, *(section(each, subset) for each in own))
     return sorted(found, key=lambda mismatch: not mismatch.refuses)
+
+
+# Of the definition of a user's own subset: what its scores depend on, beside the answers.
+SCORED_BY = ("language", "metric", "metric_described", "metric_recall")
+
+
+def _own_mismatches(
+    subset: str, a: Mapping[str, object], b: Mapping[str, object]
+) -> list[Mismatch]:
+    """Compare two definitions of one subset: refused where they are scored in two ways."""
+    found = [
+        Mismatch(f"{subset} has the {field} {a.get(field)} in A, {b.get(field)} in B", True)
+        for field in SCORED_BY
+        if a.get(field) != b.get(field)
+    ]
+    prompts = [_short(json.dumps(each.get("prompt"))) for each in (a, b)]
+    return found + difference_notes(
+        f"prompt of {subset}", [a.get("prompt"), b.get("prompt")], prompts
+    )
 
 
 def data_mismatches(a: Mapping[str, object], b: Mapping[str, object]) -> list[Mismatch]:

@@ -72,6 +72,11 @@ class DataFile:
         found: list[str] = self._mapped().data.column("input").to_pylist()
         return found
 
+    def languages(self) -> list[str]:
+        """Those that its rows are in."""
+        found: list[str] = self._mapped().unique("language")
+        return found
+
     def _mapped(self) -> "Dataset":
         dataset = _open_cache(self.path)
         if dataset is None:

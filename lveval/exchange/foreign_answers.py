@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lveval import config
-from lveval.common.errors import DataError, UsageError, unknown_name
+from lveval.common.errors import DataError, UsageError
 from lveval.common.files import disk_errors
 from lveval.common.levels import FileKey
 from lveval.common.logs import log
-from lveval.results import SUBSETS
+from lveval.data.own_subsets import unknown_subset
 from lveval.runs.record import parse_record
 
 LONGEST_CELL = 2**30  # characters of a CSV's cell; Python's own limit is 131,072
@@ -43,7 +43,7 @@ class ForeignAnswer:
 
 def named_file(path: Path) -> FileKey | None:
     """Find the `<subset>_<level>` in a file's name; None where there is none."""
-    names = sorted({*SUBSETS, *config.DATASET_ALIAS}, key=len, reverse=True)
+    names = sorted({*config.DATASET_METRIC, *config.DATASET_ALIAS}, key=len, reverse=True)
     subset = "|".join(map(re.escape, names))
     found = re.search(rf"(?<![^\W_])({subset})_([1-9][0-9]*k)(?![^\W_])", path.name)
     return found and (config.DATASET_ALIAS.get(found[1], found[1]), found[2])
@@ -187,8 +187,8 @@ def _csv_answer(path: Path, where: str, cells: dict[str, str | None]) -> Foreign
     subset, level, index = (cells.get(name) for name in ("dataset", "level", "index"))
     if subset and level:
         key = config.DATASET_ALIAS.get(subset, subset), level
-        if key[0] not in SUBSETS:
-            raise DataError(f"{where}: {unknown_name(subset, 'subset', SUBSETS)}")
+        if key[0] not in config.DATASET_METRIC:
+            raise DataError(f"{where}: {unknown_subset(subset)}")
         if not re.fullmatch(r"[1-9][0-9]*k", level):
             raise DataError(f'{where}: level: found "{level}"; expected one such as 16k')
     else:

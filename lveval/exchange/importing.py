@@ -16,6 +16,7 @@ from lveval.common.files import disk_errors
 from lveval.common.levels import FileKey, file_name
 from lveval.common.logs import log
 from lveval.data.dataset import DataFile, load_file
+from lveval.data.own_subsets import declare, read_own_subsets
 from lveval.data.rows import Row
 from lveval.exchange.foreign_answers import FORMATS, ForeignAnswer
 from lveval.runs.record import IMPORTED, Prediction
@@ -66,6 +67,8 @@ def import_answers(
     for path in paths:
         if not path.is_file():
             raise UsageError(f"{path}: found no file; expected one of the format {form}")
+    own = read_own_subsets(data_path)
+    declare(own)
     joined = join(FORMATS[form](paths), data_path)
     missing = list(joined.missing)
     kinds = {"unknown": joined.unknown, "doubled": joined.doubled, "missing": missing}
@@ -73,12 +76,14 @@ def import_answers(
         _tell(name, told)
     if not joined.rows:
         raise DataError(f"{paths[0]}: no answer in it is to a row of the data")
-    identity = {
+    identity: dict[str, object] = {
         "backend": IMPORTED,
         "engine": {"format": form, "files": sorted(map(_sha256, paths))},
         "model_name": model_name or folder.name,
         "data": {file_name(*key): file.fingerprint for key, file in joined.files.items()},
     }
+    if used := {name: own[name].as_data() for name, _ in joined.files if name in own}:
+        identity["subsets"] = used
     rows = {file_name(*key): len(file) for key, file in joined.files.items()}
     with RunStore.open(folder, identity, rows, rows, overwrite=overwrite) as store:
         for record in _records(joined, model_name):

@@ -147,7 +147,7 @@ class TokenCounter:
         subset, level = file
         # These say nothing of the tokens, or more than of this file's; utils.py is there to be
         # edited.
-        others = ("data", "budgets", "prompts", "model_name", "batch_size")
+        others = ("data", "budgets", "prompts", "model_name", "batch_size", "subsets")
         parts = (
             {name: value for name, value in self.spec.items() if name not in others},
             self.native_chat,
