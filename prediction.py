@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lveval import __version__, config, utils
 from lveval.backends import load_plugins
-from lveval.backends.base import EngineOptions
+from lveval.backends.base import EngineOptions, prompt_limit
 from lveval.common import interrupts, logs
 from lveval.common.errors import ExitCode, UsageError, run_cli
 from lveval.common.levels import FileKey
@@ -31,11 +31,12 @@ from lveval.execution.pool import gpu_groups, visible_gpus, worker_pool
 from lveval.execution.recorder import Recorder
 from lveval.execution.schedule import pending_tasks
 from lveval.execution.tasks import Job, Task, TaskResult
-from lveval.options import RunOptions, Scheduler, without_secrets
+from lveval.options import UNKNOWN_WINDOW_LIMIT, RunOptions, Scheduler, without_secrets
 from lveval.planning import token_counts
 from lveval.planning.check import run_checks
 from lveval.planning.plan import print_plan
 from lveval.runs.folder import read_manifest, records_depths
+from lveval.runs.record import JsonObject
 from lveval.runs.spec import RunSpec
 from lveval.runs.store import RunStore
 
@@ -69,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     spec = build_spec(run, prompts, files, environment)
     job = make_job(run, prompts, files, environment)
     if options.check:
+        if options.model_max_len is None:  # the check itself compares a given one
+            run.log_limit()
         return run_checks(job, files, run.gpu_groups, options.single_process)
 
     # --- 4. The run: a new folder, or one to be resumed ---------------------------------------
@@ -85,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     ) as store:
         backend = options.module
         cost = CostTracker.from_options(
-            options, run.budgets, backend.answer_tokens(run.engine) or 0
+            options, run.limit, run.budgets, backend.answer_tokens(run.engine) or 0
         )
         cost.in_flight = backend.claim_rows_in_flight(run.engine, store.is_answered, selection)
         for record in store.records():
@@ -132,7 +135,7 @@ class Run:
     """What is settled once the options are known: the engine's settings, GPUs and workers."""
 
     options: RunOptions
-    engine: EngineOptions
+    asked: EngineOptions  # as the options say it; see `engine`
     scheduler: Scheduler | None
     gpu_groups: list[str]  # the GPUs of each worker, as CUDA_VISIBLE_DEVICES names them
 
@@ -163,11 +166,54 @@ class Run:
     def chat_mode(self) -> str:
         """--chat-template; a run begun by version 0.1 keeps what `auto` meant then."""
         mode = self.options.chat_template
-        begun = None if self.options.overwrite else read_manifest(self.options.folder)
-        if mode == "auto" and begun and begun["identity"]["chat_template"] == "auto":
-            ruled = utils.TEMPLATE_FIRST in begun["identity"]["tables"]
+        if mode == "auto" and self.begun.get("chat_template") == "auto":
+            ruled = utils.TEMPLATE_FIRST in self.begun["tables"]
             return mode if ruled else utils.TABLES_FIRST
         return mode
+
+    @cached_property
+    def begun(self) -> JsonObject:
+        """What decides the answers of the run that the folder holds, to be resumed; or nothing."""
+        found = None if self.options.overwrite else read_manifest(self.options.folder)
+        return found["identity"] if found else {}
+
+    @cached_property
+    def engine(self) -> EngineOptions:
+        """The engine's settings; asked for where the limit may be settled, after the data."""
+        return replace(self.asked, model_max_len=self.limit)
+
+    @cached_property
+    def limit(self) -> int:
+        """The longest prompt, in tokens: as given, as begun, or what the model's window allows."""
+        given = self.options.model_max_len or self.begun.get("model_max_len")
+        if isinstance(given, int):
+            return given
+        return UNKNOWN_WINDOW_LIMIT if self.window is None else self._most(self.window)
+
+    def _most(self, window: int) -> int:
+        return prompt_limit(window, self.asked.max_new_tokens)
+
+    @cached_property
+    def window(self) -> int | None:
+        """The model's window in tokens, where it is known. A plan asks no service."""
+        backend = self.options.module
+        if self.scheduler:
+            with remote_cluster.connect(self.scheduler) as cluster:
+                return cluster.context_window(self.options.backend, self.asked)
+        return None if self.remote and self.options.plan else backend.context_window(self.asked)
+
+    def log_limit(self) -> None:
+        """Say where prompts are cut, unless that is just below the window and was asked for."""
+        given, cut = self.options.model_max_len or self.begun, f"prompts are cut at {self.limit:,}"
+        if given and self.scheduler:  # whose workers would have to be asked
+            return
+        if self.window is not None:
+            if not given or self.limit < self._most(self.window):
+                log.info(f"the model's window is {self.window:,} tokens; {cut}")
+        elif not given:
+            planned = self.remote and self.options.plan
+            why = "a plan asks no service for its" if planned else "nothing tells the model's"
+            log.info(f"{why} window; {cut} tokens (--model-max-len)")
 
     @property
     def budgets(self) -> dict[str, int]:
@@ -249,7 +295,7 @@ def build_spec(
             k: v for k, v in run.engine.args.items() if k not in backend.RUNTIME_ONLY_ARGS
         },
         model_name=options.model_name,
-        model_max_len=options.model_max_len,
+        model_max_len=run.limit,
         batch_size=options.batch_size,
         prompts={"name": prompts.name, "sha256": prompts.sha256, "official": prompts.official},
         chat_template=options.chat_template,
@@ -312,6 +358,7 @@ def warn_of_surprises(run: Run, spec: RunSpec) -> None:
 
     Raises UsageError for a chat format that is not there or fails.
     """
+    run.log_limit()
     if run.scheduler is None:  # else the model may be on the nodes only
         log.info("prompt format: %s", prompt_format(run))
     if spec.engine.get("device") == "cpu":

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from lveval import __version__, user_tables
-from lveval.common import logs
+from lveval.common.command_line import Command
 from lveval.common.errors import ExitCode, UsageError, run_cli
 from lveval.common.files import disk_errors, write_atomic
 from lveval.common.logs import log
 from lveval.common.text import printable
-from lveval.options import add_run_folder_options, named_run_folder
+from lveval.options import add_run_folder_options, run_folder_arguments
 
 if TYPE_CHECKING:
     from lveval.report.data import ReportData
@@ -42,19 +42,19 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
 def main(argv: Sequence[str] | None = None) -> ExitCode:
     """Call the subcommand's main; --help lists them."""
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="lveval",
+    # In a checkout that is not installed there is no command of that name.
+    called = "python -m lveval" if Path(sys.argv[0]).name == "__main__.py" else "lveval"
+    parser = Command(
+        prog=called,
         description="LV-Eval: question answering over contexts of 16k to 256k words.",
-        epilog="\n".join(f"{name:<10} {text}" for name, (_, _, text) in COMMANDS.items())
-        + "\n\nEach takes --config FILE and --formats FILE: tables of your own for those in "
-        "\nconfig.py and utils.py.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        epilog="\n".join(f"  {name:<10} {text}" for name, (_, _, text) in COMMANDS.items())
+        + "\n\nEach has a --help of its own, and takes --config FILE and --formats FILE: tables of "
+        "your own for those in config.py and utils.py.",
     )
     parser.add_argument("--version", action="version", version=f"lveval {__version__}")
     parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help="one of these")
     chosen: str = parser.parse_args(words[:1]).command
-    tables = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    tables = Command(prog=f"{called} {chosen}", add_help=False)
     for option in user_tables.TABLES:
         tables.add_argument(option, metavar="FILE")
     files, rest = tables.parse_known_args(words[1:])
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
             user_tables.choose(option, path)
     where, first, _ = COMMANDS[chosen]
     module, _, function = where.partition(":")
-    sys.argv[0] = f"lveval {chosen}"  # what argparse shows as the program
+    sys.argv[0] = f"{called} {chosen}"  # what argparse shows as the program
     found: ExitCode = getattr(importlib.import_module(module), function)([*first, *rest])
     return found
 
@@ -75,11 +75,11 @@ def entry_point() -> None:
 
 def report_parser(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options, and in `folder` the run that they name."""
-    parser = argparse.ArgumentParser(
+    parser = Command(
+        usage="%(prog)s [--input-dir RUN] [options]",
         description="Show a run as one HTML page that opens from disk; plots and tables on demand.",
         epilog="exit codes: 0 written, 2 a wrong option or bad data, 4 runs that cannot be "
         "compared, 6 a file cannot be written",
-        allow_abbrev=False,
     )
     add_run_folder_options(parser)
     parser.add_argument(
@@ -118,9 +118,7 @@ def report_parser(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="MEASURE",
         help="what the runs are placed by, a measure or seconds, prefill, decode (default: kept)",
     )
-    arguments = parser.parse_args(argv)
-    arguments.folder = named_run_folder(parser, arguments)
-    return arguments
+    return run_folder_arguments(parser, argv)
 
 
 def report_of_folder(
@@ -171,7 +169,6 @@ def report_of_folder(
 def report(argv: Sequence[str] | None = None) -> ExitCode:
     """Write what was asked for; the last line printed is the page's path."""
     arguments = report_parser(argv)
-    logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     output: Path = arguments.output or arguments.folder / "report.html"
     if output.suffix not in (".html", ".htm"):

@@ -24,8 +24,11 @@ from lveval.backends import (
     run_name,
 )
 from lveval.backends.base import ApiOptions, BackendModule, EngineOptions, Json
+from lveval.common import logs
+from lveval.common.command_line import Command, Help, program
 from lveval.common.errors import UsageError, unknown_name
 from lveval.common.levels import FileKey
+from lveval.common.logs import log
 from lveval.data.controls import CONTROLS
 from lveval.option_groups import (
     GROUPS,
@@ -36,7 +39,11 @@ from lveval.option_groups import (
     ProcessOptions,
     SelectionOptions,
 )
-from lveval.runs.folder import run_folder
+from lveval.runs.folder import run_folder, runs_below
+
+UNKNOWN_WINDOW_LIMIT = 15_500  # tokens of a prompt where no model's window is known
+
+MOST_RUNS = 10  # that are named where a command takes the newest
 
 CHAT_MODES = ("auto", "published", "tokenizer", "none")
 
@@ -172,7 +179,7 @@ class RunOptions(
             chat=self.chat_template in ("auto", "published"),
             batch_folder=str(self.folder / "batches"),
         )
-        same = "model_max_len dtype seed pure_greedy trust_remote_code allow_pickle batch_size"
+        same = "dtype seed pure_greedy trust_remote_code allow_pickle batch_size"
         same += " revision adapter tokenizer"
         objects = "hf_overrides model_args generate_args chat_template_args plugin_args"
         values = {name: getattr(self, name) for name in same.split()}
@@ -186,6 +193,7 @@ class RunOptions(
             plugins=tuple((spec, plugin_hash(spec)) for spec in self.plugin or ()),
             think_tags=(self.think_tags,) if self.think_tags else (),
             stop=tuple(self.stop or ()),
+            model_max_len=self.model_max_len or UNKNOWN_WINDOW_LIMIT,
             thinking_budget=self.thinking_budget or 0,
             **values,
         )
@@ -293,11 +301,11 @@ CONFLICTS: list[tuple[Callable[[RunOptions], object], str]] = [
 # --- From fields to argparse --------------------------------------------------------------------
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
+class _Help(Help, argparse.ArgumentDefaultsHelpFormatter):
     """Shows a default where there is one that says something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = action.default in (None, False, "")
+        silent = action.default in (None, False, "", argparse.SUPPRESS)
         return action.help if silent else super()._get_help_string(action)
 
 
@@ -334,20 +342,47 @@ def split_names(values: Sequence[str]) -> list[str]:
     return [name for value in values for name in value.split(",")]
 
 
-def option_parser() -> argparse.ArgumentParser:
-    """Make the command line of prediction.py from the fields of GROUPS."""
-    command = argparse.ArgumentParser(
-        description="Answer LV-Eval's questions with a model; run the same command again to "
-        "resume.",
-        epilog="exit codes: 0 complete, 2 a wrong option, bad data or set-up, 3 rows are missing "
-        "(run again), 4 the folder holds a run with other settings, 5 a service refused for good, "
-        "6 the disk failed, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP",
+class _ShortHelp(argparse.Action):
+    """Shows the usual options and ends, as argparse's own help does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        option_parser(usual=True).print_help()
+        parser.exit()
+
+
+NAMES_THE_RUN = ("model_path", "model_name")  # one of them is required
+
+EXAMPLES = """
+  {0} --model-path /models/Qwen2.5-7B-Instruct
+  {0} --model-path /models/Yi-6B-200K --published --single-process
+  {0} --backend openai --model-name gpt-4o-mini --plan
+"""
+EXIT_CODES = (
+    "exit codes: 0 complete, 2 a wrong option, bad data or set-up, 3 rows are missing (run again), "
+    "4 the folder holds a run with other settings, 5 a service refused for good, 6 the disk "
+    "failed, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP"
+)
+
+
+def option_parser(*, usual: bool = False) -> Command:
+    """Make the command line of prediction.py from the fields of GROUPS, or of the `usual` ones."""
+    command = Command(
+        usage="%(prog)s --model-path MODEL [options]",
+        description="Answer LV-Eval's questions with a model. The same command again resumes."
+        + EXAMPLES.format(program("predict")),
+        epilog=None if usual else EXIT_CODES,
         formatter_class=_Help,
-        allow_abbrev=False,  # what a prefix means would change with the next option
+        add_help=False,
     )
+    if usual:  # these are told apart instead of the groups
+        required = command.add_argument_group("required, one of the two")
+        others = command.add_argument_group("the usual options")
     for group in GROUPS:
-        titled, hints = command.add_argument_group(group.TITLE), get_type_hints(group)
+        titled = None if usual else command.add_argument_group(group.TITLE)
+        hints = get_type_hints(group)
         for each in fields(group):
+            if usual and not each.metadata["usual"]:
+                continue
             words: dict[str, Any] = dict(each.metadata["argparse"])
             # Whether an option was given tells the help, and refuses it for other backends.
             unset = each.metadata["remote_only"] or each.name == "batch_size"
@@ -356,15 +391,23 @@ def option_parser() -> argparse.ArgumentParser:
             if kind is bool:
                 words["action"] = "store_true"
             elif kind in (int, float, Path):
-                words["type"] = kind
-            titled.add_argument(flag(each.name), *each.metadata["names"], **words)
+                words.setdefault("type", kind)
+            place = titled or (required if each.name in NAMES_THE_RUN else others)
+            place.add_argument(flag(each.name), *each.metadata["names"], **words)
+    helps = others if usual else command.add_argument_group("help")
+    shown: dict[str, Any] = {"dest": "help", "default": argparse.SUPPRESS}
+    helps.add_argument(
+        "-h", "--help", action=_ShortHelp, nargs=0, help="the usual options", **shown
+    )
+    helps.add_argument("--help-all", action="help", help="all options, in groups", **shown)
     return command
 
 
 def add_run_folder_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a run to be read, in one of two ways, and runs to compare."""
     add = parser.add_argument
-    add("--input-dir", type=Path, help="the run's folder: the last line of prediction.py's output")
+    newest = "the run's folder, as prediction.py prints it (default: the newest in --output-dir)"
+    add("--input-dir", type=Path, metavar="RUN", help=newest)
     add("--output-dir", type=Path, default=Path("outputs"), help="as for prediction.py (outputs)")
     add("--model-name", help="as for prediction.py; names the folder together with --output-dir")
     add("-v", "--verbose", action="store_true", help="say more on standard error")
@@ -375,8 +418,38 @@ def add_run_folder_options(parser: argparse.ArgumentParser) -> None:
     add("--compare", type=Path, nargs="+", default=[], metavar="RUN", help=compared)
 
 
-def named_run_folder(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Path:
-    """The folder that `add_run_folder_options` names; ends the process where they name none."""
-    if (arguments.input_dir is None) == (arguments.model_name is None):
-        parser.error("expected either --input-dir, or --model-name with --output-dir")
-    return arguments.input_dir or run_folder(arguments.output_dir, arguments.model_name)
+def run_folder_arguments(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> argparse.Namespace:
+    """Parse options with `add_run_folder_options` among them; `folder` is the run that they name.
+
+    Messages are set up, too. Raises UsageError where there is no run.
+    """
+    arguments = parser.parse_args(argv)
+    logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
+    if arguments.input_dir and arguments.model_name:
+        parser.error("expected either --input-dir, or --model-name with --output-dir; found both")
+    if arguments.model_name:
+        arguments.folder = run_folder(arguments.output_dir, arguments.model_name)
+    else:
+        arguments.folder = arguments.input_dir or newest_run(arguments.output_dir)
+    return arguments
+
+
+def newest_run(output_dir: Path) -> Path:
+    """Choose the newest run below a folder, and say which others are there.
+
+    Raises UsageError where there is none.
+    """
+    runs = runs_below(output_dir)
+    if not runs:
+        raise UsageError(
+            f"{output_dir}: found no run; make one with: {program('predict')} --model-path MODEL, "
+            "or name its folder by --input-dir"
+        )
+    log.info("taking the newest run, %s%s", runs[0], "; there are others:" if runs[1:] else "")
+    for run in runs[1:MOST_RUNS]:
+        log.info("  %s", run)
+    if len(runs) > MOST_RUNS:
+        log.info("  and %d older ones", len(runs) - MOST_RUNS)
+    return runs[0]

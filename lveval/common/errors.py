@@ -47,6 +47,14 @@ class UsageError(LVEvalError):
     """A wrong option, table or installation."""
 
 
+class WrongOption(UsageError):
+    """A word of the command line that `program` does not take."""
+
+    def __init__(self, program: str, message: str) -> None:
+        super().__init__(message)
+        self.program = program
+
+
 class DataError(LVEvalError):
     """Data files that cannot be read or are not as the data card says."""
 
@@ -92,7 +100,8 @@ def run_cli(main: Callable[[], ExitCode | int]) -> None:
         code = int(main())
         sys.stdout.flush()
     except LVEvalError as error:
-        print(f"error: {printable(error.message)}", file=sys.stderr)
+        who = f"{error.program}: " if isinstance(error, WrongOption) else ""
+        print(f"{who}error: {printable(error.message)}", file=sys.stderr)
         code = int(error.code)
     except ModuleNotFoundError as error:
         how = "run: pip install -r requirements.txt (or the extra of lveval that has it)"

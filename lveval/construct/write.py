@@ -10,7 +10,6 @@ subset, level, row number), the sources and the distractors alone: neither the o
 nor the number of workers changes a byte.
 """
 
-import argparse
 import contextlib
 import itertools
 import os
@@ -21,6 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from lveval import config
+from lveval.common.command_line import Command
 from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli, unknown_name
 from lveval.common.processes import process_pool
 from lveval.construct.build import TOLERANCE, UNITS, BuildSpec, build_lines, candidates, level_size
@@ -131,8 +131,9 @@ def names(values: list[str] | None, default: list[str]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> ExitCode:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description="Build long-context data in LV-Eval's style.", allow_abbrev=False
+    parser = Command(
+        usage="%(prog)s --output-dir FOLDER [options]",
+        description="Build long-context data in LV-Eval's style.",
     )
     add = parser.add_argument
     add(

@@ -45,16 +45,19 @@ class CostTracker:
 
     @classmethod
     def from_options(
-        cls, options: RunOptions, budgets: Mapping[str, int], answer_tokens: int
+        cls, options: RunOptions, limit: int, budgets: Mapping[str, int], answer_tokens: int
     ) -> "CostTracker":
-        """Track what the options allow; `answer_tokens`: the engine's own limit, 0 for none."""
+        """Track what the options allow, of prompts of at most `limit` tokens.
+
+        `answer_tokens`: the engine's own limit, 0 for none.
+        """
         share = 1 - options.batch_discount if options.batch else 1.0
         return cls(
             (options.price_in or 0.0) * share,
             (options.price_out or 0.0) * share,
             options.max_cost,
             options.max_hours,
-            options.model_max_len,
+            limit,
             budgets,
             None if options.price_cached is None else options.price_cached * share,
             _longest_answer=answer_tokens,
