@@ -8,6 +8,7 @@ which evaluation.py reads. Every option is declared in lveval/option_groups.py.
 """
 
 import itertools
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +20,12 @@ from lveval import __version__, config, utils
 from lveval.backends import load_plugins
 from lveval.backends.base import EngineOptions, prompt_limit
 from lveval.common import interrupts, logs
+from lveval.common.command_line import next_step, program
 from lveval.common.errors import ExitCode, UsageError, run_cli
 from lveval.common.levels import FileKey
 from lveval.common.logs import log
 from lveval.common.text import printable
+from lveval.data.controls import CONTROLS
 from lveval.data.prompt_sets import OFFICIAL_MAPPING_SHA256, PromptSet, load_prompts
 from lveval.data.selection import SelectedFile, load_selection
 from lveval.execution import dispatch, remote_cluster
@@ -31,7 +34,7 @@ from lveval.execution.pool import gpu_groups, visible_gpus, worker_pool
 from lveval.execution.recorder import Recorder
 from lveval.execution.schedule import pending_tasks
 from lveval.execution.tasks import Job, Task, TaskResult
-from lveval.options import UNKNOWN_WINDOW_LIMIT, RunOptions, Scheduler, without_secrets
+from lveval.options import UNKNOWN_WINDOW_LIMIT, RunOptions, Scheduler, run_command, without_secrets
 from lveval.planning import token_counts
 from lveval.planning.check import run_checks
 from lveval.planning.plan import print_plan
@@ -61,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
             spec = build_spec(run, prompts, files, cluster_environment(run))
             warn_of_surprises(run, spec)
             job = make_job(run, prompts, files)
-            print_plan(options, job, files, spec.as_identity(), run.gpu_groups, pool)
+            more = print_plan(options, job, files, spec.as_identity(), run.gpu_groups, pool)
+        print(next_step("run folder", options.folder, run_command(words) if more else run.scoring))
         return ExitCode.COMPLETE
     files = load_selection(keys, options.data_path, options.limit, control=options.control)
 
@@ -72,7 +76,10 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     if options.check:
         if options.model_max_len is None:  # the check itself compares a given one
             run.log_limit()
-        return run_checks(job, files, run.gpu_groups, options.single_process)
+        code = run_checks(job, files, run.gpu_groups, options.single_process)
+        then = "mend the errors, and check again" if code else run_command(words)
+        print(next_step("run folder", options.folder, then))
+        return code
 
     # --- 4. The run: a new folder, or one to be resumed ---------------------------------------
     selection = {file.name: file.rows for file in files}
@@ -108,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
             warn_of_surprises(run, spec)
 
         # --- 5. Answers: each is recorded as it comes -----------------------------------------
-        recorder = Recorder(store, files, cost)
+        alike = options.control is not None and CONTROLS[options.control].short
+        recorder = Recorder(store, files, cost, alike=alike)
         try:
             with interrupts.graceful(cost.stop):  # what is in flight may still come
                 failures = recorder.record(answers(run, job, tasks, cost))
@@ -126,6 +134,8 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         store.log({"event": "end", "rows_left": left, "used": used})
         for line in summary_lines(run, store, cost, failures, left):
             log.info(line)
+    then = run.resume_command if left else run.scoring
+    log.info(next_step("run folder", options.folder, then))
     print(printable(str(options.folder)))
     return ExitCode.INCOMPLETE if left else ExitCode.COMPLETE
 
@@ -236,6 +246,11 @@ class Run:
         """What to run, in words, to go on where a start ended."""
         excepted = ", without --overwrite," if self.options.overwrite else ""
         return f"the same command again{excepted}"
+
+    @property
+    def scoring(self) -> str:
+        """What to run to score it."""
+        return f"{program('evaluate')} --input-dir {shlex.quote(str(self.options.folder))}"
 
     def workers(self, tasks: Sequence[Task]) -> int:
         """The number of processes on this machine."""

@@ -9,6 +9,7 @@ refused before anything heavy is loaded.
 
 import argparse
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -335,6 +336,19 @@ def _without_value(header: str) -> str:
     name, _, value = header.partition(":")
     harmless = re.fullmatch(r"\s*([A-Za-z]+ )?\$\{?\w+\}?\s*", value)
     return header if harmless else f"{name}: ***"
+
+
+def run_command(argv: Sequence[str]) -> str:
+    """How the user starts the run that a command line with --plan or --check looks at."""
+    kept: list[str] = []
+    words = without_secrets(argv)
+    while words:
+        word = words.pop(0)
+        if word == "--calibrate" or (word == "--plan" and words[:1] in (["estimate"], ["exact"])):
+            words.pop(0)
+        elif word.partition("=")[0] not in ("--plan", "--calibrate", "--check"):
+            kept.append(word)
+    return " ".join([program("predict"), *map(shlex.quote, kept)])
 
 
 def split_names(values: Sequence[str]) -> list[str]:

@@ -8,10 +8,11 @@ import argparse
 import shutil
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lveval.common.errors import WrongOption
-from lveval.common.text import one_line
+from lveval.common.text import one_line, printable
 
 WIDTH = 100  # columns of help, at most
 
@@ -58,3 +59,8 @@ def program(command: str) -> str:
     if space:
         return f"{called} {command}"
     return SCRIPTS.get(command, f"python -m lveval {command}")
+
+
+def next_step(what: str, folder: Path, then: str) -> str:
+    """Say where a command has written, and what to do next: how a command ends."""
+    return printable(f"{what}: {folder}; next: {then}")

@@ -14,13 +14,14 @@ import contextlib
 import itertools
 import os
 import re
+import shlex
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from lveval import config
-from lveval.common.command_line import Command
+from lveval.common.command_line import Command, next_step, program
 from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli, unknown_name
 from lveval.common.processes import process_pool
 from lveval.construct.build import TOLERANCE, UNITS, BuildSpec, build_lines, candidates, level_size
@@ -218,6 +219,11 @@ def main(arguments: list[str] | None = None) -> ExitCode:
         files += [(subset, level, rows) for level in levels]
     write_files(recipe, options.output_dir, files, options.num_workers)
     print(f"{options.output_dir}: {len(files)} files, {sum(rows for *_, rows in files):,} rows")
+    chosen = {"--datasets": options.datasets and subsets, "--lengths": options.lengths and levels}
+    asked = [word for name, some in chosen.items() if some for word in (name, *some)]
+    told = shlex.join(["--data-path", str(options.output_dir), *asked])
+    then = f"{program('predict')} --model-path MODEL {told}"
+    print(next_step("data folder", options.output_dir, then))
     return ExitCode.COMPLETE
 
 

@@ -12,11 +12,21 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from lveval.backends.base import RowKey
+from lveval.common.levels import FileKey
 from lveval.execution.tasks import Task
 from lveval.options import RunOptions
 from lveval.runs.record import Prediction
 
 MARGIN = 1.2  # what is reserved for a row, to its expected cost
+
+
+@dataclass
+class PromptSums:
+    """Recorded rows of a file, and the tokens of their prompts, by our own count."""
+
+    rows: int = 0
+    tokens: int = 0
+    full: int = 0  # before the cut
 
 
 @dataclass
@@ -35,6 +45,7 @@ class CostTracker:
     answer_tokens: int = 0
     in_flight: Set[RowKey] = frozenset()  # sent by an earlier start: paid for in any case
     stop_reason: str = ""  # why no row is handed out any more
+    prompts: dict[FileKey, PromptSums] = field(default_factory=dict)
     _refused: float = 0.0  # USD that the first row needed that was not handed out
     _reserved: dict[RowKey, float] = field(default_factory=dict)  # USD
     _longest_prompt: dict[str, int] = field(default_factory=dict)  # level -> tokens, so far
@@ -82,6 +93,10 @@ class CostTracker:
         # A refused request without a count was never computed.
         default = 0 if record["status"] == "refused" and not usage else ours
         prompt, answer = usage.get("prompt_tokens", default), usage.get("completion_tokens", 0)
+        sums = self.prompts.setdefault((record["dataset"], level), PromptSums())
+        sums.rows += 1
+        sums.tokens += ours
+        sums.full += record["prompt_tokens_full"]
         with self._lock:
             self.prompt_tokens += prompt
             self.cached_tokens += min(prompt, usage.get("cached_tokens", 0))
