@@ -72,6 +72,8 @@ SLOW_WITH_REASON = {
     "test_worker_processes_answer_as_one_process_does": "a cluster of two processes",
     "test_a_worker_refuses_a_file_that_has_changed": "a worker process",
     "test_an_entry_point_is_an_engine_by_its_name_and_only_then": "a cluster, and four more starts",
+    "test_the_limit_follows_from_the_models_window": "a model that answers, and two plans of it",
+    "test_a_plan_begins_with_what_it_comes_to_and_ends_with_the_run": "plans, and the run it names",
     "test_plan_and_check_work_with_a_file": "processes that count tokens",
     "test_a_model_that_falls_for_facts_shows_what_they_cost": "four runs, scored and compared",
     "test_a_subset_and_a_format_of_ones_own": "two commands with a worker process",
