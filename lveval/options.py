@@ -446,16 +446,18 @@ def run_folder_arguments(
     if arguments.model_name:
         arguments.folder = run_folder(arguments.output_dir, arguments.model_name)
     else:
-        arguments.folder = arguments.input_dir or newest_run(arguments.output_dir)
+        beside = arguments.compare
+        arguments.folder = arguments.input_dir or newest_run(arguments.output_dir, beside)
     return arguments
 
 
-def newest_run(output_dir: Path) -> Path:
+def newest_run(output_dir: Path, beside: Sequence[Path]) -> Path:
     """Choose the newest run below a folder, and say which others are there.
 
-    Raises UsageError where there is none.
+    Not one of those that it stands `beside`. Raises UsageError where there is none.
     """
-    runs = runs_below(output_dir)
+    compared = {path.absolute() for path in beside}
+    runs = [run for run in runs_below(output_dir) if run.absolute() not in compared]
     if not runs:
         raise UsageError(
             f"{output_dir}: found no run; make one with: {program('predict')} --model-path MODEL, "

@@ -1,6 +1,6 @@
 """The bar of a run, whose time left goes by tokens: the rows of a run differ 16 times in length.
 
-with Progress(files, missing, cost) as bar: bar.add(tokens, 1); bar.show("0.07 USD")
+with Progress(files, missing, cost) as bar: bar.add(1, 15500, 64); bar.show(", 0.07 USD")
 """
 
 import time
@@ -12,6 +12,8 @@ from lveval.data.selection import SelectedFile
 from lveval.execution.cost import CostTracker
 
 BYTES_A_TOKEN = 4.0  # of a context, where no recorded prompt tells
+
+REFRESH_SECONDS = 0.1  # as tqdm's: what is not shown is not computed
 
 
 class Progress:
@@ -33,7 +35,7 @@ class Progress:
 
         self._files, self._missing, self._cost = files, missing, cost
         self._sizes = {file.key: 1.0 if alike else _mean_bytes(file) for file in files}
-        self._began = time.monotonic()
+        self._began, self._next_show = time.monotonic(), 0.0
         self._first = 0.0  # when the first answer had come: before it, the model was loaded
         self._tokens = self._since = 0  # prompts and answers of this start; after the first answer
         self._generated = self._answers = 0
@@ -67,9 +69,13 @@ class Progress:
         """Show the time left and the tokens a second, and what more is to be said."""
         from tqdm import tqdm
 
+        now = time.monotonic()
+        if now < self._next_show and any(self._missing.values()):
+            return
+        self._next_show = now + REFRESH_SECONDS
         seconds = self.seconds_left()
         left = "" if seconds is None else f"{tqdm.format_interval(seconds)} left, "
-        speed = self._tokens / max(time.monotonic() - self._began, 1e-9)
+        speed = self._tokens / max(now - self._began, 1e-9)
         self._bar.set_postfix_str(f"{left}{speed:,.0f} tokens/s{more}", refresh=False)
 
     def seconds_left(self) -> float | None:

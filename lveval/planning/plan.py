@@ -147,7 +147,8 @@ def headline(options: RunOptions, total: FileEstimate, seconds: float | None) ->
     if seconds is not None:
         parts.append(f"about {_duration(seconds)}")
     else:
-        parts.append(f"time by {'--tokens-per-second' if remote else '--calibrate 3'}")
+        uncalibrated = remote or options.scheduler
+        parts.append(f"time by {'--tokens-per-second' if uncalibrated else '--calibrate 3'}")
     if options.price_in is not None or options.price_out is not None:
         parts.append(f"at most {_costs(options, total)[-1]:,.2f} USD")
     elif remote:

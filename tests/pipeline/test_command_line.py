@@ -217,6 +217,8 @@ def test_the_newest_run_is_taken_and_the_others_are_named(
     assert f"\n  {runs}/run0\n  {runs}/x/run2\n" in found.stderr and "data" not in found.stderr
     name = "results.json" if command[0] == "evaluation.py" else "report.html"
     assert [path.parent.name for path in runs.rglob(name)] == ["run1"]
+    compared = in_process(*command, "--output-dir", runs, "--compare", runs / "7500/run1")
+    assert compared.returncode == 0 and f"newest run, {runs}/run0; " in compared.stderr
     quiet = in_process(*command, "--output-dir", runs, "--quiet")
     assert "newest" not in quiet.stderr
 
