@@ -58,6 +58,7 @@ SLOW_WITH_REASON = {
     "test_a_complete_published_run_is_ranked": "8,645 rows",
     "test_a_run_with_a_published_models_scores_shares_its_rank": "8,645 rows",
     "test_the_answer_is_transformers_greedy_text": "the tier's real model",
+    "test_rows_that_are_out_must_stay_selected": "several starts against a real server",
     "test_a_batch_that_the_service_has_lost_is_named": "several starts against a real server",
     "test_an_online_run_waits_for_the_batches_that_are_out": "several starts against a server",
     "test_a_plan_leaves_out_what_batches_answer": "several starts against a real server",

@@ -121,7 +121,7 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
 
 
 def prompt_limit(window: int, max_new_tokens: int) -> int:
-    """Return the longest prompt for a window, in tokens: by the benchmark's convention 500 below it.
+    """Return the longest prompt for a window, in tokens: by convention 500 below it.
 
     That leaves room for an answer of 64 tokens and the chat format; a longer answer needs more.
     """
