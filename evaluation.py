@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, cast
 from lveval import config, results
 from lveval.analysis.ablation import score_variants
 from lveval.analysis.causes import classify_error
+from lveval.common import logs
 from lveval.common.command_line import Command
 from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli, unknown_name
 from lveval.common.files import write_atomic
@@ -32,7 +33,7 @@ from lveval.common.levels import level_length
 from lveval.common.logs import log
 from lveval.common.processes import collector_paused
 from lveval.common.text import printable
-from lveval.options import add_run_folder_options, run_folder_arguments
+from lveval.options import add_run_folder_options, named_run_folder
 from lveval.report.text import (
     print_comparisons,
     print_counts,
@@ -327,7 +328,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="score an incomplete run's rows, into results.partial.*",
     )
-    return run_folder_arguments(parser, argv)
+    arguments = parser.parse_args(argv)
+    arguments.folder = named_run_folder(parser, arguments)
+    return arguments
 
 
 @collector_paused()
@@ -337,6 +340,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     # The analyses multiply small matrices: numpy's threads would wait for each other longer than
     # they work, and how many there are would show in the last digits.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
     # A folder's name that the terminal cannot encode is shown as an escape, not as a traceback.
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     evaluation, *others = (evaluate(each) for each in (arguments.folder, *arguments.compare))

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from lveval import __version__, user_tables
+from lveval.common import logs
 from lveval.common.command_line import Command
 from lveval.common.errors import ExitCode, UsageError, run_cli
 from lveval.common.files import disk_errors, write_atomic
 from lveval.common.logs import log
 from lveval.common.text import printable
-from lveval.options import add_run_folder_options, run_folder_arguments
+from lveval.options import add_run_folder_options, named_run_folder
 
 if TYPE_CHECKING:
     from lveval.report.data import ReportData
@@ -118,7 +119,9 @@ def report_parser(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="MEASURE",
         help="what the runs are placed by, a measure or seconds, prefill, decode (default: kept)",
     )
-    return run_folder_arguments(parser, argv)
+    arguments = parser.parse_args(argv)
+    arguments.folder = named_run_folder(parser, arguments)
+    return arguments
 
 
 def report_of_folder(
@@ -169,6 +172,7 @@ def report_of_folder(
 def report(argv: Sequence[str] | None = None) -> ExitCode:
     """Write what was asked for; the last line printed is the page's path."""
     arguments = report_parser(argv)
+    logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     output: Path = arguments.output or arguments.folder / "report.html"
     if output.suffix not in (".html", ".htm"):

@@ -432,23 +432,14 @@ def add_run_folder_options(parser: argparse.ArgumentParser) -> None:
     add("--compare", type=Path, nargs="+", default=[], metavar="RUN", help=compared)
 
 
-def run_folder_arguments(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None
-) -> argparse.Namespace:
-    """Parse options with `add_run_folder_options` among them; `folder` is the run that they name.
-
-    Messages are set up, too. Raises UsageError where there is no run.
-    """
-    arguments = parser.parse_args(argv)
-    logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
+def named_run_folder(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Path:
+    """The folder that `add_run_folder_options` names, or the newest; raises UsageError for none."""
     if arguments.input_dir and arguments.model_name:
         parser.error("expected either --input-dir, or --model-name with --output-dir; found both")
     if arguments.model_name:
-        arguments.folder = run_folder(arguments.output_dir, arguments.model_name)
-    else:
-        beside = arguments.compare
-        arguments.folder = arguments.input_dir or newest_run(arguments.output_dir, beside)
-    return arguments
+        return run_folder(arguments.output_dir, arguments.model_name)
+    logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)  # the newest run is said
+    return arguments.input_dir or newest_run(arguments.output_dir, arguments.compare)
 
 
 def newest_run(output_dir: Path, beside: Sequence[Path]) -> Path:
