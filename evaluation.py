@@ -30,6 +30,7 @@ from lveval import config, user_tables
 from lveval.analysis.ablation import score_variants
 from lveval.analysis.causes import classify_error
 from lveval.common import logs
+from lveval.common.command_line import Command
 from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli
 from lveval.common.files import write_atomic
 from lveval.common.levels import level_length
@@ -343,12 +344,12 @@ def mark_stale(path: Path) -> None:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options, and in `folder` the run that they name."""
-    parser = argparse.ArgumentParser(
+    parser = Command(
+        usage="%(prog)s [--input-dir RUN] [options]",
         description="Score the answers of a run under all protocols "
         f"({', '.join(PROTOCOLS)}); writes results.json and results.csv.",
         epilog="exit codes: 0 scored, 2 a wrong option or bad data, 3 rows are missing, "
         "4 runs that cannot be compared, 6 a file cannot be written",
-        allow_abbrev=False,
     )
     add_run_folder_options(parser)
     parser.add_argument(

@@ -14,6 +14,7 @@ if __name__ == "__main__":
     import lveval.common.startup  # noqa: F401 - first: an interrupt among the imports is a line
 
 import itertools
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,12 +24,14 @@ from pathlib import Path
 
 from lveval import __version__, config, user_tables, utils
 from lveval.backends import load_plugins
-from lveval.backends.base import EngineOptions
+from lveval.backends.base import EngineOptions, prompt_limit
 from lveval.common import interrupts, logs
+from lveval.common.command_line import next_step, program
 from lveval.common.errors import ExitCode, IncompleteRun, UsageError, run_cli
 from lveval.common.levels import FileKey
 from lveval.common.logs import log
 from lveval.common.text import printable
+from lveval.data.controls import CONTROLS
 from lveval.data.own_subsets import declare, read_own_subsets
 from lveval.data.prompt_sets import OFFICIAL_MAPPING_SHA256, PromptSet, load_prompts
 from lveval.data.selection import SelectedFile, load_selection
@@ -38,12 +41,20 @@ from lveval.execution.pool import gpu_groups, visible_gpus, worker_pool
 from lveval.execution.recorder import Recorder
 from lveval.execution.schedule import pending_tasks
 from lveval.execution.tasks import Job, Task, TaskResult
-from lveval.options import RunOptions, Scheduler, keyword_words, without_secrets
+from lveval.options import (
+    UNKNOWN_WINDOW_LIMIT,
+    RunOptions,
+    Scheduler,
+    keyword_words,
+    run_command,
+    without_secrets,
+)
 from lveval.planning import token_counts
 from lveval.planning.check import run_checks
 from lveval.planning.plan import print_plan
 from lveval.planning.workload import write_workload
 from lveval.runs.folder import read_manifest, records_depths
+from lveval.runs.record import JsonObject
 from lveval.runs.spec import RunSpec
 from lveval.runs.store import RunStore
 
@@ -54,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     options = RunOptions.parse(user_tables.taken(words))
     logs.configure(verbose=options.verbose, quiet=options.quiet)
     code = execute(options, words)
-    if code in (ExitCode.COMPLETE, ExitCode.INCOMPLETE) and not (options.plan or options.check):
+    looked = options.plan or options.check or options.export_prompts
+    if code in (ExitCode.COMPLETE, ExitCode.INCOMPLETE) and not looked:
         print(printable(str(options.folder)))
     return code
 
@@ -101,8 +113,9 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
             if options.export_prompts:
                 write_workload(options.export_prompts, job, files, pool)
                 print(printable(str(options.export_prompts)))
-            else:
-                print_plan(options, job, files, spec.as_identity(), run.gpu_groups, pool)
+                return ExitCode.COMPLETE
+            more = print_plan(options, job, files, spec.as_identity(), run.gpu_groups, pool)
+        print(next_step("run folder", options.folder, run_command(words) if more else run.scoring))
         return ExitCode.COMPLETE
     files = load_selection(keys, options.data_path, options.limit, control=options.control)
 
@@ -111,7 +124,12 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
     spec = build_spec(run, prompts, files, environment)
     job = make_job(run, prompts, files, environment)
     if options.check:
-        return run_checks(job, files, run.gpu_groups, options.single_process)
+        if options.model_max_len is None:  # the check itself compares a given one
+            run.log_limit()
+        code = run_checks(job, files, run.gpu_groups, options.single_process)
+        then = "mend the errors, and check again" if code else run_command(words)
+        print(next_step("run folder", options.folder, then))
+        return code
 
     # --- 4. The run: a new folder, or one to be resumed ---------------------------------------
     selection = {file.name: file.rows for file in files}
@@ -127,7 +145,7 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
     ) as store:
         backend = options.module
         cost = CostTracker.from_options(
-            options, run.budgets, backend.answer_tokens(run.engine) or 0
+            options, run.limit, run.budgets, backend.answer_tokens(run.engine) or 0
         )
         cost.in_flight = backend.claim_rows_in_flight(run.engine, store.is_answered, selection)
         for record in store.records():
@@ -147,7 +165,8 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
             warn_of_surprises(run, spec)
 
         # --- 5. Answers: each is recorded as it comes -----------------------------------------
-        recorder = Recorder(store, files, cost)
+        alike = options.control is not None and CONTROLS[options.control].short
+        recorder = Recorder(store, files, cost, alike=alike)
         try:
             with interrupts.graceful(cost.stop):  # what is in flight may still come
                 failures = recorder.record(answers(run, job, tasks, cost))
@@ -165,6 +184,8 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
         store.log({"event": "end", "rows_left": left, "used": used})
         for line in summary_lines(run, store, cost, failures, left):
             log.info(line)
+    then = run.resume_command if left else run.scoring
+    log.info(next_step("run folder", options.folder, then))
     return ExitCode.INCOMPLETE if left else ExitCode.COMPLETE
 
 
@@ -173,7 +194,7 @@ class Run:
     """What is settled once the options are known: the engine's settings, GPUs and workers."""
 
     options: RunOptions
-    engine: EngineOptions
+    asked: EngineOptions  # as the options say it; see `engine`
     scheduler: Scheduler | None
     gpu_groups: list[str]  # the GPUs of each worker, as CUDA_VISIBLE_DEVICES names them
 
@@ -205,11 +226,54 @@ class Run:
     def chat_mode(self) -> str:
         """--chat-template; a run begun by version 0.1 keeps what `auto` meant then."""
         mode = self.options.chat_template
-        begun = None if self.options.overwrite else read_manifest(self.options.folder)
-        if mode == "auto" and begun and begun["identity"]["chat_template"] == "auto":
-            ruled = utils.TEMPLATE_FIRST in begun["identity"]["tables"]
+        if mode == "auto" and self.begun.get("chat_template") == "auto":
+            ruled = utils.TEMPLATE_FIRST in self.begun["tables"]
             return mode if ruled else utils.TABLES_FIRST
         return mode
+
+    @cached_property
+    def begun(self) -> JsonObject:
+        """What decides the answers of the run that the folder holds, to be resumed; or nothing."""
+        found = None if self.options.overwrite else read_manifest(self.options.folder)
+        return found["identity"] if found else {}
+
+    @cached_property
+    def engine(self) -> EngineOptions:
+        """The engine's settings; asked for where the limit may be settled, after the data."""
+        return replace(self.asked, model_max_len=self.limit)
+
+    @cached_property
+    def limit(self) -> int:
+        """The longest prompt, in tokens: as given, as begun, or what the model's window allows."""
+        given = self.options.model_max_len or self.begun.get("model_max_len")
+        if isinstance(given, int):
+            return given
+        return UNKNOWN_WINDOW_LIMIT if self.window is None else self._most(self.window)
+
+    def _most(self, window: int) -> int:
+        return prompt_limit(window, self.asked.max_new_tokens)
+
+    @cached_property
+    def window(self) -> int | None:
+        """The model's window in tokens, where it is known. A plan asks no service."""
+        backend = self.options.module
+        if self.scheduler:
+            with remote_cluster.connect(self.scheduler) as cluster:
+                return cluster.context_window(self.options.backend, self.asked)
+        return None if self.remote and self.options.plan else backend.context_window(self.asked)
+
+    def log_limit(self) -> None:
+        """Say where prompts are cut, unless that is just below the window and was asked for."""
+        given, cut = self.options.model_max_len or self.begun, f"prompts are cut at {self.limit:,}"
+        if given and self.scheduler:  # whose workers would have to be asked
+            return
+        if self.window is not None:
+            if not given or self.limit < self._most(self.window):
+                log.info(f"the model's window is {self.window:,} tokens; {cut}")
+        elif not given:
+            planned = self.remote and self.options.plan
+            why = "a plan asks no service for its" if planned else "nothing tells the model's"
+            log.info(f"{why} window; {cut} tokens (--model-max-len)")
 
     @property
     def budgets(self) -> dict[str, int]:
@@ -232,6 +296,11 @@ class Run:
         """What to run, in words, to go on where a start ended."""
         excepted = ", without --overwrite," if self.options.overwrite else ""
         return f"the same command again{excepted}"
+
+    @property
+    def scoring(self) -> str:
+        """What to run to score it."""
+        return f"{program('evaluate')} --input-dir {shlex.quote(str(self.options.folder))}"
 
     def workers(self, tasks: Sequence[Task]) -> int:
         """The number of processes on this machine."""
@@ -296,7 +365,7 @@ def build_spec(
             k: v for k, v in run.engine.args.items() if k not in backend.RUNTIME_ONLY_ARGS
         },
         model_name=options.model_name,
-        model_max_len=options.model_max_len,
+        model_max_len=run.limit,
         batch_size=options.batch_size,
         prompts={"name": prompts.name, "sha256": prompts.sha256, "official": prompts.official},
         chat_template=options.chat_template,
@@ -360,6 +429,7 @@ def warn_of_surprises(run: Run, spec: RunSpec) -> None:
 
     Raises UsageError for a chat format that is not there or fails.
     """
+    run.log_limit()
     if run.scheduler is None:  # else the model may be on the nodes only
         log.info("prompt format: %s", prompt_format(run))
     if spec.engine.get("device") == "cpu":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from lveval import __version__, user_tables
 from lveval.common import logs
+from lveval.common.command_line import Command
 from lveval.common.errors import ExitCode, UsageError
 from lveval.common.files import disk_errors, write_atomic
 from lveval.common.logs import log
@@ -42,14 +43,14 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
 def main(argv: Sequence[str] | None = None) -> ExitCode:
     """Call the subcommand's main; --help lists them."""
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="lveval",
+    # In a checkout that is not installed there is no command of that name.
+    called = "python -m lveval" if Path(sys.argv[0]).name == "__main__.py" else "lveval"
+    parser = Command(
+        prog=called,
         description="LV-Eval: question answering over contexts of 16k to 256k words.",
-        epilog="\n".join(f"{name:<10} {text}" for name, (_, _, text) in COMMANDS.items())
-        + "\n\nEach takes --config FILE and --formats FILE: tables of your own for those in "
-        "\nconfig.py and utils.py.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        epilog="\n".join(f"  {name:<10} {text}" for name, (_, _, text) in COMMANDS.items())
+        + "\n\nEach has a --help of its own, and takes --config FILE and --formats FILE: tables of "
+        "your own for those in config.py and utils.py.",
     )
     parser.add_argument("--version", action="version", version=f"lveval {__version__}")
     parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help="one of these")
@@ -57,18 +58,18 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     rest = user_tables.taken(words[1:])
     where, first, _ = COMMANDS[chosen]
     module, _, function = where.partition(":")
-    sys.argv[0] = f"lveval {chosen}"  # what argparse shows as the program
+    sys.argv[0] = f"{called} {chosen}"  # what argparse shows as the program
     found: ExitCode = getattr(importlib.import_module(module), function)([*first, *rest])
     return found
 
 
 def report_parser(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options, and in `folder` the run that they name."""
-    parser = argparse.ArgumentParser(
+    parser = Command(
+        usage="%(prog)s [--input-dir RUN] [options]",
         description="Show a run as one HTML page that opens from disk; plots and tables on demand.",
         epilog="exit codes: 0 written, 2 a wrong option or bad data, 4 runs that cannot be "
         "compared, 6 a file cannot be written",
-        allow_abbrev=False,
     )
     add_run_folder_options(parser)
     parser.add_argument(
@@ -203,11 +204,10 @@ EXPORTS = ("every-eval-ever", "lm-eval")
 
 def export_parser(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of an export."""
-    parser = argparse.ArgumentParser(
+    parser = Command(
         description="Write a run's scores and rows in another tool's format (docs/exchange.md).",
         epilog="exit codes: 0 written, 2 a wrong option or bad data, 3 rows are missing, "
         "6 a file cannot be written",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="the run's folder")

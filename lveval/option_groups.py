@@ -35,17 +35,18 @@ def option(
     remote_only: bool = False,
     some: bool = False,
     names: tuple[str, ...] = (),
+    usual: bool = False,
     **argparse_words: Any,  # noqa: ANN401
 ) -> Any:  # noqa: ANN401 - what dataclasses take for a field
     """Declare a field that is an option of the command line, with its help `text`.
 
     `decides`: part of the run's identity. `remote_only`: for backends that ask an endpoint.
     `some`: for the backends whose `OPTIONS` name it; part of the identity where it is given.
-    `names`: further spellings; other words go to argparse.
+    `names`: further spellings. `usual`: in the short --help, too. Other words go to argparse.
     """
     words = {"help": text} | argparse_words
     metadata = {"decides": decides or some, "valid": valid, "remote_only": remote_only}
-    more = {"some": some, "names": names, "argparse": words}
+    more = {"some": some, "names": names, "usual": usual, "argparse": words}
     return field(default=default, metadata={**metadata, **more})
 
 
@@ -72,6 +73,18 @@ def pattern(text: str) -> str:
     return text
 
 
+def token_count(text: str) -> int:
+    """Parse tokens, as 31500 or 32k, which is 32,000. Raises UsageError."""
+    match = re.fullmatch(r"(\d+)(k?)|(\d+\.\d{1,3})k", text.strip().lower(), re.ASCII)
+    if match is None:
+        raise UsageError(
+            f'--model-max-len: found "{text}", expected a number of tokens such as 31500 or 32k '
+            "(32,000)"
+        )
+    whole, thousands, decimal = match.groups()
+    return round(float(decimal) * 1000) if decimal else int(whole) * (1000 if thousands else 1)
+
+
 def json_object(flag: str, text: str) -> dict[str, Json]:
     """Parse the JSON object of an option. Raises UsageError."""
     try:
@@ -84,7 +97,7 @@ def json_object(flag: str, text: str) -> dict[str, Json]:
     return found
 
 
-# --- The options, in the groups of --help -------------------------------------------------------
+# --- The options, in the groups of --help-all ---------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,25 +105,37 @@ class ModelOptions:
     """The model and how its engine is set."""
 
     TITLE: ClassVar[str] = "model"
+    model_path: str | None = option(
+        "required, except for echo, and for openai with a name: model folder, .gguf file or Hub "
+        "name",
+        decides=True,
+        usual=True,
+        metavar="MODEL",
+    )
+    model_name: str = option(
+        "required without a path: names the run and its prompt format (default: last part of the "
+        "path)",
+        "",
+        decides=True,
+        usual=True,
+        metavar="NAME",
+    )
     backend: str = option(
         f"the engine: {', '.join(BACKENDS)}, or one of your own (docs/plugins.md): FILE.py, or the "
         "name that an installed package gives it",
         "hf",
         decides=True,
+        usual=True,
         metavar="NAME",
     )
-    model_path: str | None = option(
-        "model folder, .gguf file or Hub name (not needed for echo)", decides=True
-    )
-    model_name: str = option(
-        "names the run and its prompt format (default: last part of the path)", "", decides=True
-    )
-    model_max_len: int = option(
-        "longer prompts lose their middle; by convention 500 below the model's window",
-        15500,
+    model_max_len: int | None = option(
+        "longer prompts lose their middle; 31500 or 32k, which is 32,000 (default: 500 below the "
+        "model's window, 15500 where that is not known)",
         decides=True,
         valid=(lambda value: value >= 2, "at least 2"),
         names=("--model-max-length",),
+        usual=True,
+        type=token_count,
         metavar="TOKENS",
     )
     dtype: str = option(
@@ -216,15 +241,20 @@ class SelectionOptions:
 
     TITLE: ClassVar[str] = "what is asked"
     data_path: Path | None = option(
-        "folder with the data files (default: download from the Hub)", decides=True
+        "folder with the data files (default: download from the Hub)",
+        decides=True,
+        usual=True,
+        metavar="FOLDER",
     )
     datasets: list[str] | None = option(
-        "instead of config.DATASET_SELECTED", nargs="+", metavar="SUBSET"
+        "instead of config.DATASET_SELECTED", usual=True, nargs="+", metavar="SUBSET"
     )
     lengths: list[str] | None = option(
-        "instead of config.DATASET_LENGTH_LEVEL, like 16k", nargs="+", metavar="LEVEL"
+        "instead of config.DATASET_LENGTH_LEVEL, as 16k", usual=True, nargs="+", metavar="LEVEL"
     )
-    limit: int | None = option("only the first K rows of each file", valid=AT_LEAST_1, metavar="K")
+    limit: int | None = option(
+        "only the first K rows of each file", valid=AT_LEAST_1, usual=True, metavar="K"
+    )
     prompts: str = option(
         "builtin, official, or a file with DATASET_PROMPT (default: builtin)", "", decides=True
     )
@@ -244,7 +274,10 @@ class SelectionOptions:
         metavar="NAME",
     )
     published: bool = option(
-        "as the leaderboard: --prompts official --chat-template published", False, decides=True
+        "as the leaderboard: --prompts official --chat-template published",
+        False,
+        decides=True,
+        usual=True,
     )
 
 
@@ -323,7 +356,9 @@ class ProcessOptions:
     """How the run is computed and where it is kept."""
 
     TITLE: ClassVar[str] = "how it runs"
-    output_dir: Path = option("the run's folder is made in it", Path("outputs"))
+    output_dir: Path = option(
+        "the run's folder is made in it", Path("outputs"), usual=True, metavar="FOLDER"
+    )
     num_workers: int | None = option(
         "processes (default: one per visible GPU, else 1)", valid=AT_LEAST_1, metavar="N"
     )
@@ -363,6 +398,7 @@ class PlanOptions:
     plan: str | None = option(
         "tell what is left to do and what it costs, and end; nothing is answered, no model is "
         "loaded. estimate (default): from 5 rows a file; exact: from all",
+        usual=True,
         nargs="?",
         const="estimate",
         choices=("estimate", "exact"),
@@ -370,6 +406,7 @@ class PlanOptions:
     check: bool = option(
         "look whether a run can work, ask one prompt of full length, and end; 2 where it cannot",
         False,
+        usual=True,
     )
     export_prompts: Path | None = option(
         "write the prompts, cut and in their chat format, as a workload for vLLM's bench, and end; "

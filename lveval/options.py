@@ -9,11 +9,10 @@ refused before anything heavy is loaded.
 
 import argparse
 import difflib
-import io
 import json
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stderr
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_type_hints
@@ -28,8 +27,11 @@ from lveval.backends import (
     run_name,
 )
 from lveval.backends.base import ApiOptions, BackendModule, EngineOptions, Json
-from lveval.common.errors import UsageError, unknown_name
+from lveval.common import logs
+from lveval.common.command_line import Command, Help, program
+from lveval.common.errors import UsageError, WrongOption, unknown_name
 from lveval.common.levels import FileKey
+from lveval.common.logs import log
 from lveval.common.text import first_line
 from lveval.data.controls import CONTROLS
 from lveval.data.own_subsets import unknown_subset
@@ -42,7 +44,11 @@ from lveval.option_groups import (
     ProcessOptions,
     SelectionOptions,
 )
-from lveval.runs.folder import run_folder
+from lveval.runs.folder import run_folder, runs_below
+
+UNKNOWN_WINDOW_LIMIT = 15_500  # tokens of a prompt where no model's window is known
+
+MOST_RUNS = 10  # that are named where a command takes the newest
 
 CHAT_MODES = ("auto", "published", "tokenizer", "none")
 
@@ -142,14 +148,11 @@ class RunOptions(
 
     @classmethod
     def of_program(cls, words: Sequence[str]) -> "RunOptions":
-        """`parse` for a program: a word that argparse refuses raises UsageError, too."""
-        said = io.StringIO()
+        """`parse` for a program, which does not know the commands."""
         try:
-            with redirect_stderr(said):
-                options = cls.parse(words)
-        except SystemExit:
-            refusal = said.getvalue().strip().rpartition("error: ")[2]
-            raise UsageError(f"predict(): {refusal}") from None
+            options = cls.parse(words)
+        except WrongOption as error:
+            raise UsageError(f"predict(): {error.message}") from None
         for name in ("plan", "check"):
             if getattr(options, name):
                 raise UsageError(f"predict({name}=…): found the command {name}; run lveval {name}")
@@ -193,7 +196,7 @@ class RunOptions(
             chat=self.chat_template in ("auto", "published"),
             batch_folder=str(self.folder / "batches"),
         )
-        same = "model_max_len dtype seed pure_greedy trust_remote_code allow_pickle batch_size"
+        same = "dtype seed pure_greedy trust_remote_code allow_pickle batch_size"
         same += " revision adapter tokenizer"
         objects = "hf_overrides model_args generate_args chat_template_args plugin_args"
         values = {name: getattr(self, name) for name in same.split()}
@@ -207,6 +210,7 @@ class RunOptions(
             plugins=tuple((spec, plugin_hash(spec)) for spec in self.plugin or ()),
             think_tags=(self.think_tags,) if self.think_tags else (),
             stop=tuple(self.stop or ()),
+            model_max_len=self.model_max_len or UNKNOWN_WINDOW_LIMIT,
             thinking_budget=self.thinking_budget or 0,
             **values,
         )
@@ -322,11 +326,11 @@ CONFLICTS: list[tuple[Callable[[RunOptions], object], str]] = [
 # --- From fields to argparse --------------------------------------------------------------------
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
+class _Help(Help, argparse.ArgumentDefaultsHelpFormatter):
     """Shows a default where there is one that says something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = action.default in (None, False, "")
+        silent = action.default in (None, False, "", argparse.SUPPRESS)
         return action.help if silent else super()._get_help_string(action)
 
 
@@ -391,25 +395,65 @@ def _as_json(name: str, value: object) -> str:
         raise UsageError(f"{flag(name)}: found {value!r}: {first_line(error)}") from None
 
 
+def run_command(argv: Sequence[str]) -> str:
+    """How the user starts the run that a command line with --plan or --check looks at."""
+    kept: list[str] = []
+    words = without_secrets(argv)
+    while words:
+        word = words.pop(0)
+        if word == "--calibrate" or (word == "--plan" and words[:1] in (["estimate"], ["exact"])):
+            words.pop(0)
+        elif word.partition("=")[0] not in ("--plan", "--calibrate", "--check"):
+            kept.append(word)
+    return " ".join([program("predict"), *map(shlex.quote, kept)])
+
+
 def split_names(values: Sequence[str]) -> list[str]:
     """Split the values of an option that takes several names, also separated by commas."""
     return [name for value in values for name in value.split(",")]
 
 
-def option_parser() -> argparse.ArgumentParser:
-    """Make the command line of prediction.py from the fields of GROUPS."""
-    command = argparse.ArgumentParser(
-        description="Answer LV-Eval's questions with a model; run the same command again to "
-        "resume.",
-        epilog="exit codes: 0 complete, 2 a wrong option, bad data or set-up, 3 rows are missing "
-        "(run again), 4 the folder holds a run with other settings, 5 a service refused for good, "
-        "6 the disk failed, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP",
+class _ShortHelp(argparse.Action):
+    """Shows the usual options and ends, as argparse's own help does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        option_parser(usual=True).print_help()
+        parser.exit()
+
+
+NAMES_THE_RUN = ("model_path", "model_name")  # one of them is required
+
+EXAMPLES = """
+  {0} --model-path /models/Qwen2.5-7B-Instruct
+  {0} --model-path /models/Yi-6B-200K --published --single-process
+  {0} --backend openai --model-name gpt-4o-mini --plan
+"""
+EXIT_CODES = (
+    "exit codes: 0 complete, 2 a wrong option, bad data or set-up, 3 rows are missing (run again), "
+    "4 the folder holds a run with other settings, 5 a service refused for good, 6 the disk "
+    "failed, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP"
+)
+
+
+def option_parser(*, usual: bool = False) -> Command:
+    """Make the command line of prediction.py from the fields of GROUPS, or of the `usual` ones."""
+    command = Command(
+        usage="%(prog)s --model-path MODEL [options]",
+        description="Answer LV-Eval's questions with a model. The same command again resumes."
+        + EXAMPLES.format(program("predict")),
+        epilog=None if usual else EXIT_CODES,
         formatter_class=_Help,
-        allow_abbrev=False,  # what a prefix means would change with the next option
+        add_help=False,
     )
+    if usual:  # these are told apart instead of the groups
+        required = command.add_argument_group("required, one of the two")
+        others = command.add_argument_group("the usual options")
     for group in GROUPS:
-        titled, hints = command.add_argument_group(group.TITLE), get_type_hints(group)
+        titled = None if usual else command.add_argument_group(group.TITLE)
+        hints = get_type_hints(group)
         for each in fields(group):
+            if usual and not each.metadata["usual"]:
+                continue
             words: dict[str, Any] = dict(each.metadata["argparse"])
             # Whether an option was given tells the help, and refuses it for other backends.
             unset = each.metadata["remote_only"] or each.name == "batch_size"
@@ -418,15 +462,23 @@ def option_parser() -> argparse.ArgumentParser:
             if kind is bool:
                 words["action"] = "store_true"
             elif kind in (int, float, Path):
-                words["type"] = kind
-            titled.add_argument(flag(each.name), *each.metadata["names"], **words)
+                words.setdefault("type", kind)
+            place = titled or (required if each.name in NAMES_THE_RUN else others)
+            place.add_argument(flag(each.name), *each.metadata["names"], **words)
+    helps = others if usual else command.add_argument_group("help")
+    shown: dict[str, Any] = {"dest": "help", "default": argparse.SUPPRESS}
+    helps.add_argument(
+        "-h", "--help", action=_ShortHelp, nargs=0, help="the usual options", **shown
+    )
+    helps.add_argument("--help-all", action="help", help="all options, in groups", **shown)
     return command
 
 
 def add_run_folder_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a run to be read, in one of two ways, and runs to compare."""
     add = parser.add_argument
-    add("--input-dir", type=Path, help="the run's folder: the last line of prediction.py's output")
+    newest = "the run's folder, as prediction.py prints it (default: the newest in --output-dir)"
+    add("--input-dir", type=Path, metavar="RUN", help=newest)
     add("--output-dir", type=Path, default=Path("outputs"), help="as for prediction.py (outputs)")
     add("--model-name", help="as for prediction.py; names the folder together with --output-dir")
     add("-v", "--verbose", action="store_true", help="say more on standard error")
@@ -438,7 +490,30 @@ def add_run_folder_options(parser: argparse.ArgumentParser) -> None:
 
 
 def named_run_folder(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Path:
-    """The folder that `add_run_folder_options` names; ends the process where they name none."""
-    if (arguments.input_dir is None) == (arguments.model_name is None):
-        parser.error("expected either --input-dir, or --model-name with --output-dir")
-    return arguments.input_dir or run_folder(arguments.output_dir, arguments.model_name)
+    """The folder that `add_run_folder_options` names, or the newest; raises UsageError for none."""
+    if arguments.input_dir and arguments.model_name:
+        parser.error("expected either --input-dir, or --model-name with --output-dir; found both")
+    if arguments.model_name:
+        return run_folder(arguments.output_dir, arguments.model_name)
+    logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)  # the newest run is said
+    return arguments.input_dir or newest_run(arguments.output_dir, arguments.compare)
+
+
+def newest_run(output_dir: Path, beside: Sequence[Path]) -> Path:
+    """Choose the newest run below a folder, and say which others are there.
+
+    Not one of those that it stands `beside`. Raises UsageError where there is none.
+    """
+    compared = {path.absolute() for path in beside}
+    runs = [run for run in runs_below(output_dir) if run.absolute() not in compared]
+    if not runs:
+        raise UsageError(
+            f"{output_dir}: found no run; make one with: {program('predict')} --model-path MODEL, "
+            "or name its folder by --input-dir"
+        )
+    log.info("taking the newest run, %s%s", runs[0], "; there are others:" if runs[1:] else "")
+    for run in runs[1:MOST_RUNS]:
+        log.info("  %s", run)
+    if len(runs) > MOST_RUNS:
+        log.info("  and %d older ones", len(runs) - MOST_RUNS)
+    return runs[0]

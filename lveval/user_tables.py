@@ -6,7 +6,6 @@ The files are run, because the user names them; what they define replaces the ta
 name. The paths travel in the environment, so that every process of a run takes the same ones.
 """
 
-import argparse
 import copy
 import hashlib
 import importlib
@@ -17,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from lveval.common.command_line import Command
 from lveval.common.errors import UsageError
 from lveval.common.text import first_line
 
@@ -37,7 +37,7 @@ def choose(option: str, path: str) -> None:
 
 def taken(words: Sequence[str] | None) -> list[str]:
     """Take the tables that a command line names, and return its other words."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = Command(add_help=False)
     for option in TABLES:
         parser.add_argument(option, metavar="FILE")
     files, rest = parser.parse_known_args(sys.argv[1:] if words is None else list(words))

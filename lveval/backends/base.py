@@ -120,6 +120,14 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
     return (text[: min(ends)], True) if ends else (text, False)
 
 
+def prompt_limit(window: int, max_new_tokens: int) -> int:
+    """Return the longest prompt for a window, in tokens: by convention 500 below it.
+
+    That leaves room for an answer of 64 tokens and the chat format; a longer answer needs more.
+    """
+    return max(2, window - max(500, max_new_tokens + 436))
+
+
 class EngineBroken(Exception):
     """The engine cannot go on (a CUDA fault, for example): its process must be replaced."""
 
@@ -252,6 +260,10 @@ class BackendModule:
     def native_chat(self, options: EngineOptions) -> bool:
         """Return whether the engine that `load` gives has a `.chat()`, without loading it."""
         return False
+
+    def context_window(self, options: EngineOptions) -> int | None:
+        """Return the model's window in tokens, without loading it; None where it is not known."""
+        return None
 
     def max_concurrent_rows(self, options: EngineOptions) -> int:
         """Return how many threads may call `generate` at once."""

@@ -73,6 +73,7 @@ FLASH_PACKAGES = {
 }
 
 check_model = hf_models.check_model
+context_window = hf_models.window_without_loading
 
 
 def settings_fingerprint(options: EngineOptions) -> dict[str, Json]:

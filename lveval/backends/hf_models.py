@@ -23,6 +23,7 @@ from lveval.backends.base import (
     PlainTokenizer,
     Tokens,
     ok,
+    prompt_limit,
     warning,
 )
 from lveval.backends.model_files import (
@@ -61,8 +62,9 @@ def model_fingerprint(options: EngineOptions) -> dict[str, Json]:
     if window is not None and limit + options.max_new_tokens > window:
         raise UsageError(
             f"--model-max-len {limit}: the model's window is {window} tokens, an answer takes "
-            f"{options.max_new_tokens}; pass about {max(2, window - 500)} (500 below it leave room "
-            "for the chat format and the answer), or --backend-args window=N where N is true"
+            f"{options.max_new_tokens}; pass about {prompt_limit(window, options.max_new_tokens)} "
+            "(which leaves room for the chat format and the answer), or --backend-args window=N "
+            "where N is true"
         )
     if options.gpus > torch.cuda.device_count():
         raise UsageError(
@@ -203,6 +205,11 @@ def context_window(settings: Any, options: EngineOptions) -> int | None:  # noqa
     scaling = getattr(text, "rope_parameters", None) or {}
     trained, factor = (scaling.get(name) for name in (checkpoints.TRAINED, "factor"))
     return max(window, int(trained * factor)) if window and trained and factor else window
+
+
+def window_without_loading(options: EngineOptions) -> int | None:
+    """Return the model's window by its configuration alone; raises UsageError."""
+    return context_window(load_config(model_source(options), options), options)
 
 
 def load_generation_config(source: ModelSource, settings: Any) -> Any:  # noqa: ANN401

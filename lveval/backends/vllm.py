@@ -40,6 +40,7 @@ INSTALL = (
 )
 
 check_model = hf_models.check_model
+context_window = hf_models.window_without_loading
 
 ON_GPUS = True
 

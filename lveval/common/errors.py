@@ -49,6 +49,14 @@ class UsageError(LVEvalError):
     """A wrong option, table or installation."""
 
 
+class WrongOption(UsageError):
+    """A word of the command line that `program` does not take."""
+
+    def __init__(self, program: str, message: str) -> None:
+        super().__init__(message)
+        self.program = program
+
+
 class DataError(LVEvalError):
     """Data files that cannot be read or are not as the data card says."""
 
@@ -95,6 +103,8 @@ def ending(error: BaseException) -> tuple[str, int] | None:
     None for a bug of ours, which keeps its traceback.
     """
     match error:
+        case WrongOption():
+            return f"{error.program}: error: {error.message}", int(error.code)
         case LVEvalError():
             return f"error: {error.message}", int(error.code)
         case ModuleNotFoundError():

@@ -8,6 +8,7 @@ commands call `configure`. Results go to standard output and never through here.
 """
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,9 +45,33 @@ def shown(*, verbose: bool = False, quiet: bool = False) -> Iterator[None]:
         log.propagate = propagate
 
 
+class _HubRetries(logging.Filter):
+    """Makes one line of what the Hub's client says of its retries, two lines each."""
+
+    _why = _said = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say the first retry for a reason, the others with --verbose; keep any other message."""
+        text = record.getMessage()
+        if " thrown while requesting " in text:
+            status = re.match(r"HTTP Error (\d+) ", text)
+            self._why = f"the Hub answers HTTP {status[1]}" if status else "no network to the Hub"
+            return False
+        tries = re.search(r"\[Retry (\d+/\d+)\]", text)
+        if tries:
+            level = logging.DEBUG if self._said == self._why else logging.INFO
+            log.log(level, "%s; retrying (%s)", self._why, tries[1])
+            self._said = self._why
+        return not tries
+
+
+_hub_retries = _HubRetries()
+
+
 def configure(*, verbose: bool = False, quiet: bool = False) -> None:
     """Show what a command says: everything with `verbose`, only warnings with `quiet`."""
     log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
     if not any(isinstance(handler, _StderrHandler) for handler in log.handlers):
         log.addHandler(_StderrHandler())
         log.propagate = False
+    logging.getLogger("huggingface_hub.utils._http").addFilter(_hub_retries)

@@ -10,17 +10,18 @@ subset, level, row number), the sources and the distractors alone: neither the o
 nor the number of workers changes a byte.
 """
 
-import argparse
 import contextlib
 import itertools
 import os
 import re
+import shlex
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from lveval import config
+from lveval.common.command_line import Command, next_step, program
 from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli, unknown_name
 from lveval.common.processes import process_pool
 from lveval.construct.build import TOLERANCE, UNITS, BuildSpec, build_lines, candidates, level_size
@@ -131,8 +132,9 @@ def names(values: list[str] | None, default: list[str]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> ExitCode:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description="Build long-context data in LV-Eval's style.", allow_abbrev=False
+    parser = Command(
+        usage="%(prog)s --output-dir FOLDER [options]",
+        description="Build long-context data in LV-Eval's style.",
     )
     add = parser.add_argument
     add(
@@ -217,6 +219,11 @@ def main(arguments: list[str] | None = None) -> ExitCode:
         files += [(subset, level, rows) for level in levels]
     write_files(recipe, options.output_dir, files, options.num_workers)
     print(f"{options.output_dir}: {len(files)} files, {sum(rows for *_, rows in files):,} rows")
+    chosen = {"--datasets": options.datasets and subsets, "--lengths": options.lengths and levels}
+    asked = [word for name, some in chosen.items() if some for word in (name, *some)]
+    told = shlex.join(["--data-path", str(options.output_dir), *asked])
+    then = f"{program('predict')} --model-path MODEL {told}"
+    print(next_step("data folder", options.output_dir, then))
     return ExitCode.COMPLETE
 
 

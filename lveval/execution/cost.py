@@ -12,11 +12,21 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from lveval.backends.base import RowKey
+from lveval.common.levels import FileKey
 from lveval.execution.tasks import Task
 from lveval.options import RunOptions
 from lveval.runs.record import Prediction
 
 MARGIN = 1.2  # what is reserved for a row, to its expected cost
+
+
+@dataclass
+class PromptSums:
+    """Recorded rows of a file, and the tokens of their prompts, by our own count."""
+
+    rows: int = 0
+    tokens: int = 0
+    full: int = 0  # before the cut
 
 
 @dataclass
@@ -35,6 +45,7 @@ class CostTracker:
     answer_tokens: int = 0
     in_flight: Set[RowKey] = frozenset()  # sent by an earlier start: paid for in any case
     stop_reason: str = ""  # why no row is handed out any more
+    prompts: dict[FileKey, PromptSums] = field(default_factory=dict)
     _refused: float = 0.0  # USD that the first row needed that was not handed out
     _reserved: dict[RowKey, float] = field(default_factory=dict)  # USD
     _longest_prompt: dict[str, int] = field(default_factory=dict)  # level -> tokens, so far
@@ -45,16 +56,19 @@ class CostTracker:
 
     @classmethod
     def from_options(
-        cls, options: RunOptions, budgets: Mapping[str, int], answer_tokens: int
+        cls, options: RunOptions, limit: int, budgets: Mapping[str, int], answer_tokens: int
     ) -> "CostTracker":
-        """Track what the options allow; `answer_tokens`: the engine's own limit, 0 for none."""
+        """Track what the options allow, of prompts of at most `limit` tokens.
+
+        `answer_tokens`: the engine's own limit, 0 for none.
+        """
         share = 1 - options.batch_discount if options.batch else 1.0
         return cls(
             (options.price_in or 0.0) * share,
             (options.price_out or 0.0) * share,
             options.max_cost,
             options.max_hours,
-            options.model_max_len,
+            limit,
             budgets,
             None if options.price_cached is None else options.price_cached * share,
             _longest_answer=answer_tokens,
@@ -79,6 +93,10 @@ class CostTracker:
         # A refused request without a count was never computed.
         default = 0 if record["status"] == "refused" and not usage else ours
         prompt, answer = usage.get("prompt_tokens", default), usage.get("completion_tokens", 0)
+        sums = self.prompts.setdefault((record["dataset"], level), PromptSums())
+        sums.rows += 1
+        sums.tokens += ours
+        sums.full += record["prompt_tokens_full"]
         with self._lock:
             self.prompt_tokens += prompt
             self.cached_tokens += min(prompt, usage.get("cached_tokens", 0))

@@ -4,7 +4,6 @@ failures = Recorder(store, files, cost).record(results)
 """
 
 import re
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -12,6 +11,7 @@ from lveval.common.errors import IncompleteRun, UsageError
 from lveval.common.logs import log
 from lveval.data.selection import SelectedFile
 from lveval.execution.cost import CostTracker
+from lveval.execution.progress import Progress
 from lveval.execution.tasks import Attempt, Task, TaskResult
 from lveval.runs.store import RunStore
 
@@ -23,21 +23,23 @@ MAX_FAILURES_BEFORE_FIRST_ANSWER = 20
 class Recorder:
     """Takes the results of one start of a run, in the coordinating process."""
 
-    def __init__(self, store: RunStore, files: Sequence[SelectedFile], cost: CostTracker) -> None:
-        from tqdm import tqdm
-
+    def __init__(
+        self,
+        store: RunStore,
+        files: Sequence[SelectedFile],
+        cost: CostTracker,
+        *,
+        alike: bool = False,
+    ) -> None:
+        """Begin the bar and export the files that are complete; `alike` is Progress's."""
         self._store = store
         self._files = files
         self._cost = cost
         self._missing = {file.name: len(file.missing(store.answered(*file.key))) for file in files}
         self._failures: Counter[str] = Counter()  # cause -> rows
         self._messages: dict[str, str] = {}  # a failure's message without its numbers -> with them
-        self._repeated = self._tokens = 0
-        self._began = time.monotonic()
-        total = sum(file.wanted for file in files)
-        done = total - sum(self._missing.values())
-        words = {"unit": "row", "desc": "answering", "smoothing": 0.1}
-        self._bar = tqdm(total=total, initial=done, **words)
+        self._repeated = 0
+        self._progress = Progress(files, self._missing, cost, alike=alike)
         for file in files:
             if not self._missing[file.name]:
                 store.export_predictions(*file.key)
@@ -47,7 +49,7 @@ class Recorder:
 
         Raises IncompleteRun, or UsageError, where no row gets an answer.
         """
-        with self._bar:
+        with self._progress:
             for result in results:
                 self._record_answers(result)
                 for attempt in result.attempts:
@@ -62,14 +64,15 @@ class Recorder:
         if result.effective:
             self._store.record_resolved(dict(result.effective))
             log.debug("settings of the loaded engine: %s", dict(result.effective))
-        self._tokens += result.generated_tokens
         task, name = result.task, result.task.file_name
+        rows = tokens = 0
         for record in result.records:
             if self._store.append(record, result.times.get(record["index"])):
                 self._cost.charge(record)
-                self._bar.update()
-                self._tokens += record["prompt_tokens"]
                 self._missing[name] -= 1
+                tokens += record["prompt_tokens"]
+                rows += 1
+        self._progress.add(rows, tokens, result.generated_tokens)
         if result.records and not self._missing[name]:
             self._store.export_predictions(task.subset, task.level)
             rows = len(self._store.answered(task.subset, task.level))
@@ -88,11 +91,9 @@ class Recorder:
         log.warning("no answer: %s: %s: %s", row, attempt.cause, attempt.message)
 
     def _show_progress(self) -> None:
-        seconds = max(time.monotonic() - self._began, 1e-9)
         money = f", {self._cost.cost:,.2f} USD" if self._cost.cost else ""
         repeated = f", {self._repeated} tries repeated" if self._repeated else ""
-        speed = f"{self._tokens / seconds:,.0f} tokens/s"
-        self._bar.set_postfix_str(speed + money + repeated, refresh=False)
+        self._progress.show(money + repeated)
 
     def _end_hopeless_run(self) -> None:
         failed = self._failures.total()

@@ -88,6 +88,11 @@ def environment(backend: str, options: EngineOptions) -> dict[str, Json]:
     return {"code": loaded_code(), **software_versions(), "engine": json.loads(json.dumps(engine))}
 
 
+def window_of(backend: str, options: EngineOptions) -> int | None:
+    """Return the model's window in tokens, in a worker, which may be alone to have the model."""
+    return backend_module(backend).context_window(options)
+
+
 _verified: Environment | None = None
 
 
@@ -180,14 +185,24 @@ class Cluster(Executor):
         versions = self._ask(self._client.run_on_scheduler, software_versions)
         _require_same_environment(self._name, software_versions(), versions)
         while True:
-            while not self.size():
-                time.sleep(POLL_SECONDS / 5)
+            self._wait_for_worker()
             agreed = self._shared_environment(backend, options)
             if agreed is not None:
                 self._log_size(self._known)
                 self._warn_of_few_threads(backend_module(backend).max_concurrent_rows(options))
                 return agreed
             time.sleep(POLL_SECONDS)
+
+    def context_window(self, backend: str, options: EngineOptions) -> int | None:
+        """Wait for a worker and return what it knows of the model's window, in tokens."""
+        self._wait_for_worker()
+        asked = self._client.submit(window_of, backend, options, pure=False)
+        window: int | None = self._ask(asked.result)
+        return window
+
+    def _wait_for_worker(self) -> None:
+        while not self.size():
+            time.sleep(POLL_SECONDS / 5)
 
     def _shared_environment(self, backend: str, options: EngineOptions) -> Environment | None:
         """The environment of all workers, None where they were all lost meanwhile."""
@@ -227,6 +242,8 @@ class Cluster(Executor):
                 f"{self._name} was lost ({first_line(error)}); start it and its workers again; "
                 f"{RESUME}"
             ) from error
+        except LVEvalError:  # what a worker says
+            raise
         except Exception as error:  # a process of other versions may make anything of a message
             raise _foreign_code(self._name, error) from error
 

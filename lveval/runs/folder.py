@@ -99,6 +99,25 @@ def read_manifest(folder: Path) -> JsonObject | None:
     )
 
 
+def runs_below(folder: Path) -> list[Path]:
+    """Find the runs in a folder and in the folders in it, the newest first."""
+    times: dict[Path, float] = {}
+    with disk_errors("looking for runs", folder):
+        for path in itertools.chain(folder.glob("*/*"), folder.glob("*/*/*")):
+            if path.name == "run.json" or _has_answers(path):
+                times[path.parent] = max(times.get(path.parent, 0.0), path.stat().st_mtime)
+    runs = (run for run in times if run.name != "rows" or run.parent not in times)
+    return sorted(runs, key=lambda run: (-times[run], run))
+
+
+def _has_answers(path: Path) -> bool:
+    """Tell a file of predictions, also from one of data, which is named alike."""
+    if not FILE_NAME.fullmatch(path.name) or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b'"pred"' in file.read(2**16)
+
+
 def run_files(folder: Path) -> list[FileKey]:
     """List each file that the run selected or that lies in its folder, sorted."""
     parts = [part for part in (folder, folder / "rows") if part.is_dir()]

@@ -438,20 +438,13 @@ def test_the_workers_decide_what_the_engine_is(
         (absent / f"{package}.py").write_text("raise ModuleNotFoundError('not on this machine')\n")
     _, address = processes.scheduler(network.head)
     processes.node(network.nodes[0], "node.log", address, CUDA_VISIBLE_DEVICES="")
-    options = (
-        "--backend",
-        "hf",
-        "--model-path",
-        tiny_model,
-        "--model-max-len",
-        "300",
-        "--limit",
-        "1",
-    )
+    options = ("--backend", "hf", "--model-path", tiny_model, "--limit", "1")
     where = ("--scheduler", address, "--insecure-scheduler")
     run = processes.prediction(network.run, *options, *where, PYTHONPATH=str(absent))
     assert run.wait(120) == 0, processes.log("out.log")
-    engine = json.loads((processes.folder / "out/dry/run.json").read_text())["identity"]["engine"]
+    identity = json.loads((processes.folder / "out/dry/run.json").read_text())["identity"]
+    engine = identity["engine"]
+    assert identity["model_max_len"] == 2048 - 500  # as the worker knows of the model
     assert engine | {"device": "", "dtype": ""} == hf.settings_fingerprint(
         EngineOptions(str(tiny_model), 300)
     ) | {"device": "", "dtype": ""}

@@ -43,6 +43,7 @@ def test_a_service_that_cuts_prompts_shows(server: Served, tmp_path: Path) -> No
     )
     assert "the service counted 2,500; it cuts prompts" in found.stderr
     assert "read back: middle, last; not the first code" in found.stderr
+    assert "; next: mend the errors, and check again\n" in found.stderr
 
 
 def test_a_service_that_refuses_shows(server: Served, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import random
 import re
+import shlex
 import shutil
 import statistics
 from pathlib import Path
@@ -163,14 +164,13 @@ def test_money_and_hours_follow_from_the_tokens(data_path: Path, tmp_path: Path)
     asked, answered = prompt * 0.002, answers * 0.01
     assert f"prompts {asked:,.2f} USD, answers at most {answered:,.2f} USD" in found
     assert (
-        f": {asked + answered:,.2f} USD; as a batch run (25% off) {0.75 * (asked + answered):,.2f} USD"
+        f"\n  {asked + answered:,.2f} USD; as a batch run (25% off) {0.75 * (asked + answered):,.2f} USD"
         in found
     )
+    assert f", at most {asked + answered:,.2f} USD\n" in found.splitlines(keepends=True)[0]
     hours = (prompt + answers) / 0.5 / 3600
-    assert (
-        f"{hours:,.2f} worker-hours" in found and f"with 4 workers {hours / 4:,.2f} hours" in found
-    )
-    assert "money" not in predict(data_path, tmp_path, "--plan", *SELECTION).stdout
+    assert f"{hours:,.2f} hours of one worker; with 4 workers {hours / 4:,.2f} hours" in found
+    assert "money:" not in predict(data_path, tmp_path, "--plan", *SELECTION).stdout
 
 
 def test_calibration_times_rows_of_each_level(data_path: Path, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_calibration_times_rows_of_each_level(data_path: Path, tmp_path: Path) -
     ).stdout
     rates = [float(rate) for rate in re.findall(r"^\dk: ([\d.]+) s a row", found, re.M)]
     assert len(rates) == 2 and all(0.2 <= rate < 2 for rate in rates)
-    (hours,) = re.findall(r"3 rows of each level took: ([\d.]+) worker-hours", found)
+    (hours,) = re.findall(r"3 rows of each level took: ([\d.]+) hours of one worker", found)
     assert float(hours) == pytest.approx(sum(rates) * 10 / 3600, abs=0.005)
     assert not (tmp_path / "out").exists()
 
@@ -244,7 +244,61 @@ def test_bad_data_and_a_format_that_is_not_there_are_one_sentence(
     )
 
 
-def test_the_table_is_aligned() -> None:
+def test_the_tables_are_aligned_and_fit_100_columns() -> None:
     line = estimate_file({0: PromptTokens(3, 4, True)}, {0: 9}, 10, 64)
     text = plan.table({("cmrc_mixup", "1k"): line, ("lic_mixup", "128k"): line + line}).splitlines()
     assert len({len(part) for part in text}) == 1 and len(text) == 1 + 1 + 2 + 1 + 2 + 1
+    assert plan.cut_table({("cmrc_mixup", "1k"): line}) == []
+    # The whole benchmark before a window of a million tokens, as uncertain as an estimate is.
+    rows = {
+        index: PromptTokens(380_000 + 999 * index, 390_000 + 999 * index, index % 2 == 0)
+        for index in range(5)
+    }
+    sizes = dict.fromkeys(range(200), 2_400_000)
+    whole = estimate_file(rows, sizes, 390_000, 64)
+    files = {
+        (subset, level): whole
+        for subset in ("multifieldqa_zh_mixup", "cmrc_mixup")
+        for level in ("16k", "256k")
+    }
+    tables = [plan.table(files), *plan.cut_table(files)]
+    assert max(len(part) for text in tables for part in text.splitlines()) <= 100
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "1 second"), (80, "80 seconds"), (91, "2 minutes"), (5399, "90 minutes"), (5400, "2 hours"),
+     (129599, "36 hours"), (400000, "5 days")],
+)  # fmt: skip
+def test_a_duration_is_in_the_unit_of_a_person(seconds: float, words: str) -> None:
+    assert plan._duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(12, "12"), (950, "950"), (999.6, "1.0k"), (27_300, "27k"), (1_340_000, "1.3M"), (8.7e8, "870M")],
+)  # fmt: skip
+def test_a_large_number_has_three_figures(number: float, words: str) -> None:
+    assert plan._short(number) == words
+
+
+def test_a_plan_begins_with_what_it_comes_to_and_ends_with_the_run(
+    data_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["prediction.py"])
+    options = (*SELECTION, "--tokens-per-second", "0.5", "--price-in", "2000", "--price-out", "0")
+    found = predict(data_path, tmp_path / "o u t", "--plan=exact", *options).stdout.splitlines()
+    prompt = figures("\n".join(found))[PROMPT][0]
+    assert re.fullmatch(r"20 prompts, \d\.\dk tokens, about \d hours, at most [\d.]+ USD", found[0])
+    assert f"{prompt * 0.002:,.2f} USD" in found[0]
+    _, _, command = found[-1].partition("; next: ")
+    assert found[-1].startswith(
+        f"run folder: {tmp_path / 'o u t'}/dry; next: python prediction.py "
+    )
+    ran = script(*shlex.split(command)[1:])
+    assert ran.returncode == 0, ran.stderr
+    done = predict(data_path, tmp_path / "o u t", "--plan", *SELECTION).stdout.splitlines()
+    assert done[0] == "nothing is left to do"
+    assert done[-1].endswith(f"next: python evaluation.py --input-dir '{tmp_path}/o u t/dry'")
+    fresh = predict(data_path, tmp_path, "--plan", *SELECTION).stdout.splitlines()
+    assert re.fullmatch(r"20 prompts, \d\.\dk tokens, time by --calibrate 3", fresh[0])

@@ -388,7 +388,7 @@ def test_tables_for_papers_carry_the_pages_warnings(small: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "expected either --input-dir, or --model-name"),
+        (["--input-dir", "x", "--model-name", "y"], "expected either --input-dir, or --model-name"),
         (["--input-dir", "nowhere"], "nowhere: no such folder"),
         (
             ["--input-dir", "RUN", "--output", "page.txt"],

@@ -161,6 +161,7 @@ def test_what_answers_cost_more_than_they_should_is_learned() -> None:
         "index": 0,
         "status": "ok",
         "prompt_tokens": 100,
+        "prompt_tokens_full": 100,
     }
     spending.charge({**record, "usage": {"prompt_tokens": 150, "completion_tokens": 500}})  # type: ignore[typeddict-item]
     assert spending._estimate(task, 100) == pytest.approx(1.2 * (150 + 500) / 1000)

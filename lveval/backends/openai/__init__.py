@@ -14,7 +14,7 @@ from lveval.backends.openai.batch import BatchEngine, claim_rows_in_flight, rows
 from lveval.backends.openai.client import base_url, blocking, endpoint_host, require_credentials
 from lveval.backends.openai.online import OpenAIEngine
 from lveval.backends.openai.retry import shutting_down
-from lveval.backends.openai.service import Service
+from lveval.backends.openai.service import Service, told_window
 from lveval.backends.openai.settings import (
     BUDGETS,
     ENGINE_ARGS,
@@ -46,6 +46,7 @@ __all__ = [
     "RUNTIME_ONLY_ARGS",
     "answer_tokens",
     "claim_rows_in_flight",
+    "context_window",
     "load",
     "native_chat",
     "rows_in_flight",
@@ -81,6 +82,11 @@ def settings_fingerprint(options: EngineOptions) -> dict[str, Json]:
 def native_chat(options: EngineOptions) -> bool:
     """Whether the service formats the prompt: its chat endpoint does."""
     return (options.api or ApiOptions()).chat
+
+
+def context_window(options: EngineOptions) -> int | None:
+    """The window that the service tells of the model; asks it, once."""
+    return told_window(options.api or ApiOptions(), model_id(options))
 
 
 def answer_tokens(options: EngineOptions) -> int | None:

@@ -39,6 +39,32 @@ ONLY_STREAMS = re.compile(
 QUESTION_BUDGET = 16  # tokens: too few for the whole answer, which shows a limit that is ignored
 
 
+# How services name the window of a model that they list: vLLM and SGLang, OpenRouter and Together,
+# Groq, Mistral.
+WINDOWS = ("max_model_len", "context_length", "context_window", "max_context_length")
+
+LISTING_SECONDS = 10.0  # for the list of models
+
+
+def told_window(api: ApiOptions, model: str) -> int | None:
+    """Ask a service for the window of a model, in tokens; None where it does not tell it."""
+    import openai
+
+    with blocking(api, LISTING_SECONDS) as client:
+        try:
+            models: Any = client.get("/models", cast_to=object)
+        except (openai.APIError, ValueError):
+            return None
+    listed = models.get("data") if isinstance(models, dict) else None
+    for each in listed if isinstance(listed, list) else []:
+        if isinstance(each, dict) and each.get("id") == model:
+            meta = each.get("meta")  # llama.cpp's
+            told = [each.get(name) for name in WINDOWS]
+            told += [meta.get("n_ctx")] if isinstance(meta, dict) else []
+            return next((value for value in told if type(value) is int and value > 1), None)
+    return None
+
+
 class Service:
     """A service, and what its replies have shown of it."""
 
@@ -106,21 +132,8 @@ class Service:
         return blocking(self.api)
 
     def context_window(self) -> int | None:
-        """The service's window in tokens, which vLLM and llama.cpp tell; None where it does not."""
-        import openai
-
-        with self.blocking_client() as client:
-            try:
-                models: Any = client.get("/models", cast_to=object)
-            except (openai.APIError, ValueError):
-                return None
-        listed = models.get("data") if isinstance(models, dict) else None
-        for model in listed if isinstance(listed, list) else []:
-            if isinstance(model, dict) and model.get("id") == self._model:
-                meta = model.get("meta")
-                told = meta.get("n_ctx") if isinstance(meta, dict) else model.get("max_model_len")
-                return told if type(told) is int else None
-        return None
+        """The service's window in tokens; None where it does not tell it."""
+        return told_window(self.api, self._model)
 
     def request(self, prompt: Prompt) -> tuple[str, dict[str, Json]]:
         """(path, body) of the request for a prompt."""
