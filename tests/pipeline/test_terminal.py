@@ -94,6 +94,19 @@ def test_many_partial_files_are_not_listed_one_by_one(tmp_path: Path) -> None:
     assert "2 more files are scored on a part of their rows." in lines
 
 
+def test_unfinished_files_are_listed_until_there_are_many(tmp_path: Path) -> None:
+    files: dict[str, list[dict[str, Any]]] = {f"lic_mixup_{number}k": [] for number in range(1, 14)}
+    files["lic_mixup_1k"] = [make_row("lic_mixup", "1k", 0, Random(1))]
+    folder = write_run(tmp_path / "run", {name: rows for name, rows in files.items() if rows})
+    manifest = json.loads((folder / "run.json").read_text())
+    selected = {**manifest, "selection": dict.fromkeys(files, 2)}
+    (folder / "run.json").write_text(json.dumps(selected))
+    lines = printed("--input-dir", folder, "--allow-partial")
+    assert sum(bool(re.match(r"lic_mixup_\d+k +[01]/2", line)) for line in lines) == 10
+    assert "3 more files are unfinished (-v lists them)." in lines
+    assert any("; 25 rows have no answer yet and do not count." in line for line in lines)
+
+
 def test_a_table_too_wide_goes_on_below() -> None:
     lines = [["subset", "aaaa", "bbbb", "cccc"], ["x", "1", "2", "3"]]
     assert text_table(lines, width=18).split("\n\n") == [
