@@ -3,6 +3,8 @@ results.csv.
 
     python evaluation.py --input-dir outputs/chatglm3
     python evaluation.py --input-dir outputs/chatglm3 --compare outputs/yi-200k
+    python evaluation.py --import lm-eval samples_*.jsonl --data-path my_data --model-name yi-200k
+    evaluate("outputs/chatglm3").to_frame()    in a program, after `from lveval import evaluate`
 
 All protocols are always computed. `released`, the published scorer's, is the headline
 (results.json, results.csv); `described`, the paper's two stages, goes to results_described.json and
@@ -12,26 +14,29 @@ with rows missing is not scored (exit 3) unless --allow-partial is given, and th
 results.partial.*. A comparison goes to comparison.json, too.
 """
 
+if __name__ == "__main__":
+    import lveval.common.startup  # noqa: F401 - first: an interrupt among the imports is a line
+
 import argparse
 import csv
 import io
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from lveval import config, results
+from lveval import config, user_tables
 from lveval.analysis.ablation import score_variants
 from lveval.analysis.causes import classify_error
 from lveval.common import logs
-from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli, unknown_name
+from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli
 from lveval.common.files import write_atomic
 from lveval.common.levels import level_length
 from lveval.common.logs import log
 from lveval.common.processes import collector_paused
 from lveval.common.text import printable
+from lveval.data import own_subsets
 from lveval.options import add_run_folder_options, named_run_folder
 from lveval.report.text import (
     print_comparisons,
@@ -61,10 +66,13 @@ if TYPE_CHECKING:
     from lveval.analysis.run_analysis import RunAnalysis
 
 
-def evaluate(folder: Path) -> Evaluation:
-    """Score every recorded row of a run; LVEvalError naming file and line at a row that cannot be
-    scored.
+def evaluate(folder: Path | str, data_path: Path | str | None = None) -> Evaluation:
+    """Score every recorded row of the run in `folder`, complete or not.
+
+    `data_path`: a folder whose subset.toml says what run.json does not, of answers from elsewhere.
+    Raises LVEvalError, which names file and line at a row that cannot be scored.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(
             f"{folder}: no such folder; expected the one that prediction.py printed as its last "
@@ -75,22 +83,38 @@ def evaluate(folder: Path) -> Evaluation:
         raise UsageError(
             f"{folder}: no prediction file; expected names such as lic_mixup_16k.jsonl"
         )
+    manifest = run_folders.read_manifest(folder) or {}
+    declare_own_subsets(folder, manifest, data_path)
     for subset, level in pairs:
-        if subset not in results.SUBSETS:
-            error = unknown_name(subset, "subset", results.SUBSETS)
-            raise UsageError(f"{folder / f'{subset}_{level}.jsonl'}: {error}")
+        if subset not in config.DATASET_METRIC:
+            where = folder / f"{subset}_{level}.jsonl"
+            raise UsageError(f"{where}: {own_subsets.unknown_subset(subset)}")
         for name in (*(protocol.table for protocol in PROTOCOLS.values()), "DATASET_LANGUAGE"):
             if subset not in getattr(config, name):
                 raise UsageError(
                     f"config.py: {name} has no line for {subset}; expected one, as DATASET_METRIC "
                     "has"
                 )
-    pairs.sort(key=lambda pair: (results.SUBSETS.index(pair[0]), level_length(pair[1])))
-    manifest = run_folders.read_manifest(folder) or {}
+    order = list(config.DATASET_METRIC)
+    pairs.sort(key=lambda pair: (order.index(pair[0]), level_length(pair[1])))
     files = [score_file(folder, manifest, *pair) for pair in pairs]
     return Evaluation(
         folder, manifest, files, read_times(folder), recorded_protocols=recorded_protocols(folder)
     )
+
+
+def declare_own_subsets(
+    folder: Path, manifest: Mapping[str, object], data_path: Path | str | None
+) -> None:
+    """Let this process know the user's own subsets: as the run recorded them, of answers without
+    run.json as a file has them. Raises DataError.
+    """
+    if data_path is not None and not manifest:
+        own_subsets.declare(own_subsets.read_own_subsets(Path(data_path)))
+    identity = cast(Mapping[str, object], manifest.get("identity", {}))
+    recorded = identity.get("subsets", {})
+    where = f"{folder / 'run.json'}: identity.subsets"
+    own_subsets.declare(own_subsets.parse_own_subsets(recorded, where))
 
 
 def recorded_protocols(folder: Path) -> dict[str, str]:
@@ -131,6 +155,11 @@ def score_file(folder: Path, manifest: Mapping[str, object], subset: str, level:
             row = score_row(record, subset, level, place)
         except (TypeError, ValueError) as error:
             raise UsageError(f"{where}: {error}") from error
+        if manifest and available is not None and row.index >= available:
+            raise UsageError(
+                f'{where}: "index" is {row.index}; expected less than {available}, the rows of '
+                "the data file"
+            )
         result.scored.append(row)
         # At once, while the metrics still know the row's words.
         result.causes.append(classify_error(row))
@@ -339,8 +368,30 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="score an incomplete run's rows, into results.partial.*",
     )
-    arguments = parser.parse_args(argv)
-    arguments.folder = named_run_folder(parser, arguments)
+    parser.add_argument(
+        "--import",
+        dest="imported",
+        nargs="+",
+        metavar=("FORMAT", "FILE"),
+        help="make the run of answers from elsewhere, then score it; lm-eval, opencompass or csv, "
+        "and its files (docs/exchange.md); without --model-name beside the first file",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="with --import: rename an earlier run"
+    )
+    arguments = parser.parse_args(user_tables.taken(argv))
+    if arguments.imported is None:
+        if arguments.overwrite:
+            parser.error("--overwrite is for --import")
+        arguments.folder = named_run_folder(parser, arguments)
+        return arguments
+    if arguments.input_dir is not None or len(arguments.imported) < 2:
+        parser.error("--import: expected FORMAT FILE …, and --model-name or nothing")
+    first = Path(arguments.imported[1])
+    place, name = arguments.output_dir, arguments.model_name
+    if name is None:
+        place, name = first.parent, f"{first.stem}-imported"
+    arguments.folder = run_folders.run_folder(place, name)
     return arguments
 
 
@@ -352,9 +403,20 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     # they work, and how many there are would show in the last digits.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
-    # A folder's name that the terminal cannot encode is shown as an escape, not as a traceback.
-    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
-    evaluation, *others = (evaluate(each) for each in (arguments.folder, *arguments.compare))
+    if arguments.imported:
+        from lveval.exchange.importing import import_answers
+
+        form, *paths = arguments.imported
+        import_answers(
+            form,
+            [Path(path) for path in paths],
+            arguments.data_path,
+            arguments.folder,
+            model_name=arguments.model_name or "",
+            overwrite=arguments.overwrite,
+        )
+    folders = (arguments.folder, *arguments.compare)
+    evaluation, *others = (evaluate(each, arguments.data_path) for each in folders)
     if not others or evaluation.unfinished:
         print_counts(evaluation, every_file=arguments.verbose)
     if evaluation.unfinished:

@@ -4,8 +4,14 @@
         --model-max-len 31500
 
 The same command again resumes. Its last line is the run's folder, `<output-dir>/<model-name>`,
-which evaluation.py reads. Every option is declared in lveval/option_groups.py.
+which evaluation.py reads. Every option is declared in lveval/option_groups.py. In a program:
+
+    from lveval import predict
+    folder = predict(model_path="/models/chatglm3-6b-32k", model_max_len=31500)
 """
+
+if __name__ == "__main__":
+    import lveval.common.startup  # noqa: F401 - first: an interrupt among the imports is a line
 
 import itertools
 import sys
@@ -15,14 +21,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from lveval import __version__, config, utils
+from lveval import __version__, config, user_tables, utils
 from lveval.backends import load_plugins
 from lveval.backends.base import EngineOptions
 from lveval.common import interrupts, logs
-from lveval.common.errors import ExitCode, UsageError, run_cli
+from lveval.common.errors import ExitCode, IncompleteRun, UsageError, run_cli
 from lveval.common.levels import FileKey
 from lveval.common.logs import log
 from lveval.common.text import printable
+from lveval.data.own_subsets import declare, read_own_subsets
 from lveval.data.prompt_sets import OFFICIAL_MAPPING_SHA256, PromptSet, load_prompts
 from lveval.data.selection import SelectedFile, load_selection
 from lveval.execution import dispatch, remote_cluster
@@ -31,10 +38,11 @@ from lveval.execution.pool import gpu_groups, visible_gpus, worker_pool
 from lveval.execution.recorder import Recorder
 from lveval.execution.schedule import pending_tasks
 from lveval.execution.tasks import Job, Task, TaskResult
-from lveval.options import RunOptions, Scheduler, without_secrets
+from lveval.options import RunOptions, Scheduler, keyword_words, without_secrets
 from lveval.planning import token_counts
 from lveval.planning.check import run_checks
 from lveval.planning.plan import print_plan
+from lveval.planning.workload import write_workload
 from lveval.runs.folder import read_manifest, records_depths
 from lveval.runs.spec import RunSpec
 from lveval.runs.store import RunStore
@@ -43,16 +51,46 @@ from lveval.runs.store import RunStore
 def main(argv: Sequence[str] | None = None) -> ExitCode:
     """Have the selected rows answered: 0 when all are, 3 when some are missing."""
     words = list(sys.argv[1:] if argv is None else argv)
-
-    # --- 1. Options ---------------------------------------------------------------------------
-    options = RunOptions.parse(words)
+    options = RunOptions.parse(user_tables.taken(words))
     logs.configure(verbose=options.verbose, quiet=options.quiet)
+    code = execute(options, words)
+    if code in (ExitCode.COMPLETE, ExitCode.INCOMPLETE) and not (options.plan or options.check):
+        print(printable(str(options.folder)))
+    return code
+
+
+def predict(**options: object) -> Path:
+    """Have the selected rows answered, as the command does; returns the run's folder.
+
+    Keywords are the command's options with `_` for `-`, such as model_path="/models/Yi-6B-200K",
+    datasets=["lic_mixup"], single_process=True. The same call again resumes. Raises LVEvalError
+    for what ends the command with a sentence, IncompleteRun among them where rows are missing;
+    KeyboardInterrupt once what was answered is saved.
+    """
+    words = keyword_words(options)
+    with user_tables.restored():
+        given = RunOptions.of_program(user_tables.taken(words))
+        with logs.shown(verbose=given.verbose, quiet=given.quiet):
+            code = execute(given, words)
+    if code is ExitCode.INTERRUPTED:
+        raise KeyboardInterrupt
+    if code is ExitCode.INCOMPLETE:
+        raise IncompleteRun(
+            f"{given.folder}: rows are missing; attempts.jsonl has the causes; the same call again "
+            "goes on"
+        )
+    return given.folder
+
+
+def execute(options: RunOptions, words: list[str]) -> ExitCode:
+    """Plan, check or do what the options ask for; `words` are what they were read from."""
+    # --- 1. What is asked, and by what --------------------------------------------------------
     prompts = load_prompt_set(options)
-    keys = options.selected_files(prompts.templates)
+    keys = options.selected_files(prompts.by_subset)
     run = Run.of(options, keys)
 
     # --- 2. Selection: every data file is read and checked before a model is loaded -----------
-    if options.plan:
+    if options.plan or options.export_prompts:
         with token_counts.counting_pool(keys) as pool:
             files = load_selection(
                 keys, options.data_path, options.limit, pool, control=options.control
@@ -60,7 +98,11 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
             spec = build_spec(run, prompts, files, cluster_environment(run))
             warn_of_surprises(run, spec)
             job = make_job(run, prompts, files)
-            print_plan(options, job, files, spec.as_identity(), run.gpu_groups, pool)
+            if options.export_prompts:
+                write_workload(options.export_prompts, job, files, pool)
+                print(printable(str(options.export_prompts)))
+            else:
+                print_plan(options, job, files, spec.as_identity(), run.gpu_groups, pool)
         return ExitCode.COMPLETE
     files = load_selection(keys, options.data_path, options.limit, control=options.control)
 
@@ -123,7 +165,6 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         store.log({"event": "end", "rows_left": left, "used": used})
         for line in summary_lines(run, store, cost, failures, left):
             log.info(line)
-    print(printable(str(options.folder)))
     return ExitCode.INCOMPLETE if left else ExitCode.COMPLETE
 
 
@@ -143,7 +184,8 @@ class Run:
         gpus = visible_gpus() if options.module.ON_GPUS and not scheduler else []
         each = max(1, len(gpus)) if options.single_process else options.gpus_per_worker
         # A plan can be made on a machine without the GPUs that the run will have.
-        absent = options.plan and not options.calibrate and not gpus
+        looks = options.plan or options.export_prompts
+        absent = looks and not options.calibrate and not gpus
         groups = [] if scheduler or absent else gpu_groups(gpus, each)
         path = engine.model_path
         if scheduler and path and Path(path).exists():  # workers have another working directory
@@ -209,8 +251,13 @@ class Run:
 
 
 def load_prompt_set(options: RunOptions) -> PromptSet:
-    """The templates of the run. Raises UsageError for --published with others than the official."""
-    prompts = load_prompts(options.prompts)
+    """The templates of the run; subsets that stand beside the data are known from now on.
+
+    Raises UsageError for --published with others than the official.
+    """
+    own = read_own_subsets(options.data_path)
+    declare(own)
+    prompts = replace(load_prompts(options.prompts), own=own)
     if options.published and not prompts.official:
         raise UsageError(
             f"--published: the templates of --prompts {options.prompts} have SHA-256 "
@@ -257,6 +304,7 @@ def build_spec(
         budgets={subset: config.DATASET_MAXGEN[subset] for subset in subsets},
         data={file.name: file.file.fingerprint for file in files},
         given={**options.given(), **plugins.fingerprint(), **backend.origin},
+        subsets={name: own.as_data() for name, own in prompts.own.items() if name in subsets},
     )
 
 
@@ -273,7 +321,7 @@ def make_job(
         options=run.engine,
         model_name=options.model_name,
         chat_template=run.chat_mode,
-        templates=prompts.templates,
+        templates=prompts.by_subset,
         budgets=run.budgets,
         fingerprints={file.name: file.file.fingerprint for file in files},
         data_path=options.data_path and options.data_path.absolute(),

@@ -9,15 +9,14 @@ A subcommand is one of the mains, called with the rest of the command line.
 
 import argparse
 import importlib
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from lveval import __version__, user_tables
 from lveval.common import logs
-from lveval.common.errors import ExitCode, UsageError, run_cli
+from lveval.common.errors import ExitCode, UsageError
 from lveval.common.files import disk_errors, write_atomic
 from lveval.common.logs import log
 from lveval.common.text import printable
@@ -35,6 +34,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "report": ("lveval.cli:report", (), "show a run as one HTML page; plots and tables"),
     "plan": ("lveval.prediction:main", ("--plan",), "tell tokens, money and hours of a run"),
     "check": ("lveval.prediction:main", ("--check",), "look whether a run can work"),
+    "export": ("lveval.cli:export", (), "write a run's scores and rows for other tools"),
     "construct": ("lveval.construct.write:main", (), "build data in LV-Eval's style"),
 }
 
@@ -54,23 +54,12 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     parser.add_argument("--version", action="version", version=f"lveval {__version__}")
     parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help="one of these")
     chosen: str = parser.parse_args(words[:1]).command
-    tables = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in user_tables.TABLES:
-        tables.add_argument(option, metavar="FILE")
-    files, rest = tables.parse_known_args(words[1:])
-    for option in user_tables.TABLES:
-        if path := getattr(files, option.removeprefix("--")):
-            user_tables.choose(option, path)
+    rest = user_tables.taken(words[1:])
     where, first, _ = COMMANDS[chosen]
     module, _, function = where.partition(":")
     sys.argv[0] = f"lveval {chosen}"  # what argparse shows as the program
     found: ExitCode = getattr(importlib.import_module(module), function)([*first, *rest])
     return found
-
-
-def entry_point() -> None:
-    """What the installed command calls: `main`, with errors as one sentence and the exit code."""
-    run_cli(main)
 
 
 def report_parser(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -144,7 +133,7 @@ def report_of_folder(
     from lveval.report.data import build_report
     from lveval.report.leaderboard import read_leaderboards
 
-    evaluation, *compared = (evaluate(each) for each in (folder, *others))
+    evaluation, *compared = (evaluate(each, data_path) for each in (folder, *others))
     if not evaluation.rows:
         raise UsageError(
             f"{folder}: no row has an answer yet; run prediction.py with this folder's options "
@@ -162,7 +151,9 @@ def report_of_folder(
             evaluation, {other.place: other for other in compared}
         ),
         others=compared,
-        sweep=sweep.sweep_runs(evaluation, {run.name: evaluate(run) for run in swept}, measure)
+        sweep=sweep.sweep_runs(
+            evaluation, {run.name: evaluate(run, data_path) for run in swept}, measure
+        )
         if swept
         else None,
     )
@@ -172,7 +163,6 @@ def report(argv: Sequence[str] | None = None) -> ExitCode:
     """Write what was asked for; the last line printed is the page's path."""
     arguments = report_parser(argv)
     logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
-    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     output: Path = arguments.output or arguments.folder / "report.html"
     if output.suffix not in (".html", ".htm"):
         raise UsageError(f"--output {output}: expected the name of a page, ending in .html")
@@ -209,4 +199,63 @@ def report(argv: Sequence[str] | None = None) -> ExitCode:
         say(page.headline.standing.in_words)
     for path in (*written, output):
         print(printable(str(path)))
+    return ExitCode.COMPLETE
+
+
+EXPORTS = ("every-eval-ever", "lm-eval")
+
+
+def export_parser(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options of an export."""
+    parser = argparse.ArgumentParser(
+        description="Write a run's scores and rows in another tool's format (docs/exchange.md).",
+        epilog="exit codes: 0 written, 2 a wrong option or bad data, 3 rows are missing, "
+        "6 a file cannot be written",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="the run's folder")
+    add("--format", choices=EXPORTS, required=True, help="whose files to write")
+    add("--output", type=Path, metavar="DIR", help="where (default: RUN/FORMAT)")
+    add("--model-id", metavar="ORG/NAME", help="the model's name there (default: the run's)")
+    add("--organization", default="unknown", metavar="NAME", help="who made the run (unknown)")
+    add("--data-path", type=Path, metavar="FOLDER", help="the run's data, for want of cached ones")
+    add("--allow-partial", action="store_true", help="export an incomplete run's rows")
+    add("-v", "--verbose", action="store_true", help="say more on standard error")
+    add("-q", "--quiet", action="store_true", help="say only what is wrong")
+    return parser.parse_args(argv)
+
+
+def export(argv: Sequence[str] | None = None) -> ExitCode:
+    """Write a run for another tool; prints the path of the file with the scores."""
+    arguments = export_parser(argv)
+    logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
+    from lveval.evaluation import evaluate
+    from lveval.exchange import every_eval_ever, exporting, lm_eval
+    from lveval.report.text import print_unfinished
+
+    evaluation = evaluate(arguments.run)
+    if evaluation.unfinished and not arguments.allow_partial:
+        print_unfinished(evaluation)
+        return ExitCode.INCOMPLETE
+    if evaluation.control:
+        raise UsageError(
+            f"{arguments.run}: found a run of the control {evaluation.control}, whose scores would "
+            "pass for the benchmark's elsewhere; expected one that was asked the benchmark"
+        )
+    output: Path = arguments.output or arguments.run / arguments.format
+    hashes = exporting.hash_contexts(evaluation, arguments.data_path)
+    if len(hashes) < len(evaluation.rows):
+        log.warning(
+            "%d rows go without their context's hash: their data are not here (--data-path)",
+            len(evaluation.rows) - len(hashes),
+        )
+    if arguments.format == "lm-eval":
+        written = lm_eval.write(evaluation, output, hashes, arguments.model_id)
+    else:
+        written = every_eval_ever.write(
+            evaluation, output, hashes, arguments.model_id, arguments.organization
+        )
+    log.info("%d files of rows, and one of scores:", len(written) - 1)
+    print(printable(str(written[-1])))
     return ExitCode.COMPLETE

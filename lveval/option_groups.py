@@ -371,6 +371,12 @@ class PlanOptions:
         "look whether a run can work, ask one prompt of full length, and end; 2 where it cannot",
         False,
     )
+    export_prompts: Path | None = option(
+        "write the prompts, cut and in their chat format, as a workload for vLLM's bench, and end; "
+        "nothing is answered (docs/exchange.md)",
+        valid=(lambda value: value.name, "the name of a file"),
+        metavar="FILE",
+    )
     max_cost: float | None = option(
         "end the run before its answers cost more", valid=AMOUNT, metavar="USD"
     )

@@ -8,13 +8,17 @@ refused before anything heavy is loaded.
 """
 
 import argparse
+import difflib
+import io
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_type_hints
 
-from lveval import config
+from lveval import config, user_tables
 from lveval.backends import (
     BACKENDS,
     backend_module,
@@ -26,7 +30,9 @@ from lveval.backends import (
 from lveval.backends.base import ApiOptions, BackendModule, EngineOptions, Json
 from lveval.common.errors import UsageError, unknown_name
 from lveval.common.levels import FileKey
+from lveval.common.text import first_line
 from lveval.data.controls import CONTROLS
+from lveval.data.own_subsets import unknown_subset
 from lveval.option_groups import (
     GROUPS,
     ClusterOptions,
@@ -134,6 +140,21 @@ class RunOptions(
         given["model_name"] = given["model_name"] or run_name(given["model_path"] or "")
         return cls(**given)
 
+    @classmethod
+    def of_program(cls, words: Sequence[str]) -> "RunOptions":
+        """`parse` for a program: a word that argparse refuses raises UsageError, too."""
+        said = io.StringIO()
+        try:
+            with redirect_stderr(said):
+                options = cls.parse(words)
+        except SystemExit:
+            refusal = said.getvalue().strip().rpartition("error: ")[2]
+            raise UsageError(f"predict(): {refusal}") from None
+        for name in ("plan", "check"):
+            if getattr(options, name):
+                raise UsageError(f"predict({name}=…): found the command {name}; run lveval {name}")
+        return options
+
     @property
     def module(self) -> BackendModule:
         """The backend that answers. Raises UsageError where there is none of that name."""
@@ -216,7 +237,7 @@ class RunOptions(
         tables = {"the prompts": templates, "config.DATASET_MAXGEN": config.DATASET_MAXGEN}
         for subset in subsets:
             if subset not in config.DATASET_METRIC:
-                raise unknown_name(subset, "subset", list(config.DATASET_METRIC))
+                raise unknown_subset(subset)
             for name, table in tables.items():
                 if subset not in table:
                     raise UsageError(
@@ -229,6 +250,11 @@ class RunOptions(
         unique = dict.fromkeys
         return [(subset, level) for subset in unique(subsets) for level in unique(levels)]
 
+
+# Options that are given once for each of their values.
+APPENDED = [
+    each.name for each in fields(RunOptions) if each.metadata["argparse"].get("action") == "append"
+]
 
 # What does not go together, and the sentence that says so.
 CONFLICTS: list[tuple[Callable[[RunOptions], object], str]] = [
@@ -263,7 +289,10 @@ CONFLICTS: list[tuple[Callable[[RunOptions], object], str]] = [
         lambda o: o.calibrate and not o.plan,
         "--calibrate: found no --plan; expected both, or neither to start the run",
     ),
-    (lambda o: o.plan and o.check, "--plan and --check: found both, expected one of the two"),
+    (
+        lambda o: sum(map(bool, (o.plan, o.check, o.export_prompts))) > 1,
+        "--plan, --check and --export-prompts: found several, expected one of them",
+    ),
     (
         lambda o: o.single_process and o.gpus_per_worker > 1,
         "--single-process takes all visible GPUs; found --gpus-per-worker too, expected one of "
@@ -327,6 +356,39 @@ def _without_value(header: str) -> str:
     name, _, value = header.partition(":")
     harmless = re.fullmatch(r"\s*([A-Za-z]+ )?\$\{?\w+\}?\s*", value)
     return header if harmless else f"{name}: ***"
+
+
+def keyword_words(keywords: Mapping[str, object]) -> list[str]:
+    """Spell keyword arguments as the words of a command line; None and False are not given.
+
+    Raises UsageError for a name that is no option, with the one that is nearest.
+    """
+    known = [each.name for each in fields(RunOptions)]
+    known += [option.removeprefix("--") for option in user_tables.TABLES]
+    words: list[str] = []
+    for name, value in keywords.items():
+        if name not in known:
+            if near := difflib.get_close_matches(name, known, 1):
+                raise UsageError(f'predict(): no option "{name}"; did you mean "{near[0]}"?')
+            raise unknown_name(name, "option of predict()", sorted(known))
+        if isinstance(value, Mapping):
+            words.append(f"{flag(name)}={_as_json(name, value)}")
+        elif isinstance(value, list | tuple) and name in APPENDED:
+            words += [f"{flag(name)}={item}" for item in value]
+        elif isinstance(value, list | tuple):
+            words += [flag(name), *map(str, value)]
+        elif value is True:
+            words.append(flag(name))
+        elif value is not None and value is not False:
+            words.append(f"{flag(name)}={value}")
+    return words
+
+
+def _as_json(name: str, value: object) -> str:
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{flag(name)}: found {value!r}: {first_line(error)}") from None
 
 
 def split_names(values: Sequence[str]) -> list[str]:

@@ -2,22 +2,28 @@
 
     evaluation = lveval.evaluation.evaluate(Path("outputs/chatglm3"))
     results.level_means(evaluation.scores("released"))["16k"]
+    evaluation.to_frame().groupby("cause").size()
 
 Nothing here reads or writes a file.
 """
 
+import html
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import fsum
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
 from lveval import config, metrics
 from lveval.common import jieba_dictionary
+from lveval.common.errors import unknown_name
 from lveval.common.levels import FileKey, level_length
-from lveval.common.text import one_line
+from lveval.common.text import one_line, printable
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Cause = Literal[
     "correct",
@@ -80,9 +86,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 HEADLINE = next(iter(PROTOCOLS))
 
-SUBSETS = list(config.DATASET_METRIC)  # in the order of every table
-
-PUBLISHED = [subset for subset in SUBSETS if subset in config.DATASET_ROWS]
+PUBLISHED = [subset for subset in config.DATASET_METRIC if subset in config.DATASET_ROWS]
 
 PUBLISHED_LEVELS = ("16k", "32k", "64k", "128k", "256k")
 
@@ -167,6 +171,13 @@ class ScoredRow:
         """Whether the prompt still held the evidence; None where that is unknown."""
         kept = self.record.get("evidence_kept")
         return kept if isinstance(kept, bool) else None
+
+    @property
+    def answer_tokens(self) -> int | None:
+        """The new tokens, reasoning among them, where the engine or service counted them."""
+        usage = self.record.get("usage")
+        found = usage.get("completion_tokens") if isinstance(usage, Mapping) else None
+        return found if type(found) is int and 0 <= found < LARGEST_INTEGER else None
 
     @property
     def depths(self) -> RowDepths | None:
@@ -341,9 +352,57 @@ class Evaluation:
         published = self.identity.get("chat_template") == "published"
         return bool(self.prompts.get("official")) and published
 
-    def scores(self, protocol: str) -> Scores:
-        """The score of every file that has rows."""
+    def scores(self, protocol: str = HEADLINE) -> Scores:
+        """The score of every file that has rows. Raises UsageError for an unknown protocol."""
+        if protocol not in self._scores:
+            raise unknown_name(protocol, "protocol", list(PROTOCOLS))
         return dict(self._scores[protocol])
+
+    def to_frame(self) -> "DataFrame":
+        """Every scored row as a line of a pandas DataFrame; scores are 0 to 1, by protocol.
+
+        `truth` is the first of the accepted answers, the one that is scored; `answer` is what was
+        scored.
+        """
+        from pandas import DataFrame
+
+        rows = self.rows
+        columns: dict[str, list[object]] = {
+            "subset": [row.subset for row in rows],
+            "level": [row.level for row in rows],
+            "index": [row.index for row in rows],
+            "question": [row.text("input") for row in rows],
+            "truth": [row.record["answers"][0] for row in rows],
+            "answer": [row.answer for row in rows],
+            "status": [row.text("status") or "unrecorded" for row in rows],
+            "cause": [*self.causes],
+            **{protocol: [row.scores[protocol] for row in rows] for protocol in PROTOCOLS},
+            "prompt_tokens": [row.count("prompt_tokens") for row in rows],
+            "prompt_tokens_full": [row.count("prompt_tokens_full") for row in rows],
+            "answer_tokens": [row.answer_tokens for row in rows],
+            "evidence_kept": [row.evidence_kept for row in rows],
+        }
+        # Nullable types: a count that a row lacks makes no fractions of the others.
+        types = {name: "Int64" for name in columns if "tokens" in name}
+        return DataFrame(columns).astype(types | {"evidence_kept": "boolean"})
+
+    def _repr_html_(self) -> str:
+        """The headline's scores as a notebook shows them; pandas escapes each cell."""
+        from pandas import DataFrame
+
+        scores, levels = self.scores(), level_means(self.scores())
+        means = subset_means(scores)
+        lines: list[list[object]] = [
+            [subset, *(scores.get((subset, level)) for level in levels), means[subset]]
+            for subset in table_order(means)
+        ]
+        if levels:
+            lines.append(["mean", *levels.values(), overall_mean(scores)])
+        table = DataFrame(lines, columns=["subset", *levels, "mean"])
+        missing = f"; {self.missing} rows have no answer yet" if self.missing else ""
+        title = f"{self.name}: scores of the {HEADLINE} protocol, 0 to 100, {self.row_counts} rows"
+        shown = table.to_html(index=False, float_format="{:.2f}".format, na_rep="", border=0)
+        return f"<p>{html.escape(printable(title + missing))}</p>{shown}"
 
     @cached_property
     def _scores(self) -> dict[str, Scores]:
@@ -455,5 +514,5 @@ def mean(values: Sequence[float]) -> float:
 
 def table_order(subsets: Iterable[str]) -> list[str]:
     """Sort subsets as every table does: in the order of config.py, others last."""
-    order = {subset: place for place, subset in enumerate(SUBSETS)}
+    order = {subset: place for place, subset in enumerate(config.DATASET_METRIC)}
     return sorted(subsets, key=lambda subset: order.get(subset, len(order)))

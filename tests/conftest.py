@@ -77,6 +77,9 @@ SLOW_WITH_REASON = {
     "test_plan_and_check_work_with_a_file": "processes that count tokens",
     "test_a_model_that_falls_for_facts_shows_what_they_cost": "four runs, scored and compared",
     "test_a_subset_and_a_format_of_ones_own": "two commands with a worker process",
+    "test_workers_need_no_more_than_their_tasks": "a worker process",
+    "test_the_tour_runs_in_a_kernel": "the notebook, in a real kernel",
+    "test_an_installed_copy_is_a_library_in_any_folder": "pip, and a program in another folder",
 }
 
 

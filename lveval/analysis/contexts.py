@@ -78,11 +78,11 @@ def read_contexts(
         if file.scored and (with_passages or any(row.depths is None for row in file.scored))
     ]
     for file in tqdm(files, desc="reading contexts", unit="file", delay=2, leave=False):
-        data = _data_of(evaluation, file, data_path)
+        data = data_of(evaluation, file, data_path)
         if data is None:
             told.missing.append(file.name)
             continue
-        for scored, row in _rows_of(evaluation.control, file, data):
+        for scored, row in rows_of(evaluation.control, file, data):
             found = find_passages(row)
             known = scored.depths
             if known is None:
@@ -92,7 +92,11 @@ def read_contexts(
     return told
 
 
-def _data_of(evaluation: Evaluation, file: FileResult, data_path: Path | None) -> DataFile | None:
+def data_of(evaluation: Evaluation, file: FileResult, data_path: Path | None) -> DataFile | None:
+    """Find the data of a file, in `data_path` or a cached copy; None where they are not here.
+
+    Raises LVEvalError where `data_path` holds other content than the run's.
+    """
     recorded = evaluation.identity.get("data", {}).get(file_name(file.subset, file.level))
     fingerprint = recorded if isinstance(recorded, str) else None
     if data_path is not None:
@@ -100,9 +104,10 @@ def _data_of(evaluation: Evaluation, file: FileResult, data_path: Path | None) -
     return dataset.cached_file(file.subset, file.level, fingerprint) if fingerprint else None
 
 
-def _rows_of(
+def rows_of(
     control: str | None, file: FileResult, data: DataFile
 ) -> Iterator[tuple[ScoredRow, Row]]:
+    """Yield each scored row with what was asked, as far as the data have its question."""
     if control and control not in CONTROLS:  # of another version: what it asked is not known here
         return
     for scored in file.scored:

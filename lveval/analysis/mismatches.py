@@ -108,7 +108,31 @@ def mismatches(
         found += noted("budgets of answers", [each or None for each in budgets])
     for subset in sorted(budgets[0].keys() & budgets[1].keys()):
         found += noted(f"budget of {subset} answers", [each[subset] for each in budgets])
+    own = [section(each, "subsets") for each in both]
+    for subset in sorted(own[0].keys() & own[1].keys()):
+        found += _own_mismatches(subset, section(own[0], subset), section(own[1], subset), names)
     return sorted(found, key=lambda mismatch: not mismatch.refuses)
+
+
+# Of the definition of a user's own subset: what its scores depend on, beside the answers.
+SCORED_BY = ("language", "metric", "metric_described", "metric_recall")
+
+
+def _own_mismatches(
+    subset: str, a: Mapping[str, object], b: Mapping[str, object], names: tuple[str, str]
+) -> list[Mismatch]:
+    """Compare two definitions of one subset: refused where they are scored in two ways."""
+    found = [
+        Mismatch(
+            f"{subset} has the {field} {a.get(field)} in {names[0]}, {b.get(field)} in {names[1]}",
+            True,
+        )
+        for field in SCORED_BY
+        if a.get(field) != b.get(field)
+    ]
+    prompts = [_short(json.dumps(each.get("prompt"))) for each in (a, b)]
+    values = [each.get("prompt") for each in (a, b)]
+    return found + difference_notes(f"prompt of {subset}", values, prompts, names)
 
 
 def data_mismatches(

@@ -9,6 +9,8 @@ commands call `configure`. Results go to standard output and never through here.
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from lveval.common.text import printable
 
@@ -24,6 +26,22 @@ class _StderrHandler(logging.Handler):
 
         tqdm.write(printable(record.getMessage()), file=sys.stderr)
         sys.stderr.flush()
+
+
+@contextmanager
+def shown(*, verbose: bool = False, quiet: bool = False) -> Iterator[None]:
+    """Show what a command says, in the block, to a program that has set up no logging."""
+    if log.hasHandlers():
+        yield
+        return
+    level, propagate = log.level, log.propagate
+    configure(verbose=verbose, quiet=quiet)
+    try:
+        yield
+    finally:
+        log.handlers.clear()
+        log.setLevel(level)
+        log.propagate = propagate
 
 
 def configure(*, verbose: bool = False, quiet: bool = False) -> None:

@@ -67,6 +67,16 @@ class DataFile:
         sizes: list[int] = pc.binary_length(self._mapped().data.column("context")).to_pylist()
         return sizes
 
+    def questions(self) -> list[str]:
+        """Each row's question; looks at no context."""
+        found: list[str] = self._mapped().data.column("input").to_pylist()
+        return found
+
+    def languages(self) -> list[str]:
+        """Those that its rows are in."""
+        found: list[str] = self._mapped().unique("language")
+        return found
+
     def _mapped(self) -> "Dataset":
         dataset = _open_cache(self.path)
         if dataset is None:
@@ -160,10 +170,7 @@ def _cache_path(subset: str, fingerprint: str) -> Path:
     The subset is in the name because the rows were checked against it.
     """
     return (
-        cache_dir()
-        / "data"
-        / CACHE_VERSION
-        / f"{subset}-{fingerprint.removeprefix('sha256:')}.arrow"
+        cache_dir("data", CACHE_VERSION) / f"{subset}-{fingerprint.removeprefix('sha256:')}.arrow"
     )
 
 
@@ -224,7 +231,6 @@ def _write_cache(source: DataSource, subset: str, fingerprint: str, size: int, p
     schema = _features().arrow_schema
     digest = hashlib.sha256()
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for old in path.parent.glob("*.tmp"):  # left by a process that was killed
             with suppress(FileNotFoundError):
                 if time.time() - old.stat().st_mtime > STALE_SECONDS:

@@ -8,12 +8,14 @@ import hashlib
 import json
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lveval import config
 from lveval.common.errors import DataError
 from lveval.common.files import cache_dir, write_atomic
+from lveval.data.own_subsets import OwnSubset, missing_fields
 
 OFFICIAL_URL = "https://raw.githubusercontent.com/infinigence/LVEval/25aebcb36acbbb8338712736cfdd31e06e236df5/config.py"
 OFFICIAL_FILE_SHA256 = "7c278132c6cd744e3a57dc87947a20d23d66f6928b9b7f37b0d1bf42e43df8e6"
@@ -25,9 +27,18 @@ OFFICIAL_MAPPING_SHA256 = "5c74d1516a2a0f5a82e687f9d8375aa1dac6765881a09bd2fb512
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The templates of a run: subset -> template, and the hash that names them."""
+    """The templates of a run: subset -> template, and the hash that names them.
+
+    `own`: subsets of the user's own, whose templates come with them and have no part in the hash.
+    """
 
     templates: dict[str, str]
+    own: Mapping[str, OwnSubset] = field(default_factory=dict)
+
+    @property
+    def by_subset(self) -> dict[str, str]:
+        """Every template; what --prompts has for a subset of the user's own comes first."""
+        return {name: subset.prompt for name, subset in self.own.items()} | self.templates
 
     @property
     def sha256(self) -> str:
@@ -126,8 +137,7 @@ def parse_prompts(text: str, where: str) -> dict[str, str]:
     for subset, template in mapping.items():
         if not isinstance(subset, str) or not isinstance(template, str):
             raise DataError(f"{where}: DATASET_PROMPT[{subset!r}]: expected a string for a string")
-        missing = [name for name in ("{context}", "{input}") if name not in template]
-        if missing:
+        if missing := missing_fields(template):
             raise DataError(
                 f"{where}: DATASET_PROMPT[{subset!r}]: expected {' and '.join(missing)} in the "
                 "template"

@@ -14,6 +14,7 @@ from pathlib import Path
 from lveval.common.errors import UsageError
 from lveval.common.logs import log
 from lveval.data import controls, dataset
+from lveval.data.own_subsets import require_language
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def load_selection(
     ):
         files.append(selected)
         file = selected.file
+        require_language(file)
         log.debug("%s: %d of %d rows, %s", file.origin, selected.rows, len(file), file.fingerprint)
     if control:
         left_out = {selected.name: len(selected.left_out) for selected in files}

@@ -58,15 +58,19 @@ def _code() -> dict[str, Json]:
     families = ("backends", "common", "data", "execution", "runs")
     files = [package / "config.py", package / "metrics.py", package / "utils.py"]
     files += sorted(path for name in families for path in (package / name).rglob("*.py"))
-    hashes: dict[str, Json] = {
+    return {
         str(path.relative_to(package)): hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         for path in files
     }
-    return {**hashes, **user_tables.fingerprints()}
 
 
 # Taken as the code is imported: the files may change under a worker that lives for days.
 CODE = _code()
+
+
+def loaded_code() -> dict[str, Json]:
+    """Return CODE, and the user's own tables that this process has taken."""
+    return {**CODE, **user_tables.fingerprints()}
 
 
 def software_versions() -> dict[str, Json]:
@@ -81,7 +85,7 @@ def environment(backend: str, options: EngineOptions) -> dict[str, Json]:
     """Return what this process would answer with: its code, versions and engine."""
     engine = backend_module(backend).settings_fingerprint(options)
     # Plain values only: torch's version is an object of its own, which needs torch to be read.
-    return {"code": CODE, **software_versions(), "engine": json.loads(json.dumps(engine))}
+    return {"code": loaded_code(), **software_versions(), "engine": json.loads(json.dumps(engine))}
 
 
 _verified: Environment | None = None
@@ -198,7 +202,8 @@ class Cluster(Executor):
                 raise _foreign_code(f"worker {address}", found)
             # Of the first worker only the engine is taken on: code and versions must be those of
             # this process.
-            agreed = agreed or {"code": CODE, **software_versions(), "engine": found.get("engine")}
+            ours = {"code": loaded_code(), **software_versions()}
+            agreed = agreed or {**ours, "engine": found.get("engine")}
             _require_same_environment(f"worker {address}", agreed, found)
         return agreed
 

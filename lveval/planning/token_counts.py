@@ -65,12 +65,17 @@ def counting_pool(names: Sequence[FileKey]) -> Iterator[Executor]:
 _tokenizer: tuple[str, EngineOptions, Tokenizer] | None = None  # this process's
 
 
-def count_row(job: tasks.Job, native_chat: bool, key: RowKey) -> PromptTokens:
-    """Count the tokens of one row as a run of `job` records them."""
+def prepare_here(job: tasks.Job, native_chat: bool, key: RowKey) -> utils.PreparedPrompt:
+    """Make one row's prompt as a run of `job` does; the tokenizer is loaded once a process."""
     global _tokenizer
     if _tokenizer is None or _tokenizer[:2] != (job.backend, job.options):
         _tokenizer = job.backend, job.options, backend_module(job.backend).tokenizer(job.options)
-    made = tasks.prepare_row(job, _tokenizer[2], native_chat, key).prepared
+    return tasks.prepare_row(job, _tokenizer[2], native_chat, key).prepared
+
+
+def count_row(job: tasks.Job, native_chat: bool, key: RowKey) -> PromptTokens:
+    """Count the tokens of one row as a run of `job` records them."""
+    made = prepare_here(job, native_chat, key)
     return PromptTokens(len(made.prompt.tokens), made.prompt_tokens_full, made.evidence_kept)
 
 
@@ -81,7 +86,6 @@ class TokenCountCache:
         self._path = path
         self.rows: dict[int, PromptTokens] = {}
         with disk_errors("reading the counts", path):
-            path.parent.mkdir(exist_ok=True)
             content = path.read_bytes() if path.exists() else b""
             whole = content.rfind(b"\n") + 1
             if whole < len(content):  # the last line was torn by a kill
@@ -143,7 +147,7 @@ class TokenCounter:
         subset, level = file
         # These say nothing of the tokens, or more than of this file's; utils.py is there to be
         # edited.
-        others = ("data", "budgets", "prompts", "model_name", "batch_size")
+        others = ("data", "budgets", "prompts", "model_name", "batch_size", "subsets")
         parts = (
             {name: value for name, value in self.spec.items() if name not in others},
             self.native_chat,
@@ -153,7 +157,7 @@ class TokenCounter:
             user_tables.fingerprints(),
         )
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        return TokenCountCache(cache_dir() / "plan" / f"{subset}_{level}-{key[:32]}.jsonl")
+        return TokenCountCache(cache_dir("plan") / f"{subset}_{level}-{key[:32]}.jsonl")
 
     def _count(self, sizes: Mapping[RowKey, int]) -> Iterator[tuple[RowKey, PromptTokens]]:
         """Count rows of so many bytes, the largest first; each comes as it is ready."""

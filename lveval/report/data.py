@@ -266,6 +266,7 @@ def recipe(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("engine", ", ".join(settings)),
         ("control", evaluation.control),
         ("prompts", prompts and f"{prompts.get('name')}, sha256 {prompts.get('sha256')}"),
+        ("own subsets", own_subsets_in_words(identity.get("subsets", {}))),
         ("official prompts", prompts and ("yes" if prompts.get("official") else "no")),
         ("chat template", identity.get("chat_template")),
         ("longest prompt (tokens)", identity.get("model_max_len")),
@@ -273,6 +274,14 @@ def recipe(evaluation: Evaluation) -> list[tuple[str, str]]:
         *(("signature, " + protocol, evaluation.signature(protocol)) for protocol in PROTOCOLS),
     ]
     return [(name, str(value)) for name, value in lines if value not in (None, "", {})]
+
+
+def own_subsets_in_words(own: Mapping[str, Mapping[str, object]]) -> str:
+    """Say how the user's own subsets of a run are scored, and what their answers may take."""
+    return "; ".join(
+        f"{name}: {found['metric']}, {found['max_new_tokens']} new tokens"
+        for name, found in own.items()
+    )
 
 
 def notes(evaluation: Evaluation) -> list[str]:

@@ -54,6 +54,7 @@ from lveval.results import (
     run_names,
     subset_means,
 )
+from lveval.runs.record import IMPORTED
 
 if TYPE_CHECKING:
     from lveval.analysis.comparison import Comparison, Pair
@@ -325,6 +326,8 @@ def print_unfinished(evaluation: Evaluation) -> None:
 
 def resume_commands(evaluation: Evaluation) -> str:
     """Find the latest commands that together select every unfinished file; rerun, they resume."""
+    if evaluation.identity.get("backend") == IMPORTED:
+        return "import all answers together (--import FORMAT FILE …, with --overwrite)"
     left = {file.name: file.selected + file.left_out for file in evaluation.unfinished}
     commands = []
     for entry in reversed(cast(list[dict[str, Any]], evaluation.manifest.get("log", []))):

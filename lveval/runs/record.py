@@ -13,6 +13,8 @@ FINAL_STATUSES = ("ok", "length", "empty", "refused")
 CAUSES = ("error", "invalid", "context_overflow", "worker_died", "transient")
 JsonObject = dict[str, Any]
 
+IMPORTED = "imported"  # the backend of a run whose answers were made elsewhere
+
 # Kept in run.json as "row_version": a run goes on with the fields that its first rows have.
 # 2: depths and cut. None in run.json is 1.
 ROW_VERSION = 2

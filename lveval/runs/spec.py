@@ -14,7 +14,7 @@ from typing import Any
 from lveval.common.errors import SettingsMismatch
 
 # Parts that hold an entry per file or subset: a later selection may bring more of them.
-MAY_GROW = re.compile(r"(data|budgets)\.")
+MAY_GROW = re.compile(r"(data|budgets|subsets)\.")
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,14 @@ class RunSpec:
     budgets: Mapping[str, int]  # subset -> new tokens
     data: Mapping[str, str]  # <subset>_<level> -> fingerprint
     given: Mapping[str, Any]  # options that not every run has, where they were given
+    subsets: Mapping[str, Any]  # the user's own -> their definitions
 
     def as_identity(self) -> dict[str, Any]:
         """The spec as run.json has it, in plain JSON values."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        if not self.given:  # most runs, and all before there were such options
-            del values["given"]
+        for name in ("given", "subsets"):  # most runs, and all before there were such, have none
+            if not values[name]:
+                del values[name]
         identity: dict[str, Any] = json.loads(json.dumps(values))
         return identity
 

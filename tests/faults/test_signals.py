@@ -1,6 +1,7 @@
 """SIGTERM and SIGHUP end a run as Ctrl-C does: a job's time limit, docker stop, a lost terminal."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -66,6 +67,40 @@ def test_a_signal_keeps_what_is_in_flight_and_leaves_no_worker(
     assert resumed.returncode == 0, resumed.stderr
     records = lines(tmp_path / "out/dry/hotpotwikiqa_mixup_1k.jsonl")
     assert [record["index"] for record in records] == list(range(ROWS))
+
+
+PROGRAM = """
+import sys
+from lveval import predict
+
+try:
+    predict(backend="echo", model_name="dry", backend_args="delay=0.3", single_process=True,
+            datasets=["hotpotwikiqa_mixup"], lengths=["1k"], data_path=sys.argv[1], output_dir=sys.argv[2])
+except KeyboardInterrupt:
+    print("the program goes on")
+"""
+
+
+def test_a_programs_call_is_interrupted_and_keeps_its_answers(tmp_path: Path) -> None:
+    command = echo(tmp_path, "--single-process")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    words = [str(tmp_path / each) for each in ("program.py", "data", "out")]
+    path = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, *words],
+        env=path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_for_rows(tmp_path / "out/dry", 3)
+        process.send_signal(signal.SIGINT)
+        printed, errors = process.communicate(timeout=30)
+    assert process.returncode == 0 and printed == "the program goes on\n", errors
+    assert "interrupted: all answers so far are saved" in errors and "Traceback" not in errors
+    assert 3 <= len(lines(tmp_path / "out/dry/rows/hotpotwikiqa_mixup_1k.jsonl")) < ROWS
+    resumed = script(*command, "--backend-args", "delay=0")
+    assert resumed.returncode == 0, resumed.stderr
 
 
 def test_a_row_that_takes_too_long_is_not_waited_for(tmp_path: Path) -> None:

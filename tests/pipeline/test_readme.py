@@ -6,6 +6,7 @@ import sys
 from itertools import zip_longest
 from pathlib import Path
 
+import pytest
 from conftest import ROOT
 
 README = ROOT / "README.md"
@@ -34,10 +35,16 @@ def test_the_targets_that_the_readme_names_exist() -> None:
     assert {"setup", "demo", "test", "test-all", "check", "bench"} <= targets
 
 
-def test_the_readmes_marked_blocks_run(tmp_path: Path) -> None:
-    blocks = re.findall(
-        r"<!-- run -->\n```bash\n(.*?)```", README.read_text(encoding="utf-8"), re.S
-    )
+def marked_blocks(path: Path) -> list[str]:
+    return re.findall(r"<!-- run -->\n```bash\n(.*?)```", path.read_text(encoding="utf-8"), re.S)
+
+
+MANUALS = [path for path in sorted((ROOT / "docs").glob("*.md")) if marked_blocks(path)]
+
+
+@pytest.mark.parametrize("path", [README, *MANUALS], ids=lambda path: path.name)
+def test_the_readmes_marked_blocks_run(path: Path, tmp_path: Path) -> None:
+    blocks = marked_blocks(path)
     assert blocks
     for name in ("lveval", *(path.name for path in (*ROOT.glob("*.py"), *ROOT.glob("*.sh")))):
         (tmp_path / name).symlink_to(ROOT / name)

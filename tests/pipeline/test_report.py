@@ -207,7 +207,6 @@ def test_a_subset_of_ones_own_is_said_and_leaves_the_published_models(
         monkeypatch.setitem(
             getattr(config, table), "mine", getattr(config, table)["hotpotwikiqa_mixup"]
         )
-    monkeypatch.setattr(results, "SUBSETS", list(config.DATASET_METRIC))
     rows = [
         make_row("hotpotwikiqa_mixup", "16k", index, Random(1)) | {"dataset": "mine"}
         for index in range(5)

@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import lines, row, script, write_data
+from conftest import in_process, lines, row, script, write_data
+
+from lveval import config, user_tables
+from lveval.execution import remote_cluster
 
 CONFIG = """
 from lveval import metrics
@@ -41,13 +44,55 @@ def test_a_subset_and_a_format_of_ones_own(tmp_path: Path) -> None:
     assert list(json.loads((folder / "results.json").read_text())) == ["mine_1k"]
 
 
+def test_a_checkouts_scripts_take_them_too_and_the_run_keeps_to_them(
+    data_path: Path, tmp_path: Path
+) -> None:
+    formats = tmp_path / "formats.py"
+    formats.write_text(FORMATS)
+    words: list[str | Path] = ["prediction.py", "--backend", "echo", "--model-name", "own-model"]
+    words += ["--formats", formats, "--data-path", data_path, "--output-dir", tmp_path]
+    words += ["--datasets", "cmrc_mixup", "--lengths", "1k", "--single-process"]
+    with user_tables.restored():
+        found = in_process(*words, "--limit", "1")
+    assert found.returncode == 0 and "prompt format: that of " in found.stderr, found.stderr
+    spec = json.loads((tmp_path / "own-model/run.json").read_text())["identity"]
+    assert spec["tables"]["chat_format"] == "own"
+    with user_tables.restored():  # what the workers of a cluster must agree on
+        user_tables.choose("--formats", str(formats))
+        assert set(remote_cluster.loaded_code()) - set(remote_cluster.CODE) == {"--formats"}
+    changed = (
+        'CHAT_FORMATS = {"own": ("<<", ">")}\n',
+        f'{FORMATS}POSTPROCESSORS = {{"own": lambda answer: answer.upper()}}\n',
+        "",
+    )
+    for text in changed:
+        formats.write_text(text)
+        with user_tables.restored():
+            found = in_process(*words)
+        assert found.returncode == 4 and "tables." in found.stderr, found.stderr
+    formats.write_text(FORMATS)
+    own = tmp_path / "config.py"
+    own.write_text("DATASET_MAXGEN = {'cmrc_mixup': 7}\n")
+    with user_tables.restored():
+        assert in_process(*words).returncode == 0
+        scored = in_process("evaluation.py", "--input-dir", tmp_path / "own-model", "--config", own)
+        assert scored.returncode == 0 and config.DATASET_MAXGEN == {"cmrc_mixup": 7}, scored.stderr
+    assert len(config.DATASET_MAXGEN) == 11
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(None, "no such file"), ("DATASET_SELECTD = []", "found DATASET_SELECTD; expected names of")],
+    [
+        (None, "no such file"),
+        ("DATASET_SELECTD = []", "found DATASET_SELECTD; expected names of"),
+        ("import nothing_of_that_name", "ModuleNotFoundError: No module named"),
+        ("x = (", "SyntaxError: '(' was never closed"),
+    ],
 )
 def test_what_is_no_table_is_one_sentence(tmp_path: Path, text: str | None, said: str) -> None:
     path = tmp_path / "mine.py"
     if text is not None:
         path.write_text(text)
-    found = script("-m", "lveval", "predict", "--config", path, "--model-name", "x")
+    with user_tables.restored():
+        found = in_process("prediction.py", "--config", path, "--model-name", "x")
     assert found.returncode == 2 and said in found.stderr and "Traceback" not in found.stderr

@@ -4,6 +4,8 @@ OPENAI_API_KEY=… python prediction.py --backend openai --model-name gpt-4-1106
 """
 
 import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lveval.backends.base import ApiOptions, EngineOptions, Json
@@ -98,13 +100,27 @@ def tokenizer(options: EngineOptions) -> tokenizers.ServiceTokenizer:
     return tokenizers.load(spec, trust_remote_code=options.trust_remote_code)
 
 
+def _run(coroutine: Coroutine[object, object, None]) -> None:
+    """asyncio.run, also in a notebook: its thread runs an event loop already."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(coroutine)
+        return
+    thread = ThreadPoolExecutor(1)
+    try:
+        thread.submit(asyncio.run, coroutine).result()
+    finally:
+        thread.shutdown(wait=False)
+
+
 def load(options: EngineOptions) -> OpenAIEngine | BatchEngine:
     """Connect and ask once: a wrong key, model or field shows before many rows are sent."""
     shutting_down.clear()  # of an earlier run in this process
     service = options.api or ApiOptions()
     require_credentials(service)  # before anything is loaded
     asked = Service(options, tokenizer(options))
-    asyncio.run(asked.connect())
+    _run(asked.connect())
     if not service.batch:
         return OpenAIEngine(asked)
     args = engine_settings(options)
