@@ -9,7 +9,7 @@ Nothing here reads or writes a file.
 
 import html
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import fsum
@@ -20,7 +20,7 @@ from lveval import config, metrics
 from lveval.common import jieba_dictionary
 from lveval.common.errors import unknown_name
 from lveval.common.levels import FileKey, level_length
-from lveval.common.text import printable
+from lveval.common.text import one_line, printable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -397,7 +397,7 @@ class Evaluation:
             for subset in table_order(means)
         ]
         if levels:
-            lines.append(["mean", *levels.values(), fsum(levels.values()) / len(levels)])
+            lines.append(["mean", *levels.values(), overall_mean(scores)])
         table = DataFrame(lines, columns=["subset", *levels, "mean"])
         missing = f"; {self.missing} rows have no answer yet" if self.missing else ""
         title = f"{self.name}: scores of the {HEADLINE} protocol, 0 to 100, {self.row_counts} rows"
@@ -444,6 +444,26 @@ class Evaluation:
         return "|".join(f"{name}:{value}" for name, value in recipe.items())
 
 
+def run_names(runs: Sequence[Evaluation]) -> list[str]:
+    """Name runs side by side, safe for a terminal and on one line: those of one name by place."""
+    names = Counter(run.name for run in runs)
+    return [one_line(run.name if names[run.name] == 1 else run.place) for run in runs]
+
+
+def shortened(names: Sequence[str], most: int) -> list[str]:
+    """Fit names into `most` characters, at least 8, by leaving out their middle; all unlike."""
+    found: list[str] = []
+    for name in names:
+        end = (most - 1) // 2
+        short = name if len(name) <= most else f"{name[: most - 1 - end]}…{name[-end:]}"
+        number = 2
+        while short in found:
+            mark = f"#{number}"
+            short, number = f"{name[: most - len(mark)]}{mark}", number + 1
+        found.append(short)
+    return found
+
+
 def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
     """Collect the values of each key, both in the order of their coming."""
     groups: defaultdict[K, list[V]] = defaultdict(list)
@@ -475,9 +495,21 @@ def level_means(scores: Scores) -> dict[str, float]:
     return {level: means[level] for level in sorted(means, key=level_length)}
 
 
+def overall_mean(scores: Scores) -> float:
+    """Average the level means, to two places."""
+    return mean([*level_means(scores).values()])
+
+
 def _means(named_scores: Iterable[tuple[str, float]]) -> dict[str, float]:
-    groups = grouped(named_scores)
-    return {name: round(fsum(group) / len(group), 2) for name, group in groups.items()}
+    return {name: mean(group) for name, group in grouped(named_scores).items()}
+
+
+def mean(values: Sequence[float]) -> float:
+    """Average scores, to two places: the one way from scores that are shown to their means.
+
+    As the published overall scores are had from the published scores of the files.
+    """
+    return round(fsum(values) / len(values), 2)
 
 
 def table_order(subsets: Iterable[str]) -> list[str]:

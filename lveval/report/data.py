@@ -7,7 +7,6 @@ Scores, intervals and points lost are on the scale of 0 to 100. `protocols` has 
 each; all else is of the headline, the published scorer's.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict, TypeVar
@@ -30,6 +29,7 @@ from lveval.analysis.sweep import Sweep
 from lveval.analysis.times import Times
 from lveval.common.levels import FileKey
 from lveval.report.leaderboard import Leaderboard, ModelScores, Ranking, rank_run
+from lveval.report.summary import run_sentence
 from lveval.report.text import control_note
 from lveval.results import (
     HEADLINE,
@@ -38,6 +38,8 @@ from lveval.results import (
     Evaluation,
     ScoredRow,
     level_means,
+    overall_mean,
+    run_names,
     subset_means,
     table_order,
 )
@@ -87,6 +89,7 @@ class ProtocolScores:
     scores: dict[FileKey, Interval]
     level_means: dict[str, Interval]
     subset_means: dict[str, Interval]
+    overall: Interval  # the mean of the level means
     groups: Groups  # the same scores by task group and language
     note: str  # what the intervals are
     published: Sequence[ModelScores]  # models whose scores in this unit are known
@@ -104,6 +107,7 @@ class ReportData:
     subsets: list[str]
     recipe: list[tuple[str, str]]
     notes: list[str]  # what to know before quoting a number
+    sentence: str  # the run in plain words
     protocols: dict[str, ProtocolScores]  # the headline first
     leaderboard_levels: list[str]  # whose mean is the leaderboard's overall score
     evidence_by_file: Mapping[FileKey, Evidence]
@@ -168,6 +172,7 @@ def build_report(
         subsets=table_order(protocols[HEADLINE].subset_means),
         recipe=recipe(evaluation),
         notes=notes(evaluation),
+        sentence=run_sentence(evaluation, found),
         protocols=protocols,
         leaderboard_levels=evaluation.leaderboard_levels,
         evidence_by_file=found.evidence_by_file,
@@ -197,12 +202,14 @@ def build_report(
 def protocol_scores(evaluation: Evaluation, found: RunAnalysis, name: str) -> ProtocolScores:
     """Collect a run's scores under one protocol, with no published model and no other run yet."""
     scores, intervals = evaluation.scores(name), found.intervals[name]
+    means = level_means(scores)
     return ProtocolScores(
         name=name,
         about=PROTOCOLS[name].about,
         scores=_with_values(intervals.files, scores),
-        level_means=_with_values(intervals.levels, level_means(scores)),
+        level_means=_with_values(intervals.levels, means),
         subset_means=_with_values(intervals.subsets, subset_means(scores)),
+        overall=replace(intervals.overall, value=overall_mean(scores)),
         groups=found.groups[name],
         note="; ".join((INTERVAL_NOTE, *found.interval_notes(name))),
         published=(),
@@ -213,11 +220,10 @@ def protocol_scores(evaluation: Evaluation, found: RunAnalysis, name: str) -> Pr
 
 
 def run_scores(runs: Sequence[Evaluation], protocol: str) -> list[ModelScores]:
-    """What runs scored, to be shown beside each other: those of one name by their folders."""
-    names = Counter(run.name for run in runs)
+    """What runs scored, to be shown beside each other."""
     return [
-        ModelScores(run.name if names[run.name] == 1 else run.place, None, run.scores(protocol))
-        for run in runs
+        ModelScores(name, None, run.scores(protocol))
+        for name, run in zip(run_names(runs), runs, strict=True)
     ]
 
 
@@ -232,8 +238,8 @@ def length_summary(curve: LengthCurve) -> list[tuple[str, str]]:
     """Say what length costs, as names and values."""
     levels = list(curve.scores)
     changes = []
-    if curve.drop is not None:
-        changes.append((f"drop, {levels[0]} to {levels[-1]}", curve.drop))
+    if curve.change is not None:
+        changes.append((f"change, {levels[0]} to {levels[-1]}", curve.change))
     if curve.slope is not None:
         changes.append(("slope per doubling of the length", curve.slope))
     found = [

@@ -172,7 +172,8 @@ def test_a_contrast_has_its_sign_whichever_run_is_named_first(
         part: pytest.approx(sign * mean) for part, mean in means.items()
     }
     table = comparison_table(found, "one", "other")
-    assert table.head[1:4] == ("full", control, name)
+    assert table.head[1:4] == ("full", control, "difference")
+    assert table.note.startswith(f"{name.capitalize()}: ")
     assert table.lines[0][1:4] == ["62.50", "43.75", f"{sign * 18.75:+.2f}"]
     assert table.lines[0][-1] == "full better"
     data = cast(dict[str, Any], found.as_data()["contrast"])
