@@ -271,15 +271,23 @@ def polyline(points: Sequence[Point], css: str, content: str = "") -> str:
     return tag("polyline", content, points=path, css=css)
 
 
-def figure(width: int, height: float, title: str, body: Sequence[str]) -> str:
-    """Write a chart with its title; the style shows it on screens of its width."""
-    size = "wide" if width == WIDE else "narrow"
+def link(href: str, said: str, *body: str) -> str:
+    """Write a link with its tooltip; `said` is escaped."""
+    return tag("a", tooltip(said) + "".join(body), href=href)
+
+
+def figure(width: int, height: float, title: str, body: Sequence[str], role: str = "img") -> str:
+    """Write a chart with its title; the style shows it on screens of its width.
+
+    `role` "group" for one that holds links or parts to focus.
+    """
+    size = "narrow" if width == NARROW else "wide"
     return tag(
         "svg",
         tooltip(title) + "".join(body),
         viewBox=f"0 0 {width} {ceil(height)}",
         css=f"chart {size}",
-        role="img",
+        role=role,
     )
 
 

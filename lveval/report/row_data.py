@@ -1,7 +1,7 @@
 """A run's rows as the page's row browser has them: what is shown of each, packed as JSON.
 
     rows = row_views(evaluation, others, contexts)
-    RowData.of(rows, ["other run"], limit=31500).text
+    RowData.of(rows, "yi-6b", ["yi-6b-chat"], limit=31500).text
 
 Texts are kept once and rows point to them. What only an opened row needs is compressed: where its
 passages stand, what other runs answered, the passages themselves as far as they have room.
@@ -14,13 +14,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict, TypeVar
+from urllib.parse import quote, urlencode
 
 from lveval import config
 from lveval.analysis import contexts
+from lveval.analysis.causes import FAMILIES, label
 from lveval.analysis.contexts import Contexts, Passage
 from lveval.analysis.marks import Marks, mark_words
 from lveval.analysis.score_breakdown import ScoreBreakdown, explain_score
-from lveval.results import HEADLINE, PROTOCOLS, Cause, Evaluation, RowDepths, ScoredRow
+from lveval.results import CAUSES, HEADLINE, PROTOCOLS, Cause, Evaluation, RowDepths, ScoredRow
 
 MOST_BYTES = 4_400_000  # of the rows' data: with all else the page stays under 5 MB
 
@@ -143,6 +145,16 @@ def _other_answer(row: ScoredRow, told: tuple[ScoredRow, Cause] | None) -> Other
     return OtherAnswer(other.record["pred"], status, cause, other.scores, marks)
 
 
+def rows_link(**chosen: str) -> str:
+    """Address the rows of the page that `chosen` tells; rows.js has the form."""
+    return f"#rows?{urlencode(chosen)}"
+
+
+def row_link(row: RowView) -> str:
+    """Address one row of the page."""
+    return f"#row={quote('_'.join((row['subset'], row['level'])))}:{row['index']}"
+
+
 def worst_rows(rows: Sequence[RowView]) -> list[RowView]:
     """The rows of the lowest scores; of equal ones the first of every file, then the second, …"""
     return sorted(rows, key=lambda row: (row["scores"][HEADLINE], row["index"]))[:WORST]
@@ -157,14 +169,19 @@ class RowData:
     reach: int | None  # characters that passages were cut to, 0: left out; None: none was
 
     @classmethod
-    def of(cls, rows: list[RowView], others: Sequence[str], limit: int | None) -> "RowData":
-        """Write the rows of a page; `others`: names of the compared runs, `limit`: of tokens.
+    def of(
+        cls, rows: list[RowView], name: str, others: Sequence[str], limit: int | None
+    ) -> "RowData":
+        """Write the rows of a page, of the run `name`.
 
+        `others`: names of the compared runs, `limit`: of a prompt, in tokens.
         Passages of the contexts take what room the answers leave.
         """
         packer = RowPacker()
         data: dict[str, object] = {"rows": [packer.row(row) for row in rows]}
-        data |= {"protocols": list(PROTOCOLS), "limit": limit, "others": list(others)}
+        data |= {"protocols": list(PROTOCOLS), "limit": limit}
+        data |= {"name": name, "others": list(others)}
+        data |= {"labels": {cause: label(cause) for cause in CAUSES}, "families": FAMILIES}
         for cap in CAPS:
             tables = packer.tables(cap) | {"details": packed_details(rows, cap)}
             text = as_data({**tables, **data})

@@ -28,6 +28,7 @@
       key: `${subset}_${level}:${row[1]}`, number,
     };
   });
+  const label = (cause) => (Object.hasOwn(data.labels, cause) ? data.labels[cause] : cause);
   const byKey = new Map(rows.map((row) => [row.key, row]));
   const levels = [...new Set(rows.map((row) => row.level))].sort((one, other) => parseInt(one, 10) - parseInt(other, 10));
   const siblings = new Map(); // the rows of each question, at all levels
@@ -63,9 +64,11 @@
   for (const name of ["subset", "level", "cause", "status"]) {
     const values = name === "level" ? levels : [...new Set(rows.map((row) => row[name]))].filter((value) => value !== null);
     if (name === "cause" || name === "status") values.sort();
-    for (const value of values) offer(fields[name], value);
+    for (const value of values) offer(fields[name], value, name === "cause" ? label(value) : value);
     if (!values.length) fields[name].parentElement.hidden = true;
   }
+  // What the causes come down to may be chosen, too.
+  for (const [name, causes] of Object.entries(data.families)) if (causes.length > 1) offer(fields.cause, name, `all: ${name}`);
   data.others.forEach((name, place) => {
     offer(fields.flip, `${place + 1}`, `better than ${name}`);
     offer(fields.flip, `-${place + 1}`, `worse than ${name}`);
@@ -81,10 +84,9 @@
     return Boolean(scores) && Math.sign(flip) * (scoreOf(row) - scores[protocol]) >= FLIP - 1e-9;
   }
 
-  function matches(row, terms, least, most) {
-    for (const name of ["subset", "level", "cause", "status"]) {
-      if (fields[name].value && row[name] !== fields[name].value) return false;
-    }
+  function matches(row, causes, terms, least, most) {
+    for (const name of ["subset", "level", "status"]) if (fields[name].value && row[name] !== fields[name].value) return false;
+    if (causes && !causes.includes(row.cause)) return false;
     const kept = fields.kept.value;
     if (kept && (row.kept === null ? "none" : String(row.kept)) !== kept) return false;
     const score = 100 * scoreOf(row);
@@ -100,8 +102,10 @@
 
   function filter() {
     const terms = fields.q.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const cause = fields.cause.value;
+    const causes = cause && (Object.hasOwn(data.families, cause) ? data.families[cause] : [cause]);
     const least = limit(fields.least, 0), most = limit(fields.most, 100);
-    found = rows.filter((row) => matches(row, terms, least, most));
+    found = rows.filter((row) => matches(row, causes, terms, least, most));
     const sign = { low: 1, high: -1 }[fields.sort.value];
     if (sign) found.sort((one, other) => sign * (scoreOf(one) - scoreOf(other)));
     first = 0;
@@ -152,7 +156,7 @@
     const parts = new URLSearchParams(said.replace(/^#(rows\?)?/, ""));
     const strange = [];
     for (const field of Object.values(fields)) field.value = usual(field);
-    let name = data.protocols[0];
+    let name = data.protocols[protocol];
     let row = null;
     for (const [part, value] of parts) {
       const field = Object.hasOwn(fields, part) ? fields[part] : null;
@@ -176,6 +180,7 @@
       button.focus({ preventScroll: true });
       button.scrollIntoView({ behavior: "instant" });
     } else byId("rows").scrollIntoView({ behavior: "instant" });
+    remember();
   }
   window.addEventListener("hashchange", go);
   document.addEventListener("click", (event) => {
@@ -224,7 +229,7 @@
 
   function chips(row) {
     const box = make("span", "chips");
-    for (const name of [row.cause, row.status === "ok" ? null : row.status, row.kept === 0 ? "evidence not kept" : null]) {
+    for (const name of [label(row.cause), row.status === "ok" ? null : row.status, row.kept === 0 ? "evidence not kept" : null]) {
       if (name && ![...box.children].some((chip) => chip.textContent === name)) box.append(make("span", "chip", name));
     }
     return box;
@@ -356,7 +361,7 @@
     if (row.tokens && row.tokens.length) tell("Keywords found and missed", keywords(row));
     if (row.raw >= 0) tell("Raw prediction", written(row.raw));
     tell("How it scored", ...sums(row).map((line) => make("p", "sum", line)));
-    if (row.cause) tell("Cause", row.cause);
+    if (row.cause) tell("Cause", label(row.cause));
     tell("Status", row.status + (row.finish && row.finish !== row.status ? ` (finish reason: ${row.finish})` : ""));
     if (siblings.get(row.recurs).length > 1) tell("The same question", lengths(row));
     if (row.facts.length) tell("Confusing facts", ...row.facts.map((number) => written(number)));
@@ -367,7 +372,7 @@
 
     const question = make("dl", "", entry("Question", written(row.question)));
     const beside = make("dl", "beside", entry("Truth", written(row.truths[0], "div", "text", row.marks[1])),
-      entry(answerName(row.scores, "Prediction", null), written(row.pred, "div", "text", row.marks[0])));
+      entry(data.others.length ? answerName(row.scores, "Prediction of ", data.name) : answerName(row.scores, "Prediction", null), written(row.pred, "div", "text", row.marks[0])));
     const others = row.others.map((scores, place) => {
       const box = entry(answerName(scores, "Prediction of ", data.others[place]), scores ? "" : "This run has no answer to it.");
       beside.append(box);
@@ -391,7 +396,7 @@
     others.forEach((answer, place) => {
       if (!answer) return;
       const [pred, whole, status, cause, marks] = answer;
-      boxes[place].append(shown(pred, whole, "div", "text", marks), make("span", "chips", ...[cause, status === "ok" ? null : status].map((name) => name && make("span", "chip", name))));
+      boxes[place].append(shown(pred, whole, "div", "text", marks), make("span", "chips", ...[label(cause), status === "ok" ? null : status].map((name) => name && make("span", "chip", name))));
     });
     const known = [...evidence.map((pair) => ["evidence", ...pair]), ...facts.map((pair) => ["confusing fact", ...pair])];
     if (!known.length) return;
