@@ -147,8 +147,8 @@ def _compared(page: ReportData, protocol: str, number: int, name: str) -> Compar
 def named(text: str, runs: Mapping[str, str]) -> str:
     """Put the runs' names for the letters in what a comparison says of them."""
     return re.sub(
-        r"\b(in|of) ([AB])(?=$|,| and | alone| have )",
-        lambda found: f"{found[1]} {runs[found[2]]}",
+        r"\b(in|of|in A and) ([AB])(?=$|,| and B$| alone| have )",
+        lambda found: f"{found[1].replace('A', runs['A'])} {runs[found[2]]}",
         text,
     )
 
@@ -164,6 +164,8 @@ def _flips(rows: list[RowView], protocol: str, number: int, names: tuple[str, st
     for sign, name in zip((1, -1), names, strict=True):
         far = [each for each in led if sign * each[0] >= FLIP - 1e-9]
         far.sort(key=lambda each: (-sign * each[0], each[1]["index"]))
+        # A question that flipped at several lengths is listed once.
+        once = {(row["subset"], row["recurs"]): (row, scores) for _, row, scores in reversed(far)}
         listed = [
             Flip(
                 row["question"],
@@ -171,7 +173,7 @@ def _flips(rows: list[RowView], protocol: str, number: int, names: tuple[str, st
                 row_link(row),
                 (100 * row["scores"][protocol], 100 * scores[protocol]),
             )
-            for _, row, scores in far[:MOST_FLIPS]
+            for row, scores in [*reversed(once.values())][:MOST_FLIPS]
         ]
         link = rows_link(flip=str(sign * (number + 1)))
         flips.append(Flips(name, len(far), link, listed))

@@ -3,8 +3,9 @@
     rows = row_views(evaluation, others, contexts)
     RowData.of(rows, "yi-6b", ["yi-6b-chat"], limit=31500).text
 
-Texts are kept once and rows point to them. What only an opened row needs is compressed: where its
-passages stand, what other runs answered, the passages themselves as far as they have room.
+All of it is compressed, in three parts: the rows, their texts kept once; the details that only an
+opened row needs, where its passages stand and what other runs answered; and the passages themselves
+as far as they have room.
 """
 
 import base64
@@ -24,7 +25,9 @@ from lveval.analysis.marks import Marks, mark_words
 from lveval.analysis.score_breakdown import ScoreBreakdown, explain_score
 from lveval.results import CAUSES, HEADLINE, PROTOCOLS, Cause, Evaluation, RowDepths, ScoredRow
 
-MOST_BYTES = 4_400_000  # of the rows' data: with all else the page stays under 5 MB
+MOST_BYTES = 4_000_000  # of the rows' data: with all else the page stays under 5 MB
+
+MOST_UNPACKED = 16_000_000  # characters of the rows that a browser is to hold
 
 # Characters of a text that a page holds: the first that fits.
 CAPS = (20_000, 4_000, 1_500, 600, 250, 100, 40)
@@ -140,7 +143,10 @@ def _other_answer(row: ScoredRow, told: tuple[ScoredRow, Cause] | None) -> Other
     if told is None or told[0].question != row.question:
         return None
     other, cause = told
-    marks, _ = mark_words(row.subset, other.answer, str(row.record["answers"][0]))
+    truth = str(row.record["answers"][0])
+    marks, _ = (
+        mark_words(row.subset, other.answer, truth) if any(other.scores.values()) else ((), ())
+    )
     status = other.text("status") or "unrecorded"
     return OtherAnswer(other.record["pred"], status, cause, other.scores, marks)
 
@@ -162,7 +168,7 @@ def worst_rows(rows: Sequence[RowView]) -> list[RowView]:
 
 @dataclass(frozen=True)
 class RowData:
-    """The rows as JSON for a page, and what had to be cut for its size."""
+    """The rows as a page holds them, and what had to be cut for its size."""
 
     text: str
     cap: int | None  # characters that texts were cut to; None: none was
@@ -179,26 +185,26 @@ class RowData:
         """
         packer = RowPacker()
         data: dict[str, object] = {"rows": [packer.row(row) for row in rows]}
-        data |= {"protocols": list(PROTOCOLS), "limit": limit}
-        data |= {"name": name, "others": list(others)}
+        data |= {"protocols": list(PROTOCOLS), "limit": limit, "name": name, "others": list(others)}
         data |= {"labels": {cause: label(cause) for cause in CAUSES}, "families": FAMILIES}
         for cap in CAPS:
-            tables = packer.tables(cap) | {"details": packed_details(rows, cap)}
-            text = as_data({**tables, **data})
-            if len(text.encode()) <= MOST_BYTES:
+            content = as_data({**packer.tables(cap), **data})
+            if len(content) > MOST_UNPACKED and cap != CAPS[-1]:
+                continue
+            packed = {"rows": compressed(content), "details": packed_details(rows, cap)}
+            room = MOST_BYTES - sum(map(len, packed.values()))
+            if room >= 0:
                 break
-        passages, reach = packed_passages(rows, MOST_BYTES - len(text.encode()))
-        if passages:
-            text = as_data({**tables, **data, "passages": passages})
+        packed["passages"], reach = packed_passages(rows, room)
         answers = (other.pred for row in rows for other in row["others"] if other)
         longest = max((len(text) for texts in (packer.texts, answers) for text in texts), default=0)
-        return cls(text, cap if longest > cap else None, reach)
+        return cls(as_data(packed), cap if longest > cap else None, reach)
 
 
 def packed_details(rows: list[RowView], cap: int) -> str:
     """Where the passages of rows stand, and what other runs answered, in at most `cap` characters.
 
-    [evidence, confusing facts, others] of each row; packed like the passages.
+    [evidence, confusing facts, others] of each row, depths in thousandths; see _packed.
     """
     told = {
         number: [
@@ -259,8 +265,12 @@ def _packed(rows: list[RowView], told: Mapping[int, object]) -> str:
     if not told:
         return ""
     order = sorted(told, key=lambda number: (rows[number]["subset"], rows[number]["index"], number))
-    content = as_data({"order": order, "rows": [told[number] for number in order]}).encode()
-    return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
+    return compressed(as_data({"order": order, "rows": [told[number] for number in order]}))
+
+
+def compressed(content: str) -> str:
+    """Compress text by gzip and write it in base64."""
+    return base64.b64encode(gzip.compress(content.encode(), 6, mtime=0)).decode()
 
 
 def as_data(value: object) -> str:

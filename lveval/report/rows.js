@@ -5,13 +5,28 @@
 //
 // Each part may be left out. flip=2: rows that this run scores at least 50 points higher than the second of the compared runs;
 // flip=-2: lower. What the address says is untrusted: it is compared with what there is, or shown as text.
-{
+
+const packed = JSON.parse(byId("data").textContent);
+const unpacked = {};
+
+/* A part of the data, compressed by gzip: "rows", and of those that are opened "details" and "passages". */
+function unpack(name) {
+  return unpacked[name] ??= (async () => {
+    const bytes = Uint8Array.from(atob(packed[name]), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const told = JSON.parse(await new Response(stream).text());
+    return name === "rows" ? told : new Map(told.order.map((number, place) => [number, told.rows[place]]));
+  })();
+}
+
+unpack("rows").then(browseRows, () => { byId("count").textContent = "This browser cannot unpack the rows; these have the lowest scores."; });
+
+function browseRows(data) {
   const PAGE = 50;
   const FLIP = 0.5; // of a score of 1
 
   // --- the data -------------------------------------------------------------------------------------------------
 
-  const data = JSON.parse(byId("data").textContent);
   const text = (number) => (number < 0 ? null : data.strings[number]);
   const word = (number) => (number < 0 ? null : data.words[number]);
   const folded = data.strings.map((string) => string.toLowerCase());
@@ -36,17 +51,6 @@
 
   let protocol = 0; // its place in data.protocols
   const scoreOf = (row) => row.scores[protocol];
-
-  /* Rows' details and the passages of their contexts are compressed; each is unpacked when the first row is opened. */
-  const unpacked = {};
-  function unpack(name) {
-    return unpacked[name] ??= (async () => {
-      const bytes = Uint8Array.from(atob(data[name]), (letter) => letter.charCodeAt(0));
-      const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-      const told = JSON.parse(await new Response(stream).text());
-      return new Map(told.order.map((number, place) => [number, told.rows[place]]));
-    })();
-  }
 
   // --- filters --------------------------------------------------------------------------------------------------
 
@@ -126,7 +130,6 @@
   });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(changed, 0));
-  form.hidden = false;
   byId("protocols").addEventListener("change", (event) => {
     protocol = data.protocols.indexOf(event.target.value);
     changed();
@@ -367,7 +370,7 @@
     if (row.facts.length) tell("Confusing facts", ...row.facts.map((number) => written(number)));
     const bars = make("div", "places");
     tell("Prompt", ...prompt(row), bars);
-    if (data.passages) tell("Context", passagesOf(row));
+    if (packed.passages) tell("Context", passagesOf(row));
     if (row.length !== null) tell("Length of the context", `${count(row.length)} ${row.language === "zh" ? "characters" : "words"}`);
 
     const question = make("dl", "", entry("Question", written(row.question)));
@@ -378,7 +381,7 @@
       beside.append(box);
       return box.lastElementChild;
     });
-    if (data.details) unpack("details").then((told) => detailed(row, told.get(row.number), others, bars), () => others.forEach((box) => box.append("This browser cannot unpack it.")));
+    if (packed.details) unpack("details").then((told) => detailed(row, told.get(row.number), others, bars), () => others.forEach((box) => box.append("This browser cannot unpack it.")));
     const marked = make("p", "note", make("mark", "", "Marked"), " words count as shared by truth and prediction; of these, ",
       make("mark", "weak", "underlined"), " ones are on the blacklist: none is a keyword that was found, and protocol described leaves them out.");
     const copies = make("p", "actions", action("Copy link", (button) => copyText(here() + addressOf(row), button)),
@@ -552,5 +555,6 @@
   protocol = data.protocols.indexOf(document.querySelector("#protocols :checked").value);
   filter();
   show();
+  form.hidden = false;
   go();
 }
