@@ -7,7 +7,7 @@ Nothing here reads or writes a file.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import fsum
@@ -415,9 +415,21 @@ def level_means(scores: Scores) -> dict[str, float]:
     return {level: means[level] for level in sorted(means, key=level_length)}
 
 
+def overall_mean(scores: Scores) -> float:
+    """Average the level means, to two places."""
+    return mean([*level_means(scores).values()])
+
+
 def _means(named_scores: Iterable[tuple[str, float]]) -> dict[str, float]:
-    groups = grouped(named_scores)
-    return {name: round(fsum(group) / len(group), 2) for name, group in groups.items()}
+    return {name: mean(group) for name, group in grouped(named_scores).items()}
+
+
+def mean(values: Sequence[float]) -> float:
+    """Average scores, to two places: the one way from scores that are shown to their means.
+
+    As the published overall scores are had from the published scores of the files.
+    """
+    return round(fsum(values) / len(values), 2)
 
 
 def table_order(subsets: Iterable[str]) -> list[str]:

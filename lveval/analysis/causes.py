@@ -45,6 +45,25 @@ IN_WORDS: dict[Cause, str] = {  # docs/causes.md has the definitions
     "wrong": "none of these",
 }
 
+IN_SENTENCES: dict[Cause, str] = {  # what points were lost to
+    "correct": "right answers in other words",
+    "verbose": "right answers buried in other words",
+    "evidence_cut": "evidence that was cut",
+    "refused": "refusals",
+    "empty": "empty answers",
+    "loop": "answers that repeat themselves",
+    "wrong_language": "answers in another script",
+    "distracted": "confusing facts",
+    "length": "answers that their budget ended",
+    "gated": "answers that lack keywords",
+    "wrong": "wrong answers",
+}
+
+
+def label(cause: Cause) -> str:
+    """The cause as tables and charts name it: a loss by a "correct" answer is one by wording."""
+    return "wording (right, not verbatim)" if cause == "correct" else cause
+
 
 # Right by more than half; at just half it depends on which: "312 °C" has what counts in "312
 # degrees", "Lou Beethoven" of "Ludwig Beethoven" has not.

@@ -43,12 +43,20 @@ class EffectiveLength:
     likely: tuple[str, ...]  # the fewest levels that make up 95 % of the draws, by length
 
     def __str__(self) -> str:
-        """Such as "32k (16k to 64k)": the level, and the range of the likely ones."""
+        """Such as "32k (16k to 64k)": the level, and the range of the likely ones.
+
+        The true one may lie below the shortest level tested, and above the longest.
+        """
+        shortest, *_, longest = self.probabilities
         if self.level is None:
-            return f"none: 0 at {next(iter(self.probabilities))}"
-        if not self.likely or self.likely == (self.level,):
-            return self.level
-        return f"{self.level} ({self.likely[0]} to {self.likely[-1]})"
+            return f"none: 0 at {shortest}"
+        bound, end = "", ""
+        if self.level in (shortest, longest):
+            first = self.level == shortest
+            bound, end = ("<= ", "shortest tested") if first else (">= ", "longest tested")
+        if self.likely and self.likely != (self.level,):
+            end = f"{self.likely[0]} to {self.likely[-1]}"
+        return f"{bound}{self.level}{f' ({end})' if end else ''}"
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,11 @@ class LengthCurve:
     slope: Interval | None = None
     effective_length: EffectiveLength | None = None
     note: str = ""  # why something is None, or what is left out
+
+    @property
+    def change(self) -> Interval | None:
+        """The drop as tables and sentences have it: a loss is negative, as in the slope."""
+        return self.drop and self.drop.negated()
 
 
 @dataclass(frozen=True)

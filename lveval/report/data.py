@@ -232,8 +232,8 @@ def length_summary(curve: LengthCurve) -> list[tuple[str, str]]:
     """Say what length costs, as names and values."""
     levels = list(curve.scores)
     changes = []
-    if curve.drop is not None:
-        changes.append((f"drop, {levels[0]} to {levels[-1]}", curve.drop))
+    if curve.change is not None:
+        changes.append((f"change, {levels[0]} to {levels[-1]}", curve.change))
     if curve.slope is not None:
         changes.append(("slope per doubling of the length", curve.slope))
     found = [

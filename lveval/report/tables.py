@@ -314,10 +314,10 @@ def length_table(found: "LengthEffect") -> Table:
     """What length costs each subset and their mean; blank where it could not be measured."""
     curves = {subset: found.subsets[subset] for subset in table_order(found.subsets)}
     lines = [
-        [name, _change(curve.drop), _change(curve.slope), str(curve.effective_length or "")]
+        [name, _change(curve.change), _change(curve.slope), str(curve.effective_length or "")]
         for name, curve in (*curves.items(), ("mean", found.overall))
     ]
-    head = ("subset", "drop, shortest to longest", "slope per doubling", "effective length")
+    head = ("subset", "shortest to longest", "slope per doubling", "effective length")
     return Table("What length costs", head, lines, "lengths")
 
 
