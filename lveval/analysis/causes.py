@@ -62,7 +62,24 @@ IN_SENTENCES: dict[Cause, str] = {  # what points were lost to
 
 def label(cause: Cause) -> str:
     """The cause as tables and charts name it: a loss by a "correct" answer is one by wording."""
-    return "wording (right, not verbatim)" if cause == "correct" else cause
+    return "wording (right, not verbatim)" if cause == "correct" else cause.replace("_", " ")
+
+
+# What the causes come down to: whether the answer was right, could not be known, or was missed.
+FAMILIES: dict[str, tuple[Cause, ...]] = {
+    "right": ("correct", "verbose"),
+    "not in the prompt": ("evidence_cut",),
+    "the model failed": (
+        "refused",
+        "empty",
+        "loop",
+        "wrong_language",
+        "distracted",
+        "length",
+        "gated",
+        "wrong",
+    ),
+}
 
 
 # Right by more than half; at just half it depends on which: "312 °C" has what counts in "312

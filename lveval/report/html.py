@@ -21,11 +21,13 @@ from typing import TypeVar
 from lveval.analysis import causes, contexts, length_effect
 from lveval.analysis.intervals import Interval
 from lveval.common.text import printable
-from lveval.report import charts, group_charts, position_charts, sweep_chart, tables
+from lveval.report import bar_charts, charts, group_charts, position_charts, sweep_chart, tables
 from lveval.report.data import ReportData, RowView
-from lveval.results import PROTOCOLS, PUBLISHED_LEVELS
+from lveval.results import PROTOCOLS, PUBLISHED_LEVELS, table_order
 
 FOLDER = Path(__file__).resolve().parent
+
+STYLES, SCRIPTS = ("page.css",), ("page.js", "navigation.js", "tables.js", "rows.js")
 
 MOST_BYTES = 4_400_000  # of the rows' data: with all else the page stays under 5 MB
 
@@ -50,7 +52,8 @@ def render(page: ReportData) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    style, script = read("page.css").replace("/* DARK */", read("dark.css")), read("page.js")
+    style, script = ("".join(map(read, names)) for names in (STYLES, SCRIPTS))
+    style = style.replace("/* DARK */", read("dark.css"))
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -80,6 +83,10 @@ def render(page: ReportData) -> str:
         lost=[("level", page.lost.levels), ("subset", page.lost.subsets)],
         fraction=length_effect.FRACTION,
         in_words=causes.IN_WORDS,
+        labels={cause: causes.label(cause) for cause in causes.IN_WORDS},
+        families=causes.FAMILIES,
+        rows_link=bar_charts.rows_link,
+        sparklines=sparklines(page),
         evidence_by_file=by_file,
         evidence_table=tables.evidence_table,
         **position_parts(page),
@@ -95,24 +102,45 @@ def render(page: ReportData) -> str:
         length_table=tables.length_table,
         comparison_table=tables.comparison_table,
         curves={
-            name: _drawn(partial(charts.draw_curves, charts.curve_chart(page, name)))
+            name: _drawn(
+                partial(charts.draw_curves, charts.curve_chart(page, name)), charts.CURVE_WIDTHS
+            )
             for name in page.protocols
         },
         **group_parts(page),
         evidence_bars=_drawn(
-            partial(charts.draw_bars, "Evidence kept by level", charts.evidence_bars(page))
+            partial(bar_charts.draw_bars, "Evidence kept by level", bar_charts.evidence_bars(page))
         ),
         cause_bars=_drawn(
-            partial(charts.draw_bars, "Points by cause and level", charts.cause_bars(page))
+            partial(bar_charts.draw_bars, "Points by cause and level", bar_charts.cause_bars(page))
+        ),
+        family_bars=_drawn(
+            partial(
+                bar_charts.draw_bars, "Points by family and level", bar_charts.family_bars(page)
+            ),
+            charts.FAMILY_WIDTHS,
         ),
     )
 
 
-def _drawn(draw: Callable[[int], str]) -> list[str]:
+def _drawn(draw: Callable[[int], str], widths: Sequence[int] = charts.WIDTHS) -> list[str]:
     """A chart for wide and narrow screens, as markup; `draw` takes a width."""
     from markupsafe import Markup
 
-    return [Markup(draw(width)) for width in charts.WIDTHS]  # noqa: S704 - our own drawing
+    return [Markup(draw(width)) for width in widths]  # noqa: S704 - our own drawing
+
+
+def sparklines(page: ReportData) -> list[str]:
+    """The scores by length of each line of the table of what length costs."""
+    from markupsafe import Markup
+
+    found = page.lengths
+    curves = [*(found.subsets[name] for name in table_order(found.subsets)), found.overall]
+    top = max([1.0, *(score for curve in curves for score in curve.scores.values())])
+    return [
+        Markup(charts.draw_sparkline(curve.scores, top, length_effect.FRACTION))  # noqa: S704
+        for curve in curves
+    ]
 
 
 def group_parts(page: ReportData) -> dict[str, object]:
