@@ -364,13 +364,21 @@ def _rouge_l(prediction: str, truth: str) -> float:
     predicted, true = _sentences(prediction), _sentences(truth)
     if not predicted or not true:
         return 0.0
-    # Distinct words, on every side: that is how the package counts.
-    common: set[str] = set().union(
-        *(_common_subsequence(one, other) for one in true for other in predicted)
-    )
+    common = _common_words(predicted, true)
     recall = len(common) / len(set().union(*true))
     precision = len(common) / len(set().union(*predicted))
     return 2.0 * (precision * recall / (precision + recall + 1e-8))
+
+
+def _common_words(predicted: list[list[str]], true: list[list[str]]) -> set[str]:
+    """Distinct words, on every side: that is how the package counts."""
+    return set().union(*(_common_subsequence(one, other) for one in true for other in predicted))
+
+
+def rouge_words(prediction: str, ground_truth: str) -> set[str]:
+    """The words that rouge_zh_score_blacklist counts as common to the two texts."""
+    both = (_sentences(_chinese_words(text)) for text in (prediction, ground_truth))
+    return _common_words(*both)
 
 
 def _sentences(text: str) -> list[list[str]]:

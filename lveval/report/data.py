@@ -10,13 +10,12 @@ each; all else is of the headline, the published scorer's.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict, TypeVar
+from typing import TypeVar
 
-from lveval import config
 from lveval.analysis.ablation import Ablation
 from lveval.analysis.causes import PointsLost
 from lveval.analysis.comparison import Comparison
-from lveval.analysis.contexts import Contexts, Passage
+from lveval.analysis.contexts import Contexts
 from lveval.analysis.evidence import Evidence
 from lveval.analysis.groups import Groups
 from lveval.analysis.intervals import Interval
@@ -25,19 +24,17 @@ from lveval.analysis.measures import Reasoning, Spread
 from lveval.analysis.misled import Misled
 from lveval.analysis.positions import Positions
 from lveval.analysis.run_analysis import RunAnalysis
-from lveval.analysis.score_breakdown import ScoreBreakdown, explain_score
 from lveval.analysis.sweep import Sweep
 from lveval.analysis.times import Times
 from lveval.common.levels import FileKey
 from lveval.report.leaderboard import Leaderboard, ModelScores, Ranking, rank_run
+from lveval.report.row_data import RowView, row_views
 from lveval.report.summary import comparison_sentence, run_sentence
 from lveval.report.text import control_note
 from lveval.results import (
     HEADLINE,
     PROTOCOLS,
-    Cause,
     Evaluation,
-    ScoredRow,
     level_means,
     overall_mean,
     subset_means,
@@ -53,31 +50,6 @@ INTERVAL_NOTE = (
 NOT_HERE = "their data are not on this machine (--data-path FOLDER)"
 
 Key = TypeVar("Key")
-
-
-class RowView(TypedDict):
-    """One row as the row browser shows it."""
-
-    subset: str
-    level: str
-    index: int
-    language: str
-    question: str
-    truths: list[str]
-    keywords_text: str | None
-    facts: list[str]
-    pred: str
-    raw_pred: str | None
-    status: str
-    cause: str
-    scores: Mapping[str, float]  # protocol -> 0 to 1
-    working: ScoreBreakdown | None
-    evidence_kept: bool | None
-    prompt_tokens: int | None
-    prompt_tokens_full: int | None
-    finish_reason: str | None
-    length: int | None
-    passages: Sequence[Passage]  # of its context; empty where the data are not here
 
 
 @dataclass
@@ -135,6 +107,7 @@ class ReportData:
     times: Mapping[str, Times]  # by level; empty where times.jsonl tells none
     sweep: Sweep | None  # of a method, with this run as the dense one
     rows: list[RowView]
+    others: Sequence[str]  # names of the compared runs, as in `other_runs` and each row
     control: str | None  # what was asked instead of the benchmark
     limit: int | None  # the longest prompt, in tokens without the chat format
 
@@ -202,10 +175,8 @@ def build_report(
         sweep=sweep,
         control=evaluation.control,
         limit=limit if type(limit) is int else None,
-        rows=[
-            row_view(row, cause, told.passages.get(row.key, ()))
-            for row, cause in zip(evaluation.rows, evaluation.causes, strict=True)
-        ],
+        rows=row_views(evaluation, others, told),
+        others=[run.name for run in protocols[HEADLINE].other_runs],
     )
 
 
@@ -341,32 +312,3 @@ def passages_note(evaluation: Evaluation, contexts: Contexts | None) -> str:
         files = f"{missing} of {len(evaluation.files)} files"
         return f"Passages of the contexts are not shown for {files}: {NOT_HERE}."
     return ""
-
-
-def row_view(row: ScoredRow, cause: Cause, passages: Sequence[Passage] = ()) -> RowView:
-    """Pick what the browser shows of a row."""
-    truths = [str(truth) for truth in row.record["answers"]]
-    keywords = row.text("gold_ans")
-    metric = config.DATASET_METRIC[row.subset]
-    return RowView(
-        subset=row.subset,
-        level=row.level,
-        index=row.index,
-        language=config.DATASET_LANGUAGE[row.subset],
-        question=row.text("input") or "",
-        truths=truths,
-        keywords_text=keywords,
-        facts=row.confusing_facts,
-        pred=row.record["pred"],
-        raw_pred=row.text("raw_pred"),
-        status=row.text("status") or "unrecorded",
-        cause=cause,
-        scores=row.scores,
-        working=explain_score(metric, row.answer, truths[0], keywords),
-        evidence_kept=row.evidence_kept,
-        prompt_tokens=row.count("prompt_tokens"),
-        prompt_tokens_full=row.count("prompt_tokens_full"),
-        finish_reason=row.text("finish_reason"),
-        length=row.count("length"),
-        passages=passages,
-    )
