@@ -17,6 +17,7 @@ from typing import TypedDict, TypeVar
 
 from lveval import config
 from lveval.analysis import contexts
+from lveval.analysis.causes import FAMILIES
 from lveval.analysis.contexts import Contexts, Passage
 from lveval.analysis.marks import Marks, mark_words
 from lveval.analysis.score_breakdown import ScoreBreakdown, explain_score
@@ -165,6 +166,7 @@ class RowData:
         packer = RowPacker()
         data: dict[str, object] = {"rows": [packer.row(row) for row in rows]}
         data |= {"protocols": list(PROTOCOLS), "limit": limit, "others": list(others)}
+        data["families"] = FAMILIES
         for cap in CAPS:
             tables = packer.tables(cap) | {"details": packed_details(rows, cap)}
             text = as_data({**tables, **data})

@@ -33,6 +33,8 @@
   const siblings = new Map(); // the rows of each question, at all levels
   for (const row of rows) siblings.set(row.recurs, [...(siblings.get(row.recurs) || []), row]);
 
+  const families = new Map(Object.entries(data.families)); // of causes, to be chosen together
+
   let protocol = 0; // its place in data.protocols
   const scoreOf = (row) => row.scores[protocol];
 
@@ -64,6 +66,7 @@
     const values = name === "level" ? levels : [...new Set(rows.map((row) => row[name]))].filter((value) => value !== null);
     if (name === "cause" || name === "status") values.sort();
     for (const value of values) offer(fields[name], value);
+    if (name === "cause") for (const family of families.keys()) offer(fields.cause, family, `all: ${family}`);
     if (!values.length) fields[name].parentElement.hidden = true;
   }
   data.others.forEach((name, place) => {
@@ -82,9 +85,11 @@
   }
 
   function matches(row, terms, least, most) {
-    for (const name of ["subset", "level", "cause", "status"]) {
+    for (const name of ["subset", "level", "status"]) {
       if (fields[name].value && row[name] !== fields[name].value) return false;
     }
+    const cause = fields.cause.value;
+    if (cause && row.cause !== cause && !families.get(cause)?.includes(row.cause)) return false;
     const kept = fields.kept.value;
     if (kept && (row.kept === null ? "none" : String(row.kept)) !== kept) return false;
     const score = 100 * scoreOf(row);
