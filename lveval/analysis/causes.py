@@ -62,7 +62,7 @@ IN_SENTENCES: dict[Cause, str] = {  # what points were lost to
 
 def label(cause: Cause) -> str:
     """The cause as tables and charts name it: a loss by a "correct" answer is one by wording."""
-    return "wording (right, not verbatim)" if cause == "correct" else cause
+    return "wording (right, not verbatim)" if cause == "correct" else cause.replace("_", " ")
 
 
 # What the causes come down to: whether the answer was right, could not be known, or was missed.

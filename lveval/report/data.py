@@ -19,7 +19,7 @@ from lveval.analysis.contexts import Contexts
 from lveval.analysis.evidence import Evidence
 from lveval.analysis.groups import Groups
 from lveval.analysis.intervals import Interval
-from lveval.analysis.length_effect import LengthCurve, LengthEffect
+from lveval.analysis.length_effect import LengthEffect
 from lveval.analysis.measures import Reasoning, Spread
 from lveval.analysis.misled import Misled
 from lveval.analysis.positions import Positions
@@ -29,8 +29,17 @@ from lveval.analysis.times import Times
 from lveval.common.levels import FileKey
 from lveval.report.leaderboard import Leaderboard, ModelScores, Ranking, rank_run
 from lveval.report.row_data import RowView, row_views
+from lveval.report.summary import comparison_sentence, run_sentence
 from lveval.report.text import control_note
-from lveval.results import HEADLINE, PROTOCOLS, Evaluation, level_means, subset_means, table_order
+from lveval.results import (
+    HEADLINE,
+    PROTOCOLS,
+    Evaluation,
+    level_means,
+    overall_mean,
+    subset_means,
+    table_order,
+)
 
 INTERVAL_NOTE = (
     "95 % intervals by a bootstrap over questions, each with its rows at all lengths; in "
@@ -52,12 +61,21 @@ class ProtocolScores:
     scores: dict[FileKey, Interval]
     level_means: dict[str, Interval]
     subset_means: dict[str, Interval]
+    overall: Interval  # the mean of the level means
     groups: Groups  # the same scores by task group and language
     note: str  # what the intervals are
     published: Sequence[ModelScores]  # models whose scores in this unit are known
     standing: Ranking | None  # of the run among them
     compared: Mapping[str, Comparison]  # by the other run's folder; this run is A
     other_runs: Sequence[ModelScores]  # all that the runs of `compared` scored
+
+
+@dataclass(frozen=True)
+class Badge:
+    """What a reader sees of a run before any number."""
+
+    text: str
+    is_warning: bool = False  # whether the scores are not comparable as they stand
 
 
 @dataclass
@@ -69,6 +87,9 @@ class ReportData:
     subsets: list[str]
     recipe: list[tuple[str, str]]
     notes: list[str]  # what to know before quoting a number
+    badges: list[Badge]
+    sentence: str  # the run in plain words
+    verdicts: list[str]  # its rank or why it has none, and each comparison, as sentences
     protocols: dict[str, ProtocolScores]  # the headline first
     leaderboard_levels: list[str]  # whose mean is the leaderboard's overall score
     evidence_by_file: Mapping[FileKey, Evidence]
@@ -84,7 +105,6 @@ class ReportData:
     depths_note: str  # what is not known of the depths, or how they are known; may be ""
     passages_note: str  # why rows have no passages of their contexts; may be ""
     times: Mapping[str, Times]  # by level; empty where times.jsonl tells none
-    facts: list[tuple[str, str]]  # what length costs the mean of the subsets, as names and values
     sweep: Sweep | None  # of a method, with this run as the dense one
     rows: list[RowView]
     others: Sequence[str]  # names of the compared runs, as in `other_runs` and each row
@@ -134,6 +154,9 @@ def build_report(
         subsets=table_order(protocols[HEADLINE].subset_means),
         recipe=recipe(evaluation),
         notes=notes(evaluation),
+        badges=badges(evaluation),
+        sentence=run_sentence(evaluation, found),
+        verdicts=verdicts(evaluation.name, protocols[HEADLINE]),
         protocols=protocols,
         leaderboard_levels=evaluation.leaderboard_levels,
         evidence_by_file=found.evidence_by_file,
@@ -149,7 +172,6 @@ def build_report(
         depths_note=depths_note(evaluation, told),
         passages_note=passages_note(evaluation, contexts),
         times=found.times,
-        facts=length_summary(found.lengths.overall),
         sweep=sweep,
         control=evaluation.control,
         limit=limit if type(limit) is int else None,
@@ -161,12 +183,14 @@ def build_report(
 def protocol_scores(evaluation: Evaluation, found: RunAnalysis, name: str) -> ProtocolScores:
     """Collect a run's scores under one protocol, with no published model and no other run yet."""
     scores, intervals = evaluation.scores(name), found.intervals[name]
+    means = level_means(scores)
     return ProtocolScores(
         name=name,
         about=PROTOCOLS[name].about,
         scores=_with_values(intervals.files, scores),
-        level_means=_with_values(intervals.levels, level_means(scores)),
+        level_means=_with_values(intervals.levels, means),
         subset_means=_with_values(intervals.subsets, subset_means(scores)),
+        overall=replace(intervals.overall, value=overall_mean(scores)),
         groups=found.groups[name],
         note="; ".join((INTERVAL_NOTE, *found.interval_notes(name))),
         published=(),
@@ -192,25 +216,6 @@ def _with_values(
     return {key: replace(intervals[key], value=value) for key, value in values.items()}
 
 
-def length_summary(curve: LengthCurve) -> list[tuple[str, str]]:
-    """Say what length costs, as names and values."""
-    levels = list(curve.scores)
-    changes = []
-    if curve.change is not None:
-        changes.append((f"change, {levels[0]} to {levels[-1]}", curve.change))
-    if curve.slope is not None:
-        changes.append(("slope per doubling of the length", curve.slope))
-    found = [
-        (name, f"{change.value:+.2f} points ({between})")
-        for name, change in changes
-        if (between := change.between("+"))
-    ]
-    if curve.effective_length is not None:
-        kept = f"{100 * curve.effective_length.fraction:.0f} % of the score at {levels[0]} kept"
-        found.append((f"effective length ({kept})", str(curve.effective_length)))
-    return found
-
-
 def recipe(evaluation: Evaluation) -> list[tuple[str, str]]:
     """List what decided the numbers, as names and values."""
     identity, prompts = evaluation.identity, evaluation.prompts
@@ -231,6 +236,38 @@ def recipe(evaluation: Evaluation) -> list[tuple[str, str]]:
         *(("signature, " + protocol, evaluation.signature(protocol)) for protocol in PROTOCOLS),
     ]
     return [(name, str(value)) for name, value in lines if value not in (None, "", {})]
+
+
+def verdicts(name: str, found: ProtocolScores) -> list[str]:
+    """Say how the run stands among the published models and against each compared run."""
+    said = [found.standing.in_words] if found.standing else []
+    for other, comparison in zip(found.other_runs, found.compared.values(), strict=False):
+        said.append(comparison_sentence(name, other.name, comparison))
+    return said
+
+
+def badges(evaluation: Evaluation) -> list[Badge]:
+    """Tell prompts, rows, limit and control in a few words each."""
+    prompts, identity = evaluation.prompts, evaluation.identity
+    if evaluation.is_official:
+        found = [Badge("official prompts")]
+    elif prompts:
+        official = "official prompts, other chat format"
+        said = official if prompts.get("official") else f"own prompts ({prompts.get('name')})"
+        found = [Badge(said, is_warning=True)]
+    else:
+        found = [Badge("prompts not recorded", is_warning=True)]
+    rows, selected = (
+        sum(getattr(file, name) for file in evaluation.files) for name in ("rows", "selected")
+    )
+    found.append(Badge(f"{rows:,} of {selected:,} rows", is_warning=rows < selected))
+    if type(limit := identity.get("model_max_len")) is int:
+        found.append(Badge(f"prompts of at most {limit:,} tokens"))
+    if backend := identity.get("backend"):
+        found.append(Badge(f"backend {backend}", is_warning=backend == "echo"))
+    if evaluation.control:
+        found.append(Badge(f"control {evaluation.control}", is_warning=True))
+    return found
 
 
 def notes(evaluation: Evaluation) -> list[str]:

@@ -9,7 +9,7 @@ page's head admits its own style and script by their hashes and nothing else.
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from lveval.analysis import causes, length_effect
 from lveval.analysis.intervals import Interval
 from lveval.common.text import printable
 from lveval.report import (
+    bar_charts,
     charts,
     forest_chart,
     group_charts,
@@ -27,11 +28,12 @@ from lveval.report import (
 )
 from lveval.report.compared import ComparedRun, compared_runs
 from lveval.report.data import ReportData
-from lveval.results import PUBLISHED_LEVELS
+from lveval.results import PUBLISHED_LEVELS, table_order
 
 FOLDER = Path(__file__).resolve().parent
 
-STYLES, SCRIPTS = ("page.css", "rows.css"), ("page.js", "rows.js")
+STYLES = ("page.css", "rows.css")
+SCRIPTS = ("page.js", "navigation.js", "tables.js", "rows.js")
 
 
 def render(page: ReportData) -> str:
@@ -73,6 +75,9 @@ def render(page: ReportData) -> str:
         fraction=length_effect.FRACTION,
         in_words=causes.IN_WORDS,
         labels={cause: causes.label(cause) for cause in causes.IN_WORDS},
+        families=causes.FAMILIES,
+        rows_link=row_data.rows_link,
+        sparklines=sparklines(page),
         evidence_by_file=by_file,
         evidence_table=tables.evidence_table,
         **position_parts(page),
@@ -88,24 +93,45 @@ def render(page: ReportData) -> str:
         length_table=tables.length_table,
         compared=comparison_parts(page),
         curves={
-            name: _drawn(partial(charts.draw_curves, charts.curve_chart(page, name)))
+            name: _drawn(
+                partial(charts.draw_curves, charts.curve_chart(page, name)), charts.CURVE_WIDTHS
+            )
             for name in page.protocols
         },
         **group_parts(page),
         evidence_bars=_drawn(
-            partial(charts.draw_bars, "Evidence kept by level", charts.evidence_bars(page))
+            partial(bar_charts.draw_bars, "Evidence kept by level", bar_charts.evidence_bars(page))
         ),
         cause_bars=_drawn(
-            partial(charts.draw_bars, "Points by cause and level", charts.cause_bars(page))
+            partial(bar_charts.draw_bars, "Points by cause and level", bar_charts.cause_bars(page))
+        ),
+        family_bars=_drawn(
+            partial(
+                bar_charts.draw_bars, "Points by family and level", bar_charts.family_bars(page)
+            ),
+            charts.FAMILY_WIDTHS,
         ),
     )
 
 
-def _drawn(draw: Callable[[int], str]) -> list[str]:
+def _drawn(draw: Callable[[int], str], widths: Sequence[int] = charts.WIDTHS) -> list[str]:
     """A chart for wide and narrow screens, as markup; `draw` takes a width."""
     from markupsafe import Markup
 
-    return [Markup(draw(width)) for width in charts.WIDTHS]  # noqa: S704 - our own drawing
+    return [Markup(draw(width)) for width in widths]  # noqa: S704 - our own drawing
+
+
+def sparklines(page: ReportData) -> list[str]:
+    """The scores by length of each line of the table of what length costs."""
+    from markupsafe import Markup
+
+    found = page.lengths
+    curves = [*(found.subsets[name] for name in table_order(found.subsets)), found.overall]
+    top = max([1.0, *(score for curve in curves for score in curve.scores.values())])
+    return [
+        Markup(charts.draw_sparkline(curve.scores, top, length_effect.FRACTION))  # noqa: S704
+        for curve in curves
+    ]
 
 
 def group_parts(page: ReportData) -> dict[str, object]:

@@ -249,8 +249,8 @@ function browseRows(data) {
     const line = (name, number, marks) => make("span", "line", make("span", "what", name), written(number, "span", name, marks));
     const others = row.others.map((scores, place) => scores && make("span", "other", make("bdi", "", data.others[place]), ` ${points(scores[protocol])}`));
     const button = make("button", "row",
-      make("span", "file", `${row.subset} · ${row.level} · ${row.index} `, chips(row)),
-      make("span", "scores", scored(scoreOf(row)), ...others),
+      make("span", "file", `${row.subset} · ${row.level} · ${row.index} `, chips(row), ...others),
+      make("span", "scores", scored(scoreOf(row))),
       make("span", "texts", line("question", row.question), line("truth", row.truths[0], row.marks[1]), line("answer", row.pred, row.marks[0])));
     button.type = "button";
     button.setAttribute("aria-expanded", "false");

@@ -14,7 +14,7 @@ from lveval import config
 from lveval.analysis import comparison, run_analysis
 from lveval.analysis.contexts import Contexts, Passage
 from lveval.evaluation import evaluate
-from lveval.report.data import ReportData, build_report
+from lveval.report.data import Badge, ReportData, build_report
 from lveval.report.leaderboard import read_leaderboards
 from lveval.results import PROTOCOLS, ScoredRow
 
@@ -342,7 +342,8 @@ def hostile_page(folder: Path) -> ReportData:
             )
     page.name = "".join(PAYLOADS)
     page.recipe = [(next(payload), next(payload)) for _ in PAYLOADS]
-    page.notes, page.facts = list(PAYLOADS), [(text, text) for text in PAYLOADS]
+    page.notes, page.verdicts = list(PAYLOADS), list(PAYLOADS)
+    page.sentence, page.badges = next(payload), [Badge(text) for text in PAYLOADS]
     page.depths_note, page.passages_note = next(payload), next(payload)
     page.lengths = replace(page.lengths, overall=replace(page.lengths.overall, note=next(payload)))
     for found in page.protocols.values():
