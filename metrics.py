@@ -66,7 +66,7 @@ def _english_tokens(text: str) -> Tokens:
 
 @lru_cache(maxsize=4096)
 def _chinese_tokens(text: str) -> Tokens:
-    return tuple(token for token in map(_normalize_zh, _segment(text)) if token)
+    return tuple(token for token in map(_normalize_zh, segment(text)) if token)
 
 
 @lru_cache(maxsize=65536)
@@ -74,7 +74,7 @@ def _normalize_zh(token: str) -> str:
     return "".join(token.lower().translate(_NO_CHINESE_PUNCTUATION).split())
 
 
-_segment = lru_cache(maxsize=4096)(cut)
+segment = lru_cache(maxsize=4096)(cut)
 
 
 # --- tokens -> score ----------------------------------------------------------------------------
@@ -283,7 +283,7 @@ def keyword_recall_zh_score(
 
 def rouge_zh_score(prediction: str, ground_truth: str, gold_ans: str | None = None) -> float:
     """ROUGE-L of the two texts' jieba words, punctuation included; `gold_ans` is not looked at."""
-    return _rouge_l(" ".join(_segment(require_text(prediction))), " ".join(_segment(ground_truth)))
+    return _rouge_l(" ".join(segment(require_text(prediction))), " ".join(segment(ground_truth)))
 
 
 def rouge_zh_score_blacklist(
@@ -342,7 +342,7 @@ def _chinese_words(text: str) -> str:
     further, and a word that normalises to nothing stays as an empty one between two spaces.
     """
     words: list[str] = []
-    for word in _segment(text):
+    for word in segment(text):
         # No cut reaches over a space, so cutting the joined text again is cutting each word again:
         # most are known.
         words += [*_cut_again(word), ""]

@@ -67,7 +67,7 @@ def _english(text: str) -> Iterator[_Piece]:
 def _chinese(text: str, *, twice: bool) -> Iterator[_Piece]:
     """The words that jieba cuts; `twice` as ROUGE-L has them, cut once more."""
     start = 0
-    for word in cut(text):
+    for word in metrics.segment(text):
         for piece in cut(word) if twice else (word,):
             token = metrics.normalize(piece, "zh")
             yield _Piece(start, start + len(piece), (token,) if token else ())

@@ -8,11 +8,11 @@ plots.py paints the causes into files.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum
-from urllib.parse import urlencode
 
 from lveval.analysis import causes
 from lveval.report.charts import FAMILY_WIDTHS, NARROW, figure, label, link, tag, tooltip
 from lveval.report.data import ReportData
+from lveval.report.row_data import rows_link
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,6 @@ class Segment:
 
 
 Bar = tuple[str, list[Segment]]  # with its name
-
-
-def rows_link(**chosen: str) -> str:
-    """Address the rows of the page that `chosen` tells: subset, level, cause."""
-    return f"#rows?{urlencode(chosen)}"
 
 
 def cause_bars(page: ReportData) -> list[Bar]:

@@ -283,7 +283,7 @@ def marker(shape: str, x: float, y: float, css: str, content: str = "", size: fl
     """Write a point of a curve as one of SHAPES."""
     if shape == "circle":
         return tag("circle", content, cx=x, cy=y, r=size, css=css)
-    corners = {
+    corners: list[Point] = {
         "square": [(-1, -1), (1, -1), (1, 1), (-1, 1)],
         "triangle": [(0, -1.2), (1.2, 1), (-1.2, 1)],
         "diamond": [(0, -1.4), (1.4, 0), (0, 1.4), (-1.4, 0)],

@@ -19,12 +19,14 @@ from lveval.common.text import printable
 from lveval.report import (
     bar_charts,
     charts,
+    forest_chart,
     group_charts,
     position_charts,
     row_data,
     sweep_chart,
     tables,
 )
+from lveval.report.compared import ComparedRun, compared_runs
 from lveval.report.data import ReportData
 from lveval.results import PUBLISHED_LEVELS, table_order
 
@@ -50,7 +52,7 @@ def render(page: ReportData) -> str:
         # Controls and bidi overrides are shown, not obeyed.
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    data = row_data.RowData.of(page.rows, page.others, page.limit)
+    data = row_data.RowData.of(page.rows, page.name, page.others, page.limit)
     by_file = {"_".join(file): part for file, part in page.evidence_by_file.items()}
     return environment.get_template("page.html").render(
         page=page,
@@ -74,7 +76,7 @@ def render(page: ReportData) -> str:
         in_words=causes.IN_WORDS,
         labels={cause: causes.label(cause) for cause in causes.IN_WORDS},
         families=causes.FAMILIES,
-        rows_link=bar_charts.rows_link,
+        rows_link=row_data.rows_link,
         sparklines=sparklines(page),
         evidence_by_file=by_file,
         evidence_table=tables.evidence_table,
@@ -89,7 +91,7 @@ def render(page: ReportData) -> str:
         if page.reasoning
         else [],
         length_table=tables.length_table,
-        comparison_table=tables.comparison_table,
+        compared=comparison_parts(page),
         curves={
             name: _drawn(
                 partial(charts.draw_curves, charts.curve_chart(page, name)), charts.CURVE_WIDTHS
@@ -148,6 +150,14 @@ def group_parts(page: ReportData) -> dict[str, object]:
         "subsets_table": tables.subsets_table(),
         "models_table": tables.models_table,
         "misled_table": tables.misled_table,
+    }
+
+
+def comparison_parts(page: ReportData) -> dict[str, list[tuple[ComparedRun, list[str]]]]:
+    """What the page's section on comparisons, comparison.html, shows under each protocol."""
+    return {
+        name: [(run, _drawn(partial(forest_chart.draw, run))) for run in compared_runs(page, name)]
+        for name in page.protocols
     }
 
 

@@ -1,10 +1,11 @@
 """A run's rows as the page's row browser has them: what is shown of each, packed as JSON.
 
     rows = row_views(evaluation, others, contexts)
-    RowData.of(rows, ["other run"], limit=31500).text
+    RowData.of(rows, "yi-6b", ["yi-6b-chat"], limit=31500).text
 
-Texts are kept once and rows point to them. What only an opened row needs is compressed: where its
-passages stand, what other runs answered, the passages themselves as far as they have room.
+All of it is compressed, in three parts: the rows, their texts kept once; the details that only an
+opened row needs, where its passages stand and what other runs answered; and the passages themselves
+as far as they have room.
 """
 
 import base64
@@ -14,16 +15,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict, TypeVar
+from urllib.parse import quote, urlencode
 
 from lveval import config
 from lveval.analysis import contexts
-from lveval.analysis.causes import FAMILIES
+from lveval.analysis.causes import FAMILIES, label
 from lveval.analysis.contexts import Contexts, Passage
 from lveval.analysis.marks import Marks, mark_words
 from lveval.analysis.score_breakdown import ScoreBreakdown, explain_score
-from lveval.results import HEADLINE, PROTOCOLS, Cause, Evaluation, RowDepths, ScoredRow
+from lveval.results import CAUSES, HEADLINE, PROTOCOLS, Cause, Evaluation, RowDepths, ScoredRow
 
-MOST_BYTES = 4_400_000  # of the rows' data: with all else the page stays under 5 MB
+MOST_BYTES = 4_000_000  # of the rows' data: with all else the page stays under 5 MB
+
+MOST_UNPACKED = 16_000_000  # characters of the rows that a browser is to hold
 
 # Characters of a text that a page holds: the first that fits.
 CAPS = (20_000, 4_000, 1_500, 600, 250, 100, 40)
@@ -139,9 +143,22 @@ def _other_answer(row: ScoredRow, told: tuple[ScoredRow, Cause] | None) -> Other
     if told is None or told[0].question != row.question:
         return None
     other, cause = told
-    marks, _ = mark_words(row.subset, other.answer, str(row.record["answers"][0]))
+    truth = str(row.record["answers"][0])
+    marks, _ = (
+        mark_words(row.subset, other.answer, truth) if any(other.scores.values()) else ((), ())
+    )
     status = other.text("status") or "unrecorded"
     return OtherAnswer(other.record["pred"], status, cause, other.scores, marks)
+
+
+def rows_link(**chosen: str) -> str:
+    """Address the rows of the page that `chosen` tells; rows.js has the form."""
+    return f"#rows?{urlencode(chosen)}"
+
+
+def row_link(row: RowView) -> str:
+    """Address one row of the page."""
+    return f"#row={quote('_'.join((row['subset'], row['level'])))}:{row['index']}"
 
 
 def worst_rows(rows: Sequence[RowView]) -> list[RowView]:
@@ -151,39 +168,43 @@ def worst_rows(rows: Sequence[RowView]) -> list[RowView]:
 
 @dataclass(frozen=True)
 class RowData:
-    """The rows as JSON for a page, and what had to be cut for its size."""
+    """The rows as a page holds them, and what had to be cut for its size."""
 
     text: str
     cap: int | None  # characters that texts were cut to; None: none was
     reach: int | None  # characters that passages were cut to, 0: left out; None: none was
 
     @classmethod
-    def of(cls, rows: list[RowView], others: Sequence[str], limit: int | None) -> "RowData":
-        """Write the rows of a page; `others`: names of the compared runs, `limit`: of tokens.
+    def of(
+        cls, rows: list[RowView], name: str, others: Sequence[str], limit: int | None
+    ) -> "RowData":
+        """Write the rows of a page, of the run `name`.
 
+        `others`: names of the compared runs, `limit`: of a prompt, in tokens.
         Passages of the contexts take what room the answers leave.
         """
         packer = RowPacker()
         data: dict[str, object] = {"rows": [packer.row(row) for row in rows]}
-        data |= {"protocols": list(PROTOCOLS), "limit": limit, "others": list(others)}
-        data["families"] = FAMILIES
+        data |= {"protocols": list(PROTOCOLS), "limit": limit, "name": name, "others": list(others)}
+        data |= {"labels": {cause: label(cause) for cause in CAUSES}, "families": FAMILIES}
         for cap in CAPS:
-            tables = packer.tables(cap) | {"details": packed_details(rows, cap)}
-            text = as_data({**tables, **data})
-            if len(text.encode()) <= MOST_BYTES:
+            content = as_data({**packer.tables(cap), **data})
+            if len(content) > MOST_UNPACKED and cap != CAPS[-1]:
+                continue
+            packed = {"rows": compressed(content), "details": packed_details(rows, cap)}
+            room = MOST_BYTES - sum(map(len, packed.values()))
+            if room >= 0:
                 break
-        passages, reach = packed_passages(rows, MOST_BYTES - len(text.encode()))
-        if passages:
-            text = as_data({**tables, **data, "passages": passages})
+        packed["passages"], reach = packed_passages(rows, room)
         answers = (other.pred for row in rows for other in row["others"] if other)
         longest = max((len(text) for texts in (packer.texts, answers) for text in texts), default=0)
-        return cls(text, cap if longest > cap else None, reach)
+        return cls(as_data(packed), cap if longest > cap else None, reach)
 
 
 def packed_details(rows: list[RowView], cap: int) -> str:
     """Where the passages of rows stand, and what other runs answered, in at most `cap` characters.
 
-    [evidence, confusing facts, others] of each row; packed like the passages.
+    [evidence, confusing facts, others] of each row, depths in thousandths; see _packed.
     """
     told = {
         number: [
@@ -244,8 +265,12 @@ def _packed(rows: list[RowView], told: Mapping[int, object]) -> str:
     if not told:
         return ""
     order = sorted(told, key=lambda number: (rows[number]["subset"], rows[number]["index"], number))
-    content = as_data({"order": order, "rows": [told[number] for number in order]}).encode()
-    return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
+    return compressed(as_data({"order": order, "rows": [told[number] for number in order]}))
+
+
+def compressed(content: str) -> str:
+    """Compress text by gzip and write it in base64."""
+    return base64.b64encode(gzip.compress(content.encode(), 6, mtime=0)).decode()
 
 
 def as_data(value: object) -> str:

@@ -5,13 +5,28 @@
 //
 // Each part may be left out. flip=2: rows that this run scores at least 50 points higher than the second of the compared runs;
 // flip=-2: lower. What the address says is untrusted: it is compared with what there is, or shown as text.
-{
+
+const packed = JSON.parse(byId("data").textContent);
+const unpacked = {};
+
+/* A part of the data, compressed by gzip: "rows", and of those that are opened "details" and "passages". */
+function unpack(name) {
+  return unpacked[name] ??= (async () => {
+    const bytes = Uint8Array.from(atob(packed[name]), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const told = JSON.parse(await new Response(stream).text());
+    return name === "rows" ? told : new Map(told.order.map((number, place) => [number, told.rows[place]]));
+  })();
+}
+
+unpack("rows").then(browseRows, () => { byId("count").textContent = "This browser cannot unpack the rows; these have the lowest scores."; });
+
+function browseRows(data) {
   const PAGE = 50;
   const FLIP = 0.5; // of a score of 1
 
   // --- the data -------------------------------------------------------------------------------------------------
 
-  const data = JSON.parse(byId("data").textContent);
   const text = (number) => (number < 0 ? null : data.strings[number]);
   const word = (number) => (number < 0 ? null : data.words[number]);
   const folded = data.strings.map((string) => string.toLowerCase());
@@ -28,26 +43,14 @@
       key: `${subset}_${level}:${row[1]}`, number,
     };
   });
+  const label = (cause) => (Object.hasOwn(data.labels, cause) ? data.labels[cause] : cause);
   const byKey = new Map(rows.map((row) => [row.key, row]));
   const levels = [...new Set(rows.map((row) => row.level))].sort((one, other) => parseInt(one, 10) - parseInt(other, 10));
   const siblings = new Map(); // the rows of each question, at all levels
   for (const row of rows) siblings.set(row.recurs, [...(siblings.get(row.recurs) || []), row]);
 
-  const families = new Map(Object.entries(data.families)); // of causes, to be chosen together
-
   let protocol = 0; // its place in data.protocols
   const scoreOf = (row) => row.scores[protocol];
-
-  /* Rows' details and the passages of their contexts are compressed; each is unpacked when the first row is opened. */
-  const unpacked = {};
-  function unpack(name) {
-    return unpacked[name] ??= (async () => {
-      const bytes = Uint8Array.from(atob(data[name]), (letter) => letter.charCodeAt(0));
-      const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-      const told = JSON.parse(await new Response(stream).text());
-      return new Map(told.order.map((number, place) => [number, told.rows[place]]));
-    })();
-  }
 
   // --- filters --------------------------------------------------------------------------------------------------
 
@@ -65,10 +68,11 @@
   for (const name of ["subset", "level", "cause", "status"]) {
     const values = name === "level" ? levels : [...new Set(rows.map((row) => row[name]))].filter((value) => value !== null);
     if (name === "cause" || name === "status") values.sort();
-    for (const value of values) offer(fields[name], value);
-    if (name === "cause") for (const family of families.keys()) offer(fields.cause, family, `all: ${family}`);
+    for (const value of values) offer(fields[name], value, name === "cause" ? label(value) : value);
     if (!values.length) fields[name].parentElement.hidden = true;
   }
+  // What the causes come down to may be chosen, too.
+  for (const [name, causes] of Object.entries(data.families)) if (causes.length > 1) offer(fields.cause, name, `all: ${name}`);
   data.others.forEach((name, place) => {
     offer(fields.flip, `${place + 1}`, `better than ${name}`);
     offer(fields.flip, `-${place + 1}`, `worse than ${name}`);
@@ -84,12 +88,9 @@
     return Boolean(scores) && Math.sign(flip) * (scoreOf(row) - scores[protocol]) >= FLIP - 1e-9;
   }
 
-  function matches(row, terms, least, most) {
-    for (const name of ["subset", "level", "status"]) {
-      if (fields[name].value && row[name] !== fields[name].value) return false;
-    }
-    const cause = fields.cause.value;
-    if (cause && row.cause !== cause && !families.get(cause)?.includes(row.cause)) return false;
+  function matches(row, causes, terms, least, most) {
+    for (const name of ["subset", "level", "status"]) if (fields[name].value && row[name] !== fields[name].value) return false;
+    if (causes && !causes.includes(row.cause)) return false;
     const kept = fields.kept.value;
     if (kept && (row.kept === null ? "none" : String(row.kept)) !== kept) return false;
     const score = 100 * scoreOf(row);
@@ -105,8 +106,10 @@
 
   function filter() {
     const terms = fields.q.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const cause = fields.cause.value;
+    const causes = cause && (Object.hasOwn(data.families, cause) ? data.families[cause] : [cause]);
     const least = limit(fields.least, 0), most = limit(fields.most, 100);
-    found = rows.filter((row) => matches(row, terms, least, most));
+    found = rows.filter((row) => matches(row, causes, terms, least, most));
     const sign = { low: 1, high: -1 }[fields.sort.value];
     if (sign) found.sort((one, other) => sign * (scoreOf(one) - scoreOf(other)));
     first = 0;
@@ -127,7 +130,6 @@
   });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(changed, 0));
-  form.hidden = false;
   byId("protocols").addEventListener("change", (event) => {
     protocol = data.protocols.indexOf(event.target.value);
     changed();
@@ -157,7 +159,7 @@
     const parts = new URLSearchParams(said.replace(/^#(rows\?)?/, ""));
     const strange = [];
     for (const field of Object.values(fields)) field.value = usual(field);
-    let name = data.protocols[0];
+    let name = data.protocols[protocol];
     let row = null;
     for (const [part, value] of parts) {
       const field = Object.hasOwn(fields, part) ? fields[part] : null;
@@ -181,6 +183,7 @@
       button.focus({ preventScroll: true });
       button.scrollIntoView({ behavior: "instant" });
     } else byId("rows").scrollIntoView({ behavior: "instant" });
+    remember();
   }
   window.addEventListener("hashchange", go);
   document.addEventListener("click", (event) => {
@@ -229,7 +232,7 @@
 
   function chips(row) {
     const box = make("span", "chips");
-    for (const name of [row.cause, row.status === "ok" ? null : row.status, row.kept === 0 ? "evidence not kept" : null]) {
+    for (const name of [label(row.cause), row.status === "ok" ? null : row.status, row.kept === 0 ? "evidence not kept" : null]) {
       if (name && ![...box.children].some((chip) => chip.textContent === name)) box.append(make("span", "chip", name));
     }
     return box;
@@ -246,8 +249,8 @@
     const line = (name, number, marks) => make("span", "line", make("span", "what", name), written(number, "span", name, marks));
     const others = row.others.map((scores, place) => scores && make("span", "other", make("bdi", "", data.others[place]), ` ${points(scores[protocol])}`));
     const button = make("button", "row",
-      make("span", "file", `${row.subset} · ${row.level} · ${row.index} `, chips(row)),
-      make("span", "scores", scored(scoreOf(row)), ...others),
+      make("span", "file", `${row.subset} · ${row.level} · ${row.index} `, chips(row), ...others),
+      make("span", "scores", scored(scoreOf(row))),
       make("span", "texts", line("question", row.question), line("truth", row.truths[0], row.marks[1]), line("answer", row.pred, row.marks[0])));
     button.type = "button";
     button.setAttribute("aria-expanded", "false");
@@ -361,24 +364,24 @@
     if (row.tokens && row.tokens.length) tell("Keywords found and missed", keywords(row));
     if (row.raw >= 0) tell("Raw prediction", written(row.raw));
     tell("How it scored", ...sums(row).map((line) => make("p", "sum", line)));
-    if (row.cause) tell("Cause", row.cause);
+    if (row.cause) tell("Cause", label(row.cause));
     tell("Status", row.status + (row.finish && row.finish !== row.status ? ` (finish reason: ${row.finish})` : ""));
     if (siblings.get(row.recurs).length > 1) tell("The same question", lengths(row));
     if (row.facts.length) tell("Confusing facts", ...row.facts.map((number) => written(number)));
     const bars = make("div", "places");
     tell("Prompt", ...prompt(row), bars);
-    if (data.passages) tell("Context", passagesOf(row));
+    if (packed.passages) tell("Context", passagesOf(row));
     if (row.length !== null) tell("Length of the context", `${count(row.length)} ${row.language === "zh" ? "characters" : "words"}`);
 
     const question = make("dl", "", entry("Question", written(row.question)));
     const beside = make("dl", "beside", entry("Truth", written(row.truths[0], "div", "text", row.marks[1])),
-      entry(answerName(row.scores, "Prediction", null), written(row.pred, "div", "text", row.marks[0])));
+      entry(data.others.length ? answerName(row.scores, "Prediction of ", data.name) : answerName(row.scores, "Prediction", null), written(row.pred, "div", "text", row.marks[0])));
     const others = row.others.map((scores, place) => {
       const box = entry(answerName(scores, "Prediction of ", data.others[place]), scores ? "" : "This run has no answer to it.");
       beside.append(box);
       return box.lastElementChild;
     });
-    if (data.details) unpack("details").then((told) => detailed(row, told.get(row.number), others, bars), () => others.forEach((box) => box.append("This browser cannot unpack it.")));
+    if (packed.details) unpack("details").then((told) => detailed(row, told.get(row.number), others, bars), () => others.forEach((box) => box.append("This browser cannot unpack it.")));
     const marked = make("p", "note", make("mark", "", "Marked"), " words count as shared by truth and prediction; of these, ",
       make("mark", "weak", "underlined"), " ones are on the blacklist: none is a keyword that was found, and protocol described leaves them out.");
     const copies = make("p", "actions", action("Copy link", (button) => copyText(here() + addressOf(row), button)),
@@ -396,7 +399,7 @@
     others.forEach((answer, place) => {
       if (!answer) return;
       const [pred, whole, status, cause, marks] = answer;
-      boxes[place].append(shown(pred, whole, "div", "text", marks), make("span", "chips", ...[cause, status === "ok" ? null : status].map((name) => name && make("span", "chip", name))));
+      boxes[place].append(shown(pred, whole, "div", "text", marks), make("span", "chips", ...[label(cause), status === "ok" ? null : status].map((name) => name && make("span", "chip", name))));
     });
     const known = [...evidence.map((pair) => ["evidence", ...pair]), ...facts.map((pair) => ["confusing fact", ...pair])];
     if (!known.length) return;
@@ -552,5 +555,6 @@
   protocol = data.protocols.indexOf(document.querySelector("#protocols :checked").value);
   filter();
   show();
+  form.hidden = false;
   go();
 }
