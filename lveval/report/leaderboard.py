@@ -85,14 +85,11 @@ class Ranking:
         """The run's rank among the published models, or why it has none."""
         for line in self.ranked:
             if line.this_run:
-                return (
-                    f"Rank {line.rank} of {len(self.ranked)}, this run among the published models."
-                )
+                others = len(self.ranked) - 1
+                return f"It ranks {line.rank} of {others + 1}, among {others} published models."
         first, *more = self.reasons
-        others = (
-            f", and {len(more)} more reasons" if len(more) > 1 else ", and one more" * len(more)
-        )
-        return f"Not ranked among the published models: {first}{others}."
+        counted = "one more reason" if len(more) == 1 else f"{len(more)} more reasons"
+        return f"Not ranked: {first}{f', and {counted}' if more else ''}."
 
     @property
     def lines(self) -> list[RankLine]:
