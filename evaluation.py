@@ -37,6 +37,7 @@ from lveval.report.text import (
     print_comparisons,
     print_counts,
     print_findings,
+    print_next,
     print_scores,
     print_unfinished,
 )
@@ -56,7 +57,7 @@ from lveval.runs.record import FINAL_STATUSES
 from lveval.runs.times import read_times
 
 if TYPE_CHECKING:
-    from lveval.analysis.comparison import Comparison
+    from lveval.analysis.comparison import Comparison, Pair
     from lveval.analysis.run_analysis import RunAnalysis
 
 
@@ -257,20 +258,31 @@ def metadata(evaluation: Evaluation, found: "RunAnalysis") -> dict[str, object]:
 
 
 def write_comparisons(
-    a: Evaluation, others: Sequence[Evaluation], compared: "Mapping[str, Mapping[str, Comparison]]"
+    a: Evaluation, others: Sequence[Evaluation], compared: "Mapping[str, Mapping[Pair, Comparison]]"
 ) -> None:
-    """Write comparison.json into the run's folder; .partial where rows of a run are missing."""
+    """Write comparison.json into the run's folder; .partial where rows of a run are missing.
 
+    Two of the others have both names, which the first run's pairs need not.
+    """
     part = ".partial" if any(evaluation.unfinished for evaluation in (a, *others)) else ""
-    found = {
-        protocol: {printable(name): of.as_data() for name, of in runs.items()}
-        for protocol, runs in compared.items()
+    with_a = {
+        protocol: {
+            printable(name): of.as_data() for (first, name), of in pairs.items() if first == a.place
+        }
+        for protocol, pairs in compared.items()
     }
-    headline = found.pop(HEADLINE)
-    write_atomic(
-        a.folder / f"comparison{part}.json",
-        as_json({"a": signatures(a), "compared": headline, "other_protocols": found}),
-    )
+    data = {"a": signatures(a), "compared": with_a.pop(HEADLINE), "other_protocols": with_a}
+    between = [
+        {
+            "a": printable(pair[0]),
+            "b": printable(pair[1]),
+            **{protocol: pairs[pair].as_data() for protocol, pairs in compared.items()},
+        }
+        for pair in compared[HEADLINE]
+        if pair[0] != a.place
+    ]
+    data |= {"between_others": between} if between else {}
+    write_atomic(a.folder / f"comparison{part}.json", as_json(data))
 
 
 def mark_stale_comparison(a: Evaluation) -> None:
@@ -343,7 +355,8 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     # A folder's name that the terminal cannot encode is shown as an escape, not as a traceback.
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     evaluation, *others = (evaluate(each) for each in (arguments.folder, *arguments.compare))
-    print_counts(evaluation)
+    if not others or evaluation.unfinished:
+        print_counts(evaluation, every_file=arguments.verbose)
     if evaluation.unfinished:
         mark_stale_results(evaluation.folder)
     for each in (evaluation, *others):
@@ -356,15 +369,17 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         told = contexts.read_contexts(evaluation, arguments.data_path, with_passages=False)
         evaluation.depths = told.depths
     found = run_analysis.analyze_run(evaluation)
-    compared = comparison.compare_under_all(evaluation, {other.place: other for other in others})
-    print_scores(evaluation, found)
-    print_findings(found)
-    print_comparisons(evaluation, compared)
+    compared = comparison.compare_every_pair(evaluation, {each.place: each for each in others})
     write_results(evaluation, found)
     if others:
         write_comparisons(evaluation, others, compared)
+        print_comparisons([evaluation, *others], compared, every_table=arguments.verbose)
     else:
         mark_stale_comparison(evaluation)
+        if arguments.verbose:
+            print_findings(evaluation, found)
+        print_scores(evaluation, found)
+    print_next(arguments.folder, arguments.compare, ranked=bool(evaluation.leaderboard_levels))
     return ExitCode.COMPLETE
 
 

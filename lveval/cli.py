@@ -177,6 +177,7 @@ def report(argv: Sequence[str] | None = None) -> ExitCode:
     if output.suffix not in (".html", ".htm"):
         raise UsageError(f"--output {output}: expected the name of a page, ending in .html")
     from lveval.report import html, plots, tables
+    from lveval.report.text import say
 
     page = report_of_folder(
         arguments.folder,
@@ -203,6 +204,9 @@ def report(argv: Sequence[str] | None = None) -> ExitCode:
     if arguments.plots:
         written += plots.write(page, output.with_suffix(""))
     write_atomic(output, html.render(page))
+    say(page.sentence)
+    if page.headline.standing and arguments.leaderboard:
+        say(page.headline.standing.in_words)
     for path in (*written, output):
         print(printable(str(path)))
     return ExitCode.COMPLETE

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 from lveval import config, metrics
 from lveval.common import jieba_dictionary
 from lveval.common.levels import FileKey, level_length
+from lveval.common.text import one_line
 
 Cause = Literal[
     "correct",
@@ -382,6 +383,26 @@ class Evaluation:
         if prompts := self.prompts:
             recipe["prompts"] = f"{prompts['name']}-{str(prompts['sha256'])[:8]}"
         return "|".join(f"{name}:{value}" for name, value in recipe.items())
+
+
+def run_names(runs: Sequence[Evaluation]) -> list[str]:
+    """Name runs side by side, safe for a terminal and on one line: those of one name by place."""
+    names = Counter(run.name for run in runs)
+    return [one_line(run.name if names[run.name] == 1 else run.place) for run in runs]
+
+
+def shortened(names: Sequence[str], most: int) -> list[str]:
+    """Fit names into `most` characters, at least 8, by leaving out their middle; all unlike."""
+    found: list[str] = []
+    for name in names:
+        end = (most - 1) // 2
+        short = name if len(name) <= most else f"{name[: most - 1 - end]}…{name[-end:]}"
+        number = 2
+        while short in found:
+            mark = f"#{number}"
+            short, number = f"{name[: most - len(mark)]}{mark}", number + 1
+        found.append(short)
+    return found
 
 
 def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:

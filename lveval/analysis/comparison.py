@@ -2,9 +2,8 @@
 
     found = comparison.compare_runs(rows_a, rows_b, "released")   # rows: results.ScoredRow
     found.parts.levels["16k"].verdict               # "A better", "B better", "no difference shown"
-    comparison.mismatches(identity_a, identity_b)   # how the settings of two run.json differ
     comparison.compare_with(a, {"other": b})        # both of these, for whole runs
-    comparison.compare_under_all(a, {"other": b})["recall"]    # under each protocol
+    comparison.compare_every_pair(a, {"b": b, "c": c})["recall"]   # under each protocol
 
 Only (subset, level, question) that both runs answered count. The interval is that of intervals.py,
 on the differences. The p-value is that of a sign-flip permutation test (Davison & Hinkley 1997,
@@ -12,22 +11,23 @@ section 4.3): were the runs alike, each question's differences could as well hav
 other sign, at all levels together; questions of all subsets flip independently. (That tests whether
 the runs are alike. Where two have the same mean and very different spreads, it can take the spreads
 for a lead a little more often than 5 % over few questions; read the interval too.) p-values are
-adjusted within each family, the levels, the languages, the subsets and the files of all runs that A
-is compared with at once, after Holm (1979, Scandinavian Journal of Statistics 6), and the adjusted
+adjusted within each family, the levels, the languages, the subsets and the files of all pairs that
+are compared at once, after Holm (1979, Scandinavian Journal of Statistics 6), and the adjusted
 ones decide the verdicts.
 
 A run and its control (data/controls.py) are compared like any two runs; the difference then has a
 name and a sign of its own: see Contrast.
 """
 
-import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import fsum
+from itertools import combinations
+from math import fsum, nan
 from typing import Literal, TypeVar, cast
 
 import numpy as np
 
+from lveval import metrics
 from lveval.analysis.clusters import (
     DRAWS,
     ROUNDING,
@@ -45,10 +45,31 @@ from lveval.analysis.clusters import (
     resample,
 )
 from lveval.analysis.intervals import Interval, interval, notes
+from lveval.analysis.mismatches import (
+    LETTERS,
+    THE_CONTROL,
+    mismatches,
+    model_differences,
+    version_mismatches,
+)
 from lveval.common.errors import LVEvalError, SettingsMismatch
+from lveval.common.logs import log
 from lveval.data.controls import CONTROLS, Control
-from lveval.results import HEADLINE, PROTOCOLS, Evaluation, ScoredRow, by_language, table_order
-from lveval.runs.spec import differences
+from lveval.results import (
+    HEADLINE,
+    PROTOCOLS,
+    Evaluation,
+    ScoredRow,
+    Scores,
+    by_language,
+    grouped,
+    level_means,
+    overall_mean,
+    run_names,
+    shortened,
+    subset_means,
+    table_order,
+)
 
 FLIPS = 10_000
 
@@ -62,7 +83,10 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Difference:
-    """One part of two runs: their scores over the questions of both, in points."""
+    """One part of two runs: their scores over the questions of both, in points.
+
+    The scores are those of the tables, from rounded scores of files; the difference is not rounded.
+    """
 
     a: float
     b: float
@@ -133,6 +157,15 @@ class Comparison:
     languages: Mapping[str, Difference]  # mean of the level means
     flags: tuple[str, ...] = ()  # differences of the runs beyond the model, a sentence each
     contrast: Contrast | None = None  # where one run is a control and the other is not
+    names: tuple[str, str] = LETTERS  # of the runs, as texts and tables have them
+
+    def shown(self, part: Difference, most: int = 100) -> str:
+        """The verdict on a part; the runs' names, of `most` characters, or roles for letters."""
+        if self.contrast:
+            return self.contrast.verdict(part)
+        names = shortened(self.names, most)
+        better = dict(zip(("A better", "B better"), names, strict=True)).get(part.verdict)
+        return f"{better} better" if better else part.verdict
 
     @property
     def table_parts(self) -> dict[str, Difference]:
@@ -157,7 +190,8 @@ class Comparison:
         several = "; a question with several rows there counts once" * (self.rows != self.paired)
         return (
             f"{self.rows:,} rows of both, {self.paired:,} questions at a length{several}; "
-            f"left out: {self.only_a:,} rows of A alone, {self.only_b:,} of B alone"
+            f"left out: {self.only_a:,} rows of {self.names[0]} alone, "
+            f"{self.only_b:,} of {self.names[1]} alone"
         )
 
     def as_data(self) -> dict[str, object]:
@@ -193,19 +227,10 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Mismatch:
-    """A setting other than the model in which two runs differ."""
-
-    text: str  # one sentence
-    refuses: bool  # whether a comparison is meaningless; else it is only to be read with care
-
-
-@dataclass(frozen=True)
 class PairedSubset:
     """One subset in both runs, over the same questions, and how the differences vary by chance."""
 
     a: ClusterTable
-    b: ClusterTable
     drawn: BootstrapDraws  # of A minus B
     flipped: Floats  # [flips, columns] of A minus B
 
@@ -240,13 +265,25 @@ def compare_runs(
         difference = replace(a, totals=a.totals - b.totals)
         drawn = resample(difference, draws=draws, seed=seed)
         flipped = sign_flips(difference, flips=flips, seed=seed)
-        subsets[a.subset] = PairedSubset(a, b, drawn, flipped)
+        subsets[a.subset] = PairedSubset(a, drawn, flipped)
     tables = [subset.a for subset in subsets.values()]
-    parts = measure_parts(tables, lambda weights: measure_difference(subsets, weights))
-    languages = {
-        language: measure_difference(subsets, overall_weights([subsets[each].a for each in spoken]))
-        for language, spoken in by_language(subsets).items()
-    }
+    shown = [table_scores(rows, protocol) for rows in (shared_a, shared_b)]
+    found = measure_parts(tables, lambda weights: measure_difference(subsets, weights))
+    parts = Breakdown(
+        files=_with_scores(found.files, *shown),
+        levels=_with_scores(found.levels, *map(level_means, shown)),
+        subsets=_with_scores(found.subsets, *map(subset_means, shown)),
+        overall=replace(found.overall, a=overall_mean(shown[0]), b=overall_mean(shown[1])),
+    )
+    languages = {}
+    for language, spoken in by_language(subsets).items():
+        weights = overall_weights([subsets[each].a for each in spoken])
+        means = [
+            overall_mean({file: score for file, score in scores.items() if file[0] in spoken})
+            for scores in shown
+        ]
+        part = measure_difference(subsets, weights)
+        languages[language] = replace(part, a=means[0], b=means[1])
     return Comparison(
         adjust_p_values([parts])[0],
         rows=len(shared_a),
@@ -258,14 +295,31 @@ def compare_runs(
 
 
 def measure_difference(subsets: Mapping[str, PairedSubset], weights: Weights) -> Difference:
-    """Measure one part, the weighted sum of columns; its p-value is not adjusted yet."""
+    """Measure one part, the weighted sum of columns.
+
+    Its p-value is not adjusted yet; its scores are left for those of the tables.
+    """
     used = [(subsets[subset], weight) for subset, weight in weights.items()]
-    a = fsum(float(column_means(subset.a) @ weight) for subset, weight in used)
-    b = fsum(float(column_means(subset.b) @ weight) for subset, weight in used)
     found = interval([(subset.drawn, weight) for subset, weight in used], paired=True)
     flipped = np.sum([subset.flipped @ weight for subset, weight in used], axis=0)
     p = p_value(found.value, flipped)
-    return Difference(a, b, found, p, p, "")
+    return Difference(nan, nan, found, p, p, "")
+
+
+def table_scores(rows: Sequence[ScoredRow], protocol: str) -> Scores:
+    """Score each file as the tables do, but a question with several rows there counts once."""
+    found = {}
+    for file, of_file in grouped((row.file, row) for row in rows).items():
+        questions = grouped((row.question, row.scores[protocol]) for row in of_file)
+        counted = [fsum(scores) / len(scores) for scores in questions.values()]
+        found[file] = metrics.file_score(counted)
+    return found
+
+
+def _with_scores(
+    found: Mapping[Key, Difference], a: Mapping[Key, float], b: Mapping[Key, float]
+) -> dict[Key, Difference]:
+    return {key: replace(part, a=a[key], b=b[key]) for key, part in found.items()}
 
 
 def in_both(
@@ -293,12 +347,6 @@ def counted_once(table: ClusterTable) -> ClusterTable:
     present = table.counts > 0
     totals = np.where(present, table.means, 0.0)
     return replace(table, totals=totals, counts=present.astype(np.float64))
-
-
-def column_means(table: ClusterTable) -> Floats:
-    """[columns] the plain means, in points."""
-    means: Floats = 100 * table.totals.sum(axis=0) / table.counts.sum(axis=0)
-    return means
 
 
 def sign_flips(table: ClusterTable, *, flips: int = FLIPS, seed: int = SEED) -> Floats:
@@ -354,37 +402,83 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+Pair = tuple[str, str]  # of two runs, by their places
+
+
 def compare_under_all(
     a: Evaluation, others: Mapping[str, Evaluation]
 ) -> dict[str, dict[str, Comparison]]:
-    """Compare a run with each of the others under each protocol; raises as compare_with."""
-    return {protocol: compare_with(a, others, protocol) for protocol in PROTOCOLS}
+    """Compare a run with each of the others under each protocol; see compare_every_pair."""
+    every = compare_every_pair(a, others)
+    return {
+        protocol: {name: found[a.place, name] for name in others}
+        for protocol, found in every.items()
+    }
+
+
+def compare_every_pair(
+    a: Evaluation, others: Mapping[str, Evaluation]
+) -> dict[str, dict[Pair, Comparison]]:
+    """Compare each two of the runs under each protocol, those with `a` first.
+
+    The p-values are adjusted over all pairs, so that a pair has the same wherever it is shown.
+    Raises as compare_with; two of the others that cannot be compared are left out, and that is
+    said.
+    """
+    runs = {name: other for name, other in others.items() if name != a.place}
+    named = dict(zip((a.place, *others), run_names([a, *others.values()]), strict=False))
+    pairs = {(a.place, name): (a, other) for name, other in others.items()}
+    for (first, run), (second, other) in combinations(runs.items(), 2):
+        try:
+            _accepted_mismatches(second, run, other)
+        except LVEvalError as error:
+            log.warning("%s: not compared with %s", first, error.message)
+            continue
+        if in_both(run.rows, other.rows)[0]:
+            pairs[first, second] = run, other
+    names = {(first, second): (named[first], named[second]) for first, second in pairs}
+    return {protocol: _compare(pairs, protocol, names) for protocol in PROTOCOLS}
 
 
 def compare_with(
     a: Evaluation, others: Mapping[str, Evaluation], protocol: str = HEADLINE
 ) -> dict[str, Comparison]:
     """Compare a run with each of the others; SettingsMismatch where that is meaningless."""
-    flags = {name: _accepted_mismatches(name, a, other) for name, other in others.items()}
-    flips = max(FLIPS, FLIPS_PER_RUN * len(others))
-    compared = {}
-    for name, other in others.items():
+    pairs = {("", name): (a, other) for name, other in others.items()}
+    return {name: found for (_, name), found in _compare(pairs, protocol, {}).items()}
+
+
+def _compare(
+    pairs: Mapping[Pair, tuple[Evaluation, Evaluation]],
+    protocol: str,
+    names: Mapping[Pair, tuple[str, str]],
+) -> dict[Pair, Comparison]:
+    """Compare each pair; the p-values are adjusted over all of them."""
+    called = {pair: names.get(pair, LETTERS) for pair in pairs}
+    flags = {
+        pair: tuple(_accepted_mismatches(pair[1], *runs, called[pair]))
+        for pair, runs in pairs.items()
+    }
+    flips = max(FLIPS, FLIPS_PER_RUN * len(pairs))
+    compared = []
+    for (_, name), (a, b) in pairs.items():
         try:
-            compared[name] = compare_runs(a.rows, other.rows, protocol, flips=flips)
+            compared.append(compare_runs(a.rows, b.rows, protocol, flips=flips))
         except LVEvalError as error:
             raise type(error)(f"{name}: {error.message}") from error
-    adjusted = adjust_p_values([comparison.parts for comparison in compared.values()])
-    languages = _adjust_family([comparison.languages for comparison in compared.values()])
+    adjusted = adjust_p_values([comparison.parts for comparison in compared])
+    languages = _adjust_family([comparison.languages for comparison in compared])
     return {
-        name: replace(
+        pair: replace(
             comparison,
             parts=parts,
             languages=of_languages,
-            flags=tuple(flags[name]),
-            contrast=contrast_of(a, others[name]),
+            names=called[pair],
+            flags=flags[pair],
+            contrast=contrast_of(*pairs[pair]),
         )
-        for (name, comparison), parts, of_languages in zip(
-            compared.items(), adjusted, languages, strict=True
+        for pair, comparison, parts, of_languages in zip(
+            pairs, compared, adjusted, languages, strict=True
         )
     }
 
@@ -398,9 +492,11 @@ def contrast_of(a: Evaluation, b: Evaluation) -> Contrast | None:
     return None
 
 
-def _accepted_mismatches(name: str, a: Evaluation, b: Evaluation) -> list[str]:
+def _accepted_mismatches(
+    name: str, a: Evaluation, b: Evaluation, names: tuple[str, str] = LETTERS
+) -> list[str]:
     """Every mismatch that leaves a comparison possible, and what is missing, in a sentence each."""
-    found = mismatches(a.identity, b.identity) + version_mismatches(b)
+    found = mismatches(a.identity, b.identity, names) + version_mismatches(b)
     if contrast_of(a, b):
         found = [mismatch for mismatch in found if not mismatch.text.startswith(THE_CONTROL)]
         found += model_differences(a.identity, b.identity)
@@ -412,125 +508,7 @@ def _accepted_mismatches(name: str, a: Evaluation, b: Evaluation) -> list[str]:
         )
     if not b.rows:
         raise SettingsMismatch(f"{name}: no row has an answer; expected a run to compare with")
-    missing = {"A": a.missing, "B": b.missing}
+    missing = zip(names, (a.missing, b.missing), strict=True)
     return [mismatch.text for mismatch in found] + [
-        f"{rows} rows of {run} have no answer" for run, rows in missing.items() if rows
+        f"{rows} rows of {run} have no answer" for run, rows in missing if rows
     ]
-
-
-# --- whether the two runs can be compared at all ---
-
-
-def version_mismatches(run: Evaluation) -> list[Mismatch]:
-    """Refuse a run whose own results are of another version of a protocol than is compared."""
-    return [
-        Mismatch(
-            f"its results are of {recorded} and this comparison would be of "
-            f"{PROTOCOLS[name].label}, another version of the protocol; score it again with "
-            f"evaluation.py --input-dir {run.folder}",
-            True,
-        )
-        for name, recorded in run.recorded_protocols.items()
-        if name in PROTOCOLS and recorded != PROTOCOLS[name].label
-    ]
-
-
-# Options that say which model it is.
-OF_THE_MODEL = {"revision", "backend_file", "backend_package"}
-
-THE_CONTROL = "different control"  # how the mismatch begins that a contrast is about
-
-
-def model_differences(
-    identity_a: Mapping[str, object], identity_b: Mapping[str, object]
-) -> list[Mismatch]:
-    """Flag another model or engine, which a contrast with a control does not allow for.
-
-    Left out is what mismatches() tells, and the run's name.
-    """
-    told = {"engine.request_args", "engine.system_message", "engine.pure_greedy"}
-    parts = [
-        {
-            **{name: each.get(name) for name in ("backend", "engine", "backend_args", "tables")},
-            "given": {name: section(each, "given").get(name) for name in OF_THE_MODEL},
-        }
-        for each in (identity_a, identity_b)
-        if each
-    ]
-    if len(parts) < 2:
-        return []
-    unlike = [name for name, *_ in differences(*parts) if not name.startswith(tuple(told))]
-    more = ", …" if len(unlike) > 3 else ""
-    text = f"different models or engines ({', '.join(unlike[:3])}{more}): no contrast of one model"
-    return [Mismatch(text, False)] if unlike else []
-
-
-def _short(text: str) -> str:
-    return "none" if text == "null" else text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def mismatches(
-    identity_a: Mapping[str, object], identity_b: Mapping[str, object]
-) -> list[Mismatch]:
-    """List what differs beyond the model in the `identity` of two run.json; refusals come first.
-
-    Refused: data of a common file that differ, no file in common. Flagged: other prompts, chat
-    format, limit of tokens, budgets or decoding, and what a run did not record (folders of the
-    published harness have no run.json: pass an empty mapping).
-    """
-    both = identity_a, identity_b
-    found = data_mismatches(*(section(each, "data") for each in both))
-    prompts = [section(each, "prompts") for each in both]
-    hashes = [each.get("sha256") for each in prompts]
-    names = [f"{each.get('name', 'unnamed')}-{str(each.get('sha256'))[:8]}" for each in prompts]
-    found += difference_notes("prompts", hashes, names)
-    for field, words in (("chat_template", "chat format"), ("model_max_len", "limit of tokens")):
-        found += difference_notes(words, [each.get(field) for each in both])
-    engines = [section(each, "engine") for each in both]
-    for field, words in (
-        ("request_args", "--request-args"),
-        ("system_message", "system message"),
-        ("pure_greedy", "--pure-greedy"),
-    ):
-        found += difference_notes(words, [engine.get(field) or "none" for engine in engines])
-    given = [section(each, "given") for each in both]
-    for field in sorted({*given[0], *given[1]} - OF_THE_MODEL):
-        values = [json.dumps(each.get(field), sort_keys=True) for each in given]
-        found += difference_notes(field, values, [_short(value) for value in values])
-    budgets = [section(each, "budgets") for each in both]
-    if not all(budgets):
-        found += difference_notes("budgets of answers", [each or None for each in budgets])
-    for subset in sorted(budgets[0].keys() & budgets[1].keys()):
-        found += difference_notes(f"budget of {subset} answers", [each[subset] for each in budgets])
-    return sorted(found, key=lambda mismatch: not mismatch.refuses)
-
-
-def data_mismatches(a: Mapping[str, object], b: Mapping[str, object]) -> list[Mismatch]:
-    """Compare two "data" sections, <subset>_<level> -> fingerprint of the file."""
-    if not a or not b:
-        return difference_notes("fingerprints of the data", [a or None, b or None])
-    common = sorted(a.keys() & b.keys())
-    if not common:
-        return [Mismatch("the runs have no data file in common", True)]
-    unlike = "differ: not the same questions, or not the same contexts"
-    return [Mismatch(f"the data of {name} {unlike}", True) for name in common if a[name] != b[name]]
-
-
-def difference_notes(
-    words: str, values: Sequence[object], names: Sequence[object] = ()
-) -> list[Mismatch]:
-    """Flag values of A and B that differ or are None; `names` are shown in place of the values."""
-    missing = [run for run, value in zip("AB", values, strict=True) if value is None]
-    if missing:
-        runs = " and ".join(missing)
-        return [Mismatch(f"{words}: cannot be compared, not recorded in {runs}", False)]
-    if values[0] == values[1]:
-        return []
-    a, b = names or values
-    return [Mismatch(f"different {words}: {a} in A, {b} in B", False)]
-
-
-def section(identity: Mapping[str, object], field: str) -> Mapping[str, object]:
-    """A part of an identity that is a mapping; empty where it is missing."""
-    found = identity.get(field)
-    return found if isinstance(found, Mapping) else {}

@@ -26,12 +26,21 @@ class Evidence:
     score_kept: float | None = None  # of the rows whose evidence was kept; None: no row
     score_cut: float | None = None
     median_prompt_tokens: float | None = None
-    median_prompt_tokens_full: float | None = None  # before the cut
+    median_prompt_tokens_full: float | None = None  # before the cut, without the chat format
 
     @property
     def known(self) -> int:
         """Rows of which it is known."""
         return self.kept + self.cut
+
+    @property
+    def median_before_cut(self) -> float | None:
+        """The median of the tokens before the cut, with what the chat format alone adds.
+
+        A prompt that was not cut is longer than before by its chat format, which is no gain.
+        """
+        known = [self.median_prompt_tokens, self.median_prompt_tokens_full]
+        return max((tokens for tokens in known if tokens is not None), default=None)
 
     @property
     def kept_percent(self) -> float | None:

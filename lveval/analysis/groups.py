@@ -11,12 +11,11 @@ its levels: as the tables of scores have it, from rounded scores.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import fsum
 
 from lveval import config
 from lveval.analysis.clusters import measure_parts
 from lveval.analysis.intervals import DrawnTables, Interval
-from lveval.results import LANGUAGES, Scores, by_language, level_means, table_order
+from lveval.results import LANGUAGES, Scores, by_language, level_means, mean, table_order
 
 
 @dataclass(frozen=True)
@@ -69,5 +68,4 @@ def _group_means(
         for level, value in values.items()
     }
     overall = drawn.interval(protocol, weights.overall)
-    mean = round(fsum(values.values()) / len(values), 2)
-    return GroupMeans(subsets, levels, replace(overall, value=mean))
+    return GroupMeans(subsets, levels, replace(overall, value=mean([*values.values()])))

@@ -7,7 +7,6 @@ Scores, intervals and points lost are on the scale of 0 to 100. `protocols` has 
 each; all else is of the headline, the published scorer's.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -37,6 +36,7 @@ from lveval.results import (
     Evaluation,
     level_means,
     overall_mean,
+    run_names,
     subset_means,
     table_order,
 )
@@ -201,11 +201,10 @@ def protocol_scores(evaluation: Evaluation, found: RunAnalysis, name: str) -> Pr
 
 
 def run_scores(runs: Sequence[Evaluation], protocol: str) -> list[ModelScores]:
-    """What runs scored, to be shown beside each other: those of one name by their folders."""
-    names = Counter(run.name for run in runs)
+    """What runs scored, to be shown beside each other."""
     return [
-        ModelScores(run.name if names[run.name] == 1 else run.place, None, run.scores(protocol))
-        for run in runs
+        ModelScores(name, None, run.scores(protocol))
+        for name, run in zip(run_names(runs), runs, strict=True)
     ]
 
 

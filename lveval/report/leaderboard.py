@@ -13,14 +13,13 @@ keyword recall by a rule that they do not publish: no run is ranked among those.
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import fsum
 from pathlib import Path
 
 from lveval import config
 from lveval.common.errors import UsageError
 from lveval.common.files import disk_errors
 from lveval.common.levels import FileKey
-from lveval.results import PUBLISHED, PUBLISHED_LEVELS, Evaluation
+from lveval.results import PUBLISHED, PUBLISHED_LEVELS, Evaluation, mean
 
 FOLDER = Path(__file__).resolve().parent / "published"
 
@@ -85,14 +84,11 @@ class Ranking:
         """The run's rank among the published models, or why it has none."""
         for line in self.ranked:
             if line.this_run:
-                return (
-                    f"Rank {line.rank} of {len(self.ranked)}, this run among the published models."
-                )
+                others = len(self.ranked) - 1
+                return f"It ranks {line.rank} of {others + 1}, among {others} published models."
         first, *more = self.reasons
-        others = (
-            f", and {len(more)} more reasons" if len(more) > 1 else ", and one more" * len(more)
-        )
-        return f"Not ranked among the published models: {first}{others}."
+        counted = "one more reason" if len(more) == 1 else f"{len(more)} more reasons"
+        return f"Not ranked: {first}{f', and {counted}' if more else ''}."
 
     @property
     def lines(self) -> list[RankLine]:
@@ -101,9 +97,9 @@ class Ranking:
 
 
 def complete_mean(values: Sequence[float | None]) -> float | None:
-    """Average the values; None where one is missing, or all."""
+    """Average the values as tables do; None where one is missing, or all."""
     known = [value for value in values if value is not None]
-    return fsum(known) / len(known) if known and len(known) == len(values) else None
+    return mean(known) if known and len(known) == len(values) else None
 
 
 RULE_UNKNOWN = (
@@ -193,9 +189,7 @@ def rank_run(
     """Rank by the mean of the five levels' overall scores; equal means share a rank."""
     lines = []
     for model in board.models:
-        means = (model.level_mean(level) for level in PUBLISHED_LEVELS)
-        # Rounded to two places, as the run's own means are.
-        levels = tuple(None if mean is None else round(mean, 2) for mean in means)
+        levels = tuple(model.level_mean(level) for level in PUBLISHED_LEVELS)
         lines.append(RankLine(model.name, model.context_tokens, levels, model.source))
     limit = evaluation.identity.get("model_max_len")
     own = RankLine(
@@ -209,8 +203,8 @@ def rank_run(
         lines.append(own)
     # A model that was not scored at every level has no mean to be ranked by.
     complete = [(line.mean, line) for line in lines if line.mean is not None]
-    order = sorted((mean for mean, _ in complete), reverse=True)
-    ranked = [replace(line, rank=1 + order.index(mean)) for mean, line in complete]
+    order = sorted((of_line for of_line, _ in complete), reverse=True)
+    ranked = [replace(line, rank=1 + order.index(of_line)) for of_line, line in complete]
     ranked.sort(key=lambda line: line.rank or 0)
     unranked = [line for line in lines if line.mean is None]
     return Ranking(ranked, [*unranked, *([own] if reasons else [])], reasons, board.note)

@@ -137,4 +137,4 @@ def _with_doubt(difference: Interval, p: float, sign: str) -> str:
 
 def p_text(p: float) -> str:
     """Such as "p 0.0312"; a value too small for four places as a bound."""
-    return "p < 0.0001" if p < 0.0001 else f"p {p:.4f}"
+    return "p < 0.0001" if p < 0.00005 else f"p {p:.4f}"

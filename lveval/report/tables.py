@@ -9,15 +9,16 @@ take for a formula starts with an escape that prints nothing.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from math import fsum
 from typing import TYPE_CHECKING, Any
 
 from lveval import config
 from lveval.analysis.ablation import BEFORE, STEPS
+from lveval.analysis.causes import label
 from lveval.common.levels import level_length
-from lveval.common.table import text_table
+from lveval.common.table import WIDTH, text_table
 from lveval.common.text import one_line
 from lveval.report import beside
 from lveval.results import (
@@ -25,8 +26,11 @@ from lveval.results import (
     LANGUAGES,
     PUBLISHED_LEVELS,
     Cause,
+    Evaluation,
     Scores,
     level_means,
+    overall_mean,
+    shortened,
     subset_means,
     table_order,
 )
@@ -42,6 +46,7 @@ if TYPE_CHECKING:  # numpy is behind these
     from lveval.analysis.measures import Reasoning, Spread
     from lveval.analysis.misled import Misled
     from lveval.analysis.positions import Positions
+    from lveval.analysis.run_analysis import RunAnalysis
     from lveval.analysis.sweep import Sweep
     from lveval.analysis.times import Times
     from lveval.report.data import ProtocolScores, ReportData
@@ -91,7 +96,12 @@ class Table:
 
     def text(self) -> str:
         """Align the cells for a terminal, without title and note."""
-        return text_table((self.head, *self.lines))
+        return text_table((self.head, *self.lines), width=WIDTH)
+
+    def transposed(self) -> "Table":
+        """The same with its columns as lines."""
+        head, *lines = zip(self.head, *self.lines, strict=True)
+        return replace(self, head=head, lines=lines)
 
     def markdown(self) -> str:
         """Write GitHub's Markdown."""
@@ -137,12 +147,24 @@ def number(value: float | None, form: str = ".2f") -> str:
 # --- the tables ---
 
 
+def means_table(evaluation: Evaluation, found: "RunAnalysis") -> Table:
+    """The means of the levels and their mean under each protocol, with intervals."""
+    columns = []
+    for protocol, intervals in found.intervals.items():
+        scores = evaluation.scores(protocol)
+        means = {**intervals.levels, "mean": intervals.overall}
+        values = {**level_means(scores), "mean": overall_mean(scores)}
+        columns.append([_score(replace(means[name], value=values[name])) for name in values])
+    lines = [list(line) for line in zip(values, *columns, strict=True)]
+    return Table("Means", ["level", *found.intervals], lines, "means")
+
+
 def evidence_table(parts: "Mapping[str, Evidence]") -> Table:
     """What truncation did, a line for each part."""
     head = (
         "",
         "evidence kept (%)",
-        "rows that tell",
+        "rows that record it",
         "score, kept",
         "score, cut",
         "median tokens",
@@ -156,7 +178,7 @@ def evidence_table(parts: "Mapping[str, Evidence]") -> Table:
             number(part.score_kept),
             number(part.score_cut),
             number(part.median_prompt_tokens, ",.0f"),
-            number(part.median_prompt_tokens_full, ",.0f"),
+            number(part.median_before_cut, ",.0f"),
         ]
         for name, part in parts.items()
     ]
@@ -359,7 +381,7 @@ def causes_table(
         ]
         for part, of_part in points.items()
     ]
-    head = [name, *lost.present, "lost"]
+    head = [name, *map(label, lost.present), "lost"]
     return Table(f"Points lost by cause and {name}", head, lines, f"causes-{name}")
 
 
@@ -406,6 +428,9 @@ def best_answers_note(found: "Ablation") -> str:
     )
 
 
+NAME_WIDTH = 12  # of a run above its column, so that a comparison fits a terminal
+
+
 def comparison_table(
     found: "Comparison",
     a: str,
@@ -414,7 +439,7 @@ def comparison_table(
     protocol: str = HEADLINE,
     others: "Mapping[str, Comparison] | None" = None,
 ) -> Table:
-    """Two runs side by side, with what limits the comparison in the note.
+    """Two runs side by side, `a` against `b`, with what limits the comparison in the note.
 
     `others`: the same under other protocols, of each of which the line of all is added. Of a full
     run and its control the difference is their contrast, with its sign.
@@ -427,19 +452,19 @@ def comparison_table(
         difference = contrast.of(part) if contrast else part.interval
         lines.append(
             [
-                name,
+                name.removesuffix("_mixup"),
                 *(f"{score:.2f}" for score in scores),
                 f"{difference.value:+.2f}",
                 difference.between("+"),
                 f"{part.adjusted:.4f}",
-                contrast.verdict(part) if contrast else part.verdict,
+                found.shown(part, NAME_WIDTH),
             ]
         )
     said = (found.counts_text, *found.flags, *found.interval_notes)
-    columns = ("full", contrast.control, contrast.name) if contrast else ("A", "B", "A - B")
-    head = ("compared", *columns, "95 % interval", "p (Holm)", "shown")
+    columns = ("full", contrast.control) if contrast else shortened(found.names, NAME_WIDTH)
+    head = ("compared", *columns, "difference", "95 % interval", "p", "shown")
     note = " ".join([*([contrast.words] if contrast else []), *(f"{text}." for text in said)])
-    return Table(f"A: {a}, B: {b} ({protocol})", head, lines, f"comparison-{label}", note)
+    return Table(f"{a} against {b} ({protocol})", head, lines, f"comparison-{label}", note)
 
 
 def sweep_table(found: "Sweep") -> Table:
@@ -500,7 +525,8 @@ def _score_table(page: "ReportData", found: "ProtocolScores") -> Table:
         ]
         for subset in page.subsets
     ]
-    lines.append(["mean", *(_score(found.level_means[level]) for level in page.levels), ""])
+    lines.append(["mean", *(_score(found.level_means[level]) for level in page.levels)])
+    lines[-1].append(_score(found.overall))
     said = [*page.notes, f"Protocol {found.name} ({found.about}), in brackets {found.note}."]
     if found.name == HEADLINE:
         said.append(best_answers_note(page.ablation))
@@ -526,9 +552,8 @@ def _ranking_table(name: str, found: "ProtocolScores") -> Table:
 def _score(score: "Interval | None") -> str:
     if score is None:
         return ""
-    if score.low is None or score.high is None:
-        return f"{score.value:.2f}"
-    return f"{score.value:.2f} ({score.low:.1f}–{score.high:.1f})"
+    between = score.between()
+    return f"{score.value:.2f}" + (f" ({between})" if between else "")
 
 
 # --- files for papers ---

@@ -1,16 +1,24 @@
-"""What evaluation.py prints: counts, scores, findings and comparisons, as tables with their notes.
+"""What evaluation.py prints: the score table and what it says in a sentence; on request the rest.
 
-text.print_counts(evaluation)
 text.print_scores(evaluation, found)
+text.print_comparisons([evaluation, other], compared)
+
+Nothing is wider than WIDTH columns but a path or a command.
 """
 
+import os
+import re
 import shlex
 import sys
-from collections.abc import Mapping
-from math import fsum
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lveval.analysis import evidence
+from lveval.analysis.causes import IN_WORDS, label
+from lveval.common.table import WIDTH
 from lveval.common.text import one_line, printable
 from lveval.data import controls
 from lveval.report.tables import (
@@ -27,60 +35,104 @@ from lveval.report.tables import (
     evidence_table,
     groups_table,
     length_table,
+    means_table,
     measures_table,
     misled_table,
     number,
     reasoning_table,
     times_table,
 )
-from lveval.results import HEADLINE, PUBLISHED, Evaluation, grouped, level_means, subset_means
+from lveval.results import (
+    HEADLINE,
+    PROTOCOLS,
+    PUBLISHED,
+    Evaluation,
+    FileResult,
+    grouped,
+    level_means,
+    overall_mean,
+    run_names,
+    subset_means,
+)
 
 if TYPE_CHECKING:
-    from lveval.analysis.comparison import Comparison
+    from lveval.analysis.comparison import Comparison, Pair
     from lveval.analysis.run_analysis import RunAnalysis
 
+MOST_FILES = 3  # named one by one; of more their number is said
 
-def print_counts(evaluation: Evaluation) -> None:
-    """Print n/N rows, the count of each status, and what truncation did to every file."""
-    files = {file.name: evidence.summarize(file.scored) for file in evaluation.files}
-    table = evidence_table(files)
+
+def say(text: str) -> None:
+    """Print a paragraph that may hold text of a run, in lines of WIDTH columns."""
+    print(textwrap.fill(one_line(text), WIDTH, break_long_words=False, break_on_hyphens=False))
+
+
+def print_title(title: str) -> None:
+    """Print what comes next, after a blank line."""
+    print()
+    say(title)
+
+
+def print_counts(evaluation: Evaluation, *, every_file: bool = False) -> None:
+    """Print n/N rows and the count of each status; of unfinished or all files, too."""
+    statuses: Counter[str] = sum((file.statuses for file in evaluation.files), Counter())
+    say(f"{evaluation.place}: {evaluation.row_counts} rows, {_counted(statuses)}")
+    shown = evaluation.files if every_file else evaluation.unfinished
+    if shown:
+        print_title("rows answered / selected, and their status")
+        print(_counts_table(shown).text())
+    files = {file.name: evidence.summarize(file.scored) for file in shown}
     # Runs of the published harness record nothing of the truncation.
-    shown = slice(1, None if any(part.known for part in files.values()) else 1)
-    lines = []
-    for file, cells in zip(evaluation.files, table.lines, strict=True):
-        statuses = ", ".join(f"{status} {count}" for status, count in sorted(file.statuses.items()))
-        lines.append([file.name, f"{file.rows}/{file.selected}", statuses, *cells[shown]])
-    head = ["file", "rows", "status", *table.head[shown]]
-    print(f"{printable(evaluation.place)}\n\n{Table('counts', head, lines).text()}")
+    if every_file and any(part.known for part in files.values()):
+        print_title(EVIDENCE_TITLE)
+        print(evidence_table(files).text())
+
+
+def _counts_table(files: Sequence[FileResult]) -> Table:
+    lines = [[file.name, f"{file.rows}/{file.selected}", _counted(file.statuses)] for file in files]
+    return Table("counts", ["file", "rows", "status"], lines)
+
+
+def _counted(statuses: Mapping[str, int]) -> str:
+    return ", ".join(f"{status} {count:,}" for status, count in sorted(statuses.items()))
 
 
 def print_scores(evaluation: Evaluation, found: "RunAnalysis") -> None:
-    """Print the released scores with means and intervals, and what they can be compared with."""
-    title = f"scores of the {HEADLINE} protocol"
-    print(f"\n{title}\n{score_table(title, evaluation, found).text()}\n")
-    print(best_answers_note(found.ablation))
-    for note in found.interval_notes():
-        print(f"intervals: {note}")
+    """Print the scores with their means, what they can be compared with, and the sentence."""
+    from lveval.report.summary import run_sentence
+
+    print()
     for note in comparability_notes(evaluation):
-        print(note)
-    print(one_line(evaluation.signature(HEADLINE)))
+        say(note)
+    if found.interval_notes():
+        say("Some intervals are missing, or perhaps too narrow, for few questions (-v says which).")
+    about = "; ".join(f"{protocol.name}, {protocol.about}" for protocol in PROTOCOLS.values())
+    print_title(f"scores by the protocol {HEADLINE}, 0 to 100, and the means of all: {about}")
+    print(score_table("scores", evaluation, found).text())
+    print_title(run_sentence(evaluation, found))
+
+
+def print_next(folder: Path, others: Sequence[Path] = (), *, ranked: bool = False) -> None:
+    """Say where everything is, and which command comes next."""
+    words = ["python", "-m", "lveval", "report", "--input-dir", str(folder)]
+    words += ["--compare", *map(str, others)] if others else []
+    words += ["--leaderboard"] if ranked else []
+    print(f"\nrun folder: {printable(str(folder))}\nnext: {printable(shlex.join(words))}")
 
 
 def score_table(title: str, evaluation: Evaluation, found: "RunAnalysis") -> Table:
     """Tabulate the headline's scores, and the means of all protocols with their intervals."""
     scores = evaluation.scores(HEADLINE)
-    levels = [level for level in evaluation.levels if level in level_means(scores)]
+    levels = list(level_means(scores))
     lines = []
     for subset, mean in subset_means(scores).items():
         scored = (number(scores.get((subset, level))) for level in levels)
         between = found.intervals[HEADLINE].subsets[subset].between()
         lines.append([subset, *scored, number(mean), between])
     for protocol, intervals in found.intervals.items():
-        means = level_means(evaluation.scores(protocol))
-        overall = number(fsum(means.values()) / len(means)), intervals.overall.between()
-        lines.append([f"mean, {protocol}", *(number(means[level]) for level in levels), *overall])
-        bounds = (intervals.levels[level].between() for level in levels)
-        lines.append(["  95 % interval", *bounds, "", ""])
+        own = evaluation.scores(protocol)
+        means = [*level_means(own).values(), overall_mean(own)]
+        lines.append([f"mean, {protocol}", *map(number, means), intervals.overall.between()])
     return Table(title, ["subset", *levels, "mean", "95 % interval"], lines)
 
 
@@ -116,12 +168,15 @@ def comparability_notes(evaluation: Evaluation) -> list[str]:
 
 
 def _partial_files(evaluation: Evaluation) -> list[str]:
-    return [
+    partial = [file for file in evaluation.files if file.rows and not file.is_complete]
+    said = [
         f"{file.name}: scored on {file.rows} of the {file.available or file.selected} rows of the "
         "data file."
-        for file in evaluation.files
-        if file.rows and not file.is_complete
+        for file in partial[:MOST_FILES]
     ]
+    if len(partial) > MOST_FILES:
+        said.append(f"{len(partial) - MOST_FILES} more files are scored on a part of their rows.")
+    return said
 
 
 def control_note(evaluation: Evaluation) -> str:
@@ -134,73 +189,122 @@ def control_note(evaluation: Evaluation) -> str:
     return f"{said[0].upper()}{said[1:]}. Its scores are not the benchmark's."
 
 
-def print_findings(found: "RunAnalysis") -> None:
-    """Print what truncation did, what length costs, and where points went."""
+EVIDENCE_TITLE = (
+    "evidence kept by the truncation (the answer could be read in the prompt), over the rows that "
+    "record it; scores of the rows where it was kept and cut"
+)
+
+
+def print_findings(evaluation: Evaluation, found: "RunAnalysis") -> None:
+    """Print all that the analyses found: truncation, length, where points went, and the recipe."""
     from lveval.analysis.length_effect import FRACTION
 
-    groups = groups_table(found.groups[HEADLINE], found.ceiling, brief=True)
-    print(f"\nby task group and language ({HEADLINE})\n{groups.text()}\n{GROUPS_NOTE}")
+    print_title("means with 95 % intervals, by a bootstrap over questions")
+    print(means_table(evaluation, found).text())
+    say(best_answers_note(found.ablation))
+    for note in found.interval_notes():
+        say(f"intervals: {note}")
+    print_title(f"by task group and language ({HEADLINE})")
+    print(groups_table(found.groups[HEADLINE], found.ceiling, brief=True).text())
+    say(GROUPS_NOTE)
     if found.misled:
         misled = misled_table(found.misled)
-        print(f"\nanswers misled by a confusing fact\n{misled.text()}\n{misled.note}")
+        print_title("answers misled by a confusing fact")
+        print(misled.text())
+        say(misled.note)
     if any(part.known for part in found.evidence_by_level.values()):
-        print(
-            "\nevidence kept by the truncation, "
-            "and the scores of the rows where it was kept and cut"
-        )
+        print_title(EVIDENCE_TITLE)
         print(evidence_table(found.evidence_by_level).text())
     if found.positions and found.positions.effects:
-        print("\nscores by depth of the evidence in the prompt, in points (95 % intervals)")
-        print(f"{depth_table(found.positions).text()}\n{DEPTHS_NOTE}")
+        print_title("scores by depth of the evidence in the prompt, in points (95 % intervals)")
+        print(depth_table(found.positions).text())
+        say(DEPTHS_NOTE)
     if len(found.evidence_by_level) > 1:
-        print(
-            "\nwhat length costs, in points (95 % intervals); effective length: up to where "
-            f"{100 * FRACTION:.0f} % is kept"
+        print_title(
+            "what length costs, in points (95 % intervals); effective length: up to where "
+            f"{100 * FRACTION:.0f} % of the shortest level's score is kept (likely range)"
         )
         print(length_table(found.lengths).text())
         if found.lengths.overall.note:
-            print(f"mean: {found.lengths.overall.note}")
-        print(
-            "A question with several rows at a length counts once in drop and slope: they can "
+            say(f"mean: {found.lengths.overall.note}")
+        say(
+            "A question with several rows at a length counts once in both changes: they can "
             "differ from the scores."
         )
     if found.reasoning:
-        print("\nreasoning before the answers; cut: its room was spent")
+        print_title("reasoning before the answers; cut: its room was spent")
         print(reasoning_table(found.reasoning).text())
     if found.measures:
-        print("\nwhat the plugins measured")
+        print_title("what the plugins measured")
         print(measures_table(found.measures).text())
     if found.times:
-        print("\ntimes and memory")
-        print(f"{times_table(found.times).text()}\n{TIMES_NOTE}")
-    print(f"\nthe metric of the paper step by step\n{ablation_table(found.ablation).text()}")
-    print(ABLATION_NOTE)
+        print_title("times and memory")
+        print(times_table(found.times).text())
+        say(TIMES_NOTE)
+    print_title("the metric of the paper step by step")
+    print(ablation_table(found.ablation).text())
+    say(ABLATION_NOTE)
     lost = found.lost
-    print("\npoints lost by cause, of 100 (docs/causes.md)")
-    print(causes_table(lost, {**lost.levels, **lost.subsets}, "").text())
+    print_title("points lost by cause, of 100 (docs/causes.md)")
+    for part in (lost.levels, lost.subsets):
+        print(f"{causes_table(lost, part, 'cause').transposed().text()}\n")
+    for cause in lost.present:
+        say(f"{label(cause)}: {IN_WORDS[cause]}")
+    print_title("recipe")
+    # A signature has no blanks at which a line could end.
+    say(evaluation.signature(HEADLINE).replace("|", " | "))
 
 
-def print_comparisons(a: Evaluation, compared: "Mapping[str, Mapping[str, Comparison]]") -> None:
-    """Print one table for each run that the run is compared with, by protocol and run.
+def print_comparisons(
+    runs: Sequence[Evaluation],
+    compared: "Mapping[str, Mapping[Pair, Comparison]]",
+    *,
+    every_table: bool = False,
+) -> None:
+    """Print how runs differ: of several a table of all first, then each pair in a sentence.
 
-    The headline's table is whole; of the other protocols there is the line of all.
+    One pair has its table; of several they are printed with `every_table`. The headline's is whole,
+    of the other protocols there is the line of all.
     """
-    for name, found in compared[HEADLINE].items():
-        print(f"\nA: {printable(a.place)}\nB: {printable(name)}")
-        if found.contrast:
-            print(found.contrast.words)
-        for flag in found.flags:
-            print(f"{found.beyond}: {one_line(flag)}")
-        others = {each: runs[name] for each, runs in compared.items() if each != HEADLINE}
-        table = comparison_table(found, "A", "B", others=others)
-        print(f"{found.counts_text}\n{table.text()}")
-        for note in found.interval_notes:
-            print(f"intervals: {note}")
-    if compared[HEADLINE]:
-        print(
-            "Intervals are of one difference each; p and what is shown allow for the number of "
-            "comparisons."
+    from lveval.report.summary import comparison_sentence
+    from lveval.report.versus import pairs_table, runs_table
+
+    names = run_names(runs)
+    for name, run in zip(names, runs, strict=True):
+        say(f"{name}: {run.place}, {run.row_counts} rows")
+    found = compared[HEADLINE]
+    if len(runs) > 2:
+        for table in (runs_table(runs, found), pairs_table(found)):
+            print_title(table.title)
+            print(in_bold(table.text()))
+            say(table.note)
+    for pair, of_pair in found.items():
+        print_title(comparison_sentence(*of_pair.names, of_pair))
+        if of_pair.contrast:
+            say(of_pair.contrast.words)
+        for flag in of_pair.flags:
+            say(f"{of_pair.beyond}: {flag}")
+        if len(found) > 1 and not every_table:
+            continue
+        say(of_pair.counts_text)
+        others = {each: of_run[pair] for each, of_run in compared.items() if each != HEADLINE}
+        print(comparison_table(of_pair, *of_pair.names, others=others).text())
+        for note in of_pair.interval_notes:
+            say(f"intervals: {note}")
+    if found:
+        print_title(
+            f"Protocol {HEADLINE} where none is named. Intervals are of one difference each; p, of "
+            "a sign-flip test, and what is shown allow for the number of comparisons (Holm)."
         )
+    if len(found) > 1 and not every_table:
+        say("-v prints each pair by level, language and subset; comparison.json has them, too.")
+
+
+def in_bold(text: str) -> str:
+    """On a terminal, numbers in bold in place of their asterisks."""
+    if not sys.stdout.isatty() or "NO_COLOR" in os.environ:
+        return text
+    return re.sub(r"(\d+\.\d\d)\*", "\x1b[1m\\1\x1b[0m ", text)
 
 
 def print_unfinished(evaluation: Evaluation) -> None:

@@ -170,7 +170,7 @@ def test_a_complete_published_run_is_ranked(full: Path) -> None:
     )
     assert [line.name for line in page.headline.standing.unranked] == ["Qwen2-72B-Instruct"]
     html_of_page = html.render(page)
-    assert html_of_page.count("(this run)") == 2
+    assert html_of_page.count("(this run, prompts of at most 31,500 tokens)") == 2
 
 
 def test_no_run_is_ranked_by_a_rule_that_is_not_published(full: Path) -> None:

@@ -10,7 +10,8 @@ from support.comparison_parts import answered, pair_of_runs
 from support.scores import clustered, every, run_of, scored
 
 from lveval.analysis import comparison
-from lveval.analysis.comparison import Mismatch, holm, mismatches
+from lveval.analysis.comparison import holm
+from lveval.analysis.mismatches import Mismatch, mismatches
 from lveval.common.errors import ExitCode, LVEvalError
 from lveval.results import ScoredRow
 

@@ -75,7 +75,7 @@ def test_what_was_published_later_joins_the_first_leaderboard() -> None:
     assert len(models) == 11
     found = models["Qwen2-72B-Instruct"]
     assert set(found.scores) == {(subset, "16k") for subset in config.DATASET_ROWS}
-    assert found.level_mean("16k") == pytest.approx(278.42 / 11)
+    assert found.level_mean("16k") == round(278.42 / 11, 2)
     assert found.level_mean("32k") is None and "repository" in found.source
 
 

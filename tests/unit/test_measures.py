@@ -9,7 +9,8 @@ import pytest
 from support.run_folders import IDENTITY, make_row, write_run
 from support.scores import every
 
-from lveval.analysis import comparison, measures, run_analysis
+from lveval.analysis import measures, run_analysis
+from lveval.analysis.mismatches import mismatches
 from lveval.analysis.measures import Reasoning, Spread
 from lveval.evaluation import evaluate
 from lveval.report import charts, html, tables
@@ -115,7 +116,7 @@ def test_a_run_with_a_method_is_not_ranked_and_compared_with_a_word(
     (name,) = given
     evaluation = evaluate(thinking_run(tmp_path / "run", given=given))
     assert f"the answers were made with {name}" in reasons_unranked(evaluation)
-    flags = [each.text for each in comparison.mismatches(evaluation.identity, IDENTITY)]
+    flags = [each.text for each in mismatches(evaluation.identity, IDENTITY)]
     assert any(flag.startswith(f"different {name}:") for flag in flags), flags
     adapted = evaluate(thinking_run(tmp_path / "lora", given={"revision": "v2"}))
     assert not any("made with" in reason for reason in reasons_unranked(adapted))

@@ -105,7 +105,7 @@ def test_a_difference_is_said_with_what_tells_how_sure_it_is() -> None:
     lead = rf"{found.parts.overall.interval.value:.2f}"
     said = comparison_sentence("one", "two", found)
     assert said.startswith(f"one is better than two by {lead} (2")
-    assert said.endswith(", p < 0.0001, 30 questions).")
+    assert said.endswith(", p 0.0001, 30 questions).")
     turned = comparison.compare_runs(other, better)
     assert comparison_sentence("one", "two", turned).startswith("two is better than one by 25.00 (")
     none = comparison_sentence("one", "two", comparison.compare_runs(noisy, other))
