@@ -62,6 +62,7 @@ def render(page: ReportData) -> str:
         data=Markup(data.text),  # noqa: S704 - escaped by row_data.as_data
         cap=data.cap,
         reach=data.reach,
+        row_label=row_data.row_label,
         worst=row_data.worst_rows(page.rows),
         worst_length=row_data.WORST_LENGTH,
         highest=highest_scores(page),

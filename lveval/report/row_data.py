@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict, TypeVar
+from typing import TypedDict, TypeVar, cast
 from urllib.parse import quote, urlencode
 
 from lveval import config
@@ -151,6 +151,11 @@ def _other_answer(row: ScoredRow, told: tuple[ScoredRow, Cause] | None) -> Other
     return OtherAnswer(other.record["pred"], status, cause, other.scores, marks)
 
 
+def row_label(cause: str) -> str:
+    """A cause as a row has it: "correct" may have lost points by wording, or none."""
+    return "right" if cause == "correct" else label(cast(Cause, cause))
+
+
 def rows_link(**chosen: str) -> str:
     """Address the rows of the page that `chosen` tells; rows.js has the form."""
     return f"#rows?{urlencode(chosen)}"
@@ -186,7 +191,7 @@ class RowData:
         packer = RowPacker()
         data: dict[str, object] = {"rows": [packer.row(row) for row in rows]}
         data |= {"protocols": list(PROTOCOLS), "limit": limit, "name": name, "others": list(others)}
-        data |= {"labels": {cause: label(cause) for cause in CAUSES}, "families": FAMILIES}
+        data |= {"labels": {cause: row_label(cause) for cause in CAUSES}, "families": FAMILIES}
         for cap in CAPS:
             content = as_data({**packer.tables(cap), **data})
             if len(content) > MOST_UNPACKED and cap != CAPS[-1]:

@@ -74,8 +74,8 @@ function browseRows(data) {
   // What the causes come down to may be chosen, too.
   for (const [name, causes] of Object.entries(data.families)) if (causes.length > 1) offer(fields.cause, name, `all: ${name}`);
   data.others.forEach((name, place) => {
-    offer(fields.flip, `${place + 1}`, `better than ${name}`);
-    offer(fields.flip, `-${place + 1}`, `worse than ${name}`);
+    offer(fields.flip, `${place + 1}`, `50 points better than ${name}`);
+    offer(fields.flip, `-${place + 1}`, `50 points worse than ${name}`);
   });
   fields.flip.parentElement.hidden = !data.others.length;
 
