@@ -62,7 +62,7 @@ def test_the_first_screen_tells_the_result(opened: Open) -> None:
     page = opened("full", 1440)
     tab = page.tab
     overall = tab.locator("#headline .overall strong >> visible=true").inner_text()
-    said = tab.locator(".lead").inner_text()
+    said = tab.locator("p.lead").inner_text()
     assert f"scores {overall} (" in said
     corner = tab.locator("#scores .whole >> visible=true").inner_text()
     assert corner.split()[0] == overall
@@ -71,7 +71,7 @@ def test_the_first_screen_tells_the_result(opened: Open) -> None:
         "8,645 of 8,645 rows",
     ]
     height = tab.evaluate("innerHeight")
-    for part in ("#headline h1", ".lead", "#curves svg >> visible=true", "#families svg"):
+    for part in ("#headline h1", "p.lead", "#curves svg >> visible=true", "#families svg"):
         box = tab.locator(part).first.bounding_box()
         assert box is not None and box["y"] + box["height"] <= height, part
     tab.check("#protocols input[value=recall]")
