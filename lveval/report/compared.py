@@ -4,11 +4,10 @@
 one.sentence, one.subsets[0].difference, one.flips[0].rows
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lveval.analysis.comparison import Difference
+from lveval.analysis.comparison import Comparison, Difference
 from lveval.analysis.intervals import Interval
 from lveval.common.levels import level_length
 from lveval.report.data import ReportData
@@ -58,7 +57,7 @@ class Flips:
 class ComparedRun:
     """This run against another one."""
 
-    name: str  # of the other
+    names: tuple[str, str]  # its own and the other's
     sentence: str
     about: str  # what the difference is, where that is not plain; may be ""
     columns: tuple[str, str, str]  # the names of two scores and of their difference
@@ -87,17 +86,14 @@ def _names(parts: list[Part]) -> list[str]:
 
 def compared_runs(page: ReportData, protocol: str) -> list[ComparedRun]:
     """Each comparison of a page under one protocol, in the order that it has them."""
-    found = page.protocols[protocol]
-    names = [run.name for run in found.other_runs]
+    comparisons = page.protocols[protocol].compared.values()
     return [
-        _compared(page, protocol, number, names[number] if number < len(names) else place)
-        for number, place in enumerate(found.compared)
+        _compared(page.rows, protocol, number, found) for number, found in enumerate(comparisons)
     ]
 
 
-def _compared(page: ReportData, protocol: str, number: int, name: str) -> ComparedRun:
-    found = list(page.protocols[protocol].compared.values())[number]
-    runs = {"A": page.name, "B": name}
+def _compared(rows: list[RowView], protocol: str, number: int, found: Comparison) -> ComparedRun:
+    runs = dict(zip("AB", found.names, strict=True))
     parts = found.parts
     contrast = found.contrast
     # The columns are the full run and its control, or this run and the other.
@@ -128,8 +124,8 @@ def _compared(page: ReportData, protocol: str, number: int, name: str) -> Compar
     languages = {LANGUAGES[name]: of for name, of in found.languages.items()}
     minus = f"{runs[positive]} minus {runs[negative]}"
     return ComparedRun(
-        name=name,
-        sentence=comparison_sentence(page.name, name, found),
+        names=found.names,
+        sentence=comparison_sentence(*found.names, found),
         about=contrast.words if contrast else "",
         columns=(runs[first], runs[second], contrast.name if contrast else minus),
         favours=(runs[negative], runs[positive]),
@@ -137,19 +133,10 @@ def _compared(page: ReportData, protocol: str, number: int, name: str) -> Compar
         levels=by_size(parts.levels, "level"),
         languages=by_size(languages, "language") if len(languages) > 1 else [],  # one is all
         subsets=by_size(parts.subsets, "subset"),
-        caveats=[named(f"{found.beyond.capitalize()}: {flag}", runs) for flag in found.flags],
-        note=named(found.counts_text, runs),
+        caveats=[f"{found.beyond.capitalize()}: {flag}" for flag in found.flags],
+        note=found.counts_text,
         interval_notes=found.interval_notes,
-        flips=_flips(page.rows, protocol, number, (page.name, name)),
-    )
-
-
-def named(text: str, runs: Mapping[str, str]) -> str:
-    """Put the runs' names for the letters in what a comparison says of them."""
-    return re.sub(
-        r"\b(in|of|in A and) ([AB])(?=$|,| and B$| alone| have )",
-        lambda found: f"{found[1].replace('A', runs['A'])} {runs[found[2]]}",
-        text,
+        flips=_flips(rows, protocol, number, found.names),
     )
 
 
@@ -165,7 +152,9 @@ def _flips(rows: list[RowView], protocol: str, number: int, names: tuple[str, st
         far = [each for each in led if sign * each[0] >= FLIP - 1e-9]
         far.sort(key=lambda each: (-sign * each[0], each[1]["index"]))
         # A question that flipped at several lengths is listed once.
-        once = {(row["subset"], row["recurs"]): (row, scores) for _, row, scores in reversed(far)}
+        once: dict[tuple[str, str], tuple[RowView, Mapping[str, float]]] = {}
+        for _, row, scores in far:
+            once.setdefault((row["subset"], row["recurs"]), (row, scores))
         listed = [
             Flip(
                 row["question"],
@@ -173,7 +162,7 @@ def _flips(rows: list[RowView], protocol: str, number: int, names: tuple[str, st
                 row_link(row),
                 (100 * row["scores"][protocol], 100 * scores[protocol]),
             )
-            for row, scores in [*reversed(once.values())][:MOST_FLIPS]
+            for row, scores in [*once.values()][:MOST_FLIPS]
         ]
         link = rows_link(flip=str(sign * (number + 1)))
         flips.append(Flips(name, len(far), link, listed))

@@ -66,7 +66,7 @@ class _Frame:
 def draw(run: ComparedRun, width: int) -> str:
     """Draw a dot for each part; a full one where a difference is shown, and its interval."""
     wide, marks = width == WIDE, ticks(run)
-    edges = (210.0, width - 190.0) if wide else (10.0, width - 10.0)
+    edges = (210.0, width - 190.0) if wide else (18.0, width - 18.0)
     frame = _Frame(wide, *edges, (marks[0], marks[-1]))
     rows = list(_rows(frame, run, 26.0))
     bottom = rows[-1][0] + frame.line
@@ -112,7 +112,7 @@ def _part(frame: _Frame, run: ComparedRun, part: Part, top: float) -> list[str]:
     name = f"name{' all' if is_all else ''}"
     body = [
         # A ground to hover and to click.
-        tag("rect", css="ground", x=0.0, y=top, width=frame.right + (190 if frame.wide else 10),
+        tag("rect", css="ground", x=0.0, y=top, width=frame.right + (190 if frame.wide else 18),
             height=frame.line),
         label(0.0 if not frame.wide else 12.0, written, part.name, name),
     ]  # fmt: skip
@@ -126,6 +126,6 @@ def _part(frame: _Frame, run: ComparedRun, part: Part, top: float) -> list[str]:
         body.append(tag("polygon", points=points, css=f"dot {css}"))
     else:
         body.append(tag("circle", cx=x, cy=middle, r=5.0, css=f"dot {css}"))
-    place = (frame.right + 188, "end") if frame.wide else (frame.right + 10, "end")
+    place = (frame.right + 188, "end") if frame.wide else (frame.right + 18, "end")
     body.append(label(place[0], written, f"{value}{between}", "value-text", place[1]))
     return body

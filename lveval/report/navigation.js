@@ -33,7 +33,8 @@
 
   // A folded part that an address leads into opens.
   function unfold() {
-    const place = byId(decodeURIComponent(location.hash.slice(1).split("?")[0]));
+    let place = null;
+    try { place = byId(decodeURIComponent(location.hash.slice(1).split("?")[0])); } catch { /* no address of this page */ }
     for (let part = place; part; part = part.parentElement) if (part.localName === "details") part.open = true;
   }
   addEventListener("hashchange", unfold);

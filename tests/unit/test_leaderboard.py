@@ -5,7 +5,6 @@ from collections import defaultdict
 from fractions import Fraction
 from pathlib import Path
 
-import pytest
 from conftest import ROOT
 
 from lveval import config

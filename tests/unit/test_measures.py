@@ -10,8 +10,8 @@ from support.run_folders import IDENTITY, make_row, write_run
 from support.scores import every
 
 from lveval.analysis import measures, run_analysis
-from lveval.analysis.mismatches import mismatches
 from lveval.analysis.measures import Reasoning, Spread
+from lveval.analysis.mismatches import mismatches
 from lveval.evaluation import evaluate
 from lveval.report import charts, html, tables
 from lveval.report.data import ReportData, build_report

@@ -5,9 +5,10 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from random import Random
+from urllib.parse import parse_qsl, unquote
 
 import pytest
 from support.elements import Elements
@@ -23,7 +24,10 @@ from support.run_folders import (
 )
 
 from lveval.analysis import contexts
-from lveval.report import charts, html, tables
+from lveval.analysis.causes import FAMILIES
+from lveval.report import charts, html, row_data, tables
+from lveval.report.data import ReportData
+from lveval.results import CAUSES
 
 __all__ = ["full", "small"]  # fixtures
 
@@ -43,26 +47,27 @@ def test_passages_take_the_room_that_is_left(small: Path) -> None:
     page = rich_page(small)
     text = html.render(page)
     assert "Passages of the contexts are cut" not in text and "have no room" not in text
-    data = Elements(text).data()
     passages = Elements(text).passages()
     assert [kind for kind, *_ in passages[0]] == ["evidence", *["confusing fact"] * 2, "cut"]
     assert len(passages) == len(page.rows)
     for number, row in enumerate(page.rows):
         assert passages[number] == [list(vars(passage).values()) for passage in row["passages"]]
-    room = len(data["passages"])
-    assert html.packed_passages(page.rows, room) == (data["passages"], None)
-    shorter, reach = html.packed_passages(page.rows, room - 1)
-    assert reach == html.REACHES[1] and len(shorter) < room
-    assert html.packed_passages(page.rows, 100) == ("", 0)
-    assert html.packed_passages([{**row, "passages": ()} for row in page.rows], 100) == ("", None)
+    packed = Elements(text).packed()["passages"]
+    room, pack = len(packed), row_data.packed_passages
+    assert pack(page.rows, room) == (packed, None)
+    shorter, reach = pack(page.rows, room - 1)
+    assert reach == row_data.REACHES[1] and len(shorter) < room
+    assert pack(page.rows, 100) == ("", 0)
+    assert pack([{**row, "passages": ()} for row in page.rows], 100) == ("", None)
 
 
 def test_a_page_without_room_for_passages_says_so(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = rich_page(small)
-    alone = html.RowData.of(replace(page, rows=[{**row, "passages": ()} for row in page.rows]))
-    monkeypatch.setattr(html, "MOST_BYTES", len(alone.text.encode()) + 500)
+    bare: list[row_data.RowView] = [{**row, "passages": ()} for row in page.rows]
+    alone = row_data.RowData.of(bare, page.name, page.others, page.limit)
+    monkeypatch.setattr(row_data, "MOST_BYTES", len(alone.text) + 500)
     text = html.render(page)
     assert "Passages of the contexts have no room on this page." in text
     assert not Elements(text).passages() and "characters are cut here" not in text
@@ -78,13 +83,20 @@ def test_a_passage_is_shortened_from_its_ends_inwards() -> None:
     assert contexts.both_ends("abcdefgh", 5) == "abcdefgh"  # the mark would save nothing
 
 
-@pytest.mark.parametrize(("rows", "cap"), [(72, 20_000), (400, 4_000), (2_000, 1_500)])
-def test_long_texts_are_cut_and_the_page_says_so(small: Path, rows: int, cap: int) -> None:
-    page = rich_page(small)
+@pytest.mark.parametrize(
+    ("rows", "cap", "packs_well"), [(72, 20_000, True), (2_000, 4_000, True), (400, 4_000, False)]
+)
+def test_long_texts_are_cut_and_the_page_says_so(
+    small: Path, rows: int, cap: int, packs_well: bool
+) -> None:
+    page, source = rich_page(small), Random(1)
+
+    def thoughts() -> str:
+        return "thinking, " * 5_000 if packs_well else source.randbytes(25_000).hex()
+
     many = (page.rows * 30)[:rows]
     page.rows = [
-        {**row, "raw_pred": f"{number:06} {'thinking, ' * 5_000}"}
-        for number, row in enumerate(many)
+        {**row, "raw_pred": f"{number:06} {thoughts()}"} for number, row in enumerate(many)
     ]
     text = html.render(page)
     assert len(text.encode()) < 5_000_000
@@ -150,8 +162,31 @@ def test_what_is_not_known_is_not_on_the_page(small: Path) -> None:
         assert f'id="{part}"' in bare, part
 
 
+def check_address(page: ReportData, address: str, ids: list[str]) -> None:
+    """An address leads to an element, or to rows that the page has."""
+    kind, _, rest = address[1:].partition("?" if address.startswith("#rows?") else "=")
+    if kind == "row":
+        assert unquote(rest) in {
+            f"{row['subset']}_{row['level']}:{row['index']}" for row in page.rows
+        }
+    elif rest:
+        known: dict[str, set[str]] = {
+            "subset": {row["subset"] for row in page.rows},
+            "level": {row["level"] for row in page.rows},
+            "cause": {*FAMILIES, *CAUSES},
+            "flip": {
+                f"{sign}{number + 1}" for sign in ("", "-") for number in range(len(page.others))
+            },
+        }
+        parts = dict(parse_qsl(rest, strict_parsing=True))
+        assert parts and all(value in known[name] for name, value in parts.items()), address
+    else:
+        assert kind in ids, address
+
+
 def test_ids_are_unique_and_references_lead_somewhere(small: Path) -> None:
-    found = Elements(html.render(rich_page(small))).found
+    page = rich_page(small)
+    found = Elements(html.render(page)).found
     ids = [attributes["id"] for _, attributes in found if "id" in attributes]
     assert len(ids) == len(set(ids))
     for _, attributes in found:
