@@ -25,8 +25,6 @@ WIDE, NARROW = WIDTHS = (960, 328)  # units of the viewBox: CSS pixels on a scre
 # Of the two charts that stand beside each other on the page's first screen.
 CURVE_WIDTHS, FAMILY_WIDTHS = (620, NARROW), (400, NARROW)
 
-SHAPES = ("square", "triangle", "diamond", "circle")  # of the points of curves with a name
-
 STEPS = 11  # colours of a heat map, h0 to h10 in page.css
 
 LABEL_GAP = 15.0  # between the baselines of two labels
@@ -34,6 +32,14 @@ LABEL_GAP = 15.0  # between the baselines of two labels
 Point = tuple[float, float]
 
 Curve = tuple[str, dict[str, float]]  # name, level -> mean
+
+CORNERS: dict[str, list[Point]] = {  # of the points of a curve, as far from their middle
+    "square": [(-1, -1), (1, -1), (1, 1), (-1, 1)],
+    "triangle": [(0, -1.2), (1.2, 1), (-1.2, 1)],
+    "diamond": [(0, -1.4), (1.4, 0), (0, 1.4), (-1.4, 0)],
+}
+
+SHAPES = (*CORNERS, "circle")  # of the points of curves with a name
 
 
 # --- what the charts show ---
@@ -283,13 +289,9 @@ def marker(shape: str, x: float, y: float, css: str, content: str = "", size: fl
     """Write a point of a curve as one of SHAPES."""
     if shape == "circle":
         return tag("circle", content, cx=x, cy=y, r=size, css=css)
-    shapes: dict[str, list[Point]] = {
-        "square": [(-1, -1), (1, -1), (1, 1), (-1, 1)],
-        "triangle": [(0, -1.2), (1.2, 1), (-1.2, 1)],
-        "diamond": [(0, -1.4), (1.4, 0), (0, 1.4), (-1.4, 0)],
-    }
-    corners = shapes[shape]
-    points = " ".join(f"{x + size * across:.1f},{y + size * down:.1f}" for across, down in corners)
+    points = " ".join(
+        f"{x + size * across:.1f},{y + size * down:.1f}" for across, down in CORNERS[shape]
+    )
     return tag("polygon", content, points=points, css=f"marker {css}")
 
 

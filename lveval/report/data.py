@@ -156,7 +156,7 @@ def build_report(
         notes=notes(evaluation),
         badges=badges(evaluation),
         sentence=run_sentence(evaluation, found),
-        verdicts=verdicts(evaluation.name, protocols[HEADLINE]),
+        verdicts=verdicts(protocols[HEADLINE]),
         protocols=protocols,
         leaderboard_levels=evaluation.leaderboard_levels,
         evidence_by_file=found.evidence_by_file,
@@ -237,11 +237,10 @@ def recipe(evaluation: Evaluation) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in lines if value not in (None, "", {})]
 
 
-def verdicts(name: str, found: ProtocolScores) -> list[str]:
+def verdicts(found: ProtocolScores) -> list[str]:
     """Say how the run stands among the published models and against each compared run."""
     said = [found.standing.in_words] if found.standing else []
-    for other, comparison in zip(found.other_runs, found.compared.values(), strict=False):
-        said.append(comparison_sentence(name, other.name, comparison))
+    said += [comparison_sentence(*each.names, each) for each in found.compared.values()]
     return said
 
 
