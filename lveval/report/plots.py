@@ -1,4 +1,4 @@
-"""A report's plots as PNG and SVG files, by matplotlib: scores, causes, depths, groups, comparisons.
+"""A report's plots as PNG and SVG files, by matplotlib: scores, causes, depths, comparisons and more.
 
     plots.write(page, Path("report"))    # report_heatmap.png, report_heatmap.svg, …
 

@@ -126,7 +126,7 @@ def test_the_switch_shows_one_protocol_at_a_time(opened: Open, width: int) -> No
         "#comparison",
     )
     first = page.tab.locator(".row .score").first
-    headline = page.tab.locator("#headline dd >> visible=true").first
+    headline = page.tab.locator("#headline .overall >> visible=true").first
     seen = set()
     for name in ("released", "recall", "described"):
         page.tab.check(f"#protocols input[value={name}]")
