@@ -126,7 +126,7 @@ function browseRows(data) {
   let waiting = 0;
   form.addEventListener("input", (event) => {
     clearTimeout(waiting);
-    waiting = setTimeout(changed, event.target === fields.q ? 60 : 0);
+    waiting = setTimeout(changed, event.target === fields.q ? 30 : 0);
   });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(changed, 0));
