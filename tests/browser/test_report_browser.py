@@ -67,11 +67,11 @@ def test_filters_narrow_the_rows(opened: Open) -> None:
 def test_a_number_leads_to_its_rows(opened: Open) -> None:
     page = opened("small")
     page.tab.fill("#search", "something")
-    cell = '.heat a[data-subset="dureader_mixup"][data-level="64k"] >> visible=true'
+    cell = '.heat a[href="#rows?subset=dureader_mixup&level=64k"] >> visible=true'
     page.tab.locator(cell).click()  # one protocol's at a time is to be seen
     assert page.count() == "12 of 72 rows"
     assert page.tab.locator("#search").input_value() == ""
-    page.tab.locator("#causes a[data-level][data-cause]").first.click()
+    page.tab.locator("#causes svg:visible a").first.click()
     assert page.count() != "72 of 72 rows" and page.count() != "0 of 72 rows"
 
 
@@ -125,7 +125,7 @@ def test_the_switch_shows_one_protocol_at_a_time(opened: Open, width: int) -> No
         "#comparison",
     )
     first = page.tab.locator(".row .score").first
-    headline = page.tab.locator("#headline dd >> visible=true").first
+    headline = page.tab.locator("#headline .overall strong >> visible=true")
     seen = set()
     for name in ("released", "recall", "described"):
         page.tab.check(f"#protocols input[value={name}]")
@@ -307,7 +307,7 @@ def test_payloads_stay_text_in_the_browser(opened: Open) -> None:
     page.tab.select_option("#cause", index=3)
     page.tab.wait_for_timeout(50)
     assert page.count().startswith("1 of") or page.count().startswith("2 of")
-    for link in page.tab.locator("#causes a").all()[:12]:
+    for link in page.tab.locator("#causes svg:visible a").all()[:12]:
         link.click()
     page.tab.locator(".row").first.hover()
     page.tab.wait_for_timeout(200)
