@@ -1,4 +1,4 @@
-"""A report's plots as PNG and SVG files, by matplotlib: heat map, curves, causes, depths, groups.
+"""A report's plots as PNG and SVG files, by matplotlib: scores, causes, depths, comparisons and more.
 
     plots.write(page, Path("report"))    # report_heatmap.png, report_heatmap.svg, …
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lveval.common.files import write_atomic
 from lveval.common.text import printable
-from lveval.report import bar_charts, charts, group_plots, position_plots
+from lveval.report import bar_charts, charts, comparison_plots, group_plots, position_plots
 from lveval.report.beside import HUES
 from lveval.report.data import ReportData
 from lveval.report.plot_style import DASHES, INKS, Draw
@@ -76,6 +76,7 @@ def write(page: ReportData, stem: Path) -> list[Path]:
         "causes": partial(_causes, page),
         **group_plots.available(page),
         **position_plots.available(page),
+        **comparison_plots.available(page),
     }
     written = []
     for name, draw in plots.items():

@@ -478,7 +478,15 @@ def test_plots_are_files_and_names_are_text(small: Path, tmp_path: Path) -> None
     written = plots.write(page, tmp_path / "report")
     assert [path.name for path in written] == [
         f"report_{name}.{kind}"
-        for name in ("heatmap", "curves", "causes", "subsets", "depth_scores", "depth_passages")
+        for name in (
+            "heatmap",
+            "curves",
+            "causes",
+            "subsets",
+            "depth_scores",
+            "depth_passages",
+            "comparison_1",
+        )
         for kind in ("png", "svg")
     ]
     for path in written:
