@@ -346,9 +346,13 @@ def test_a_dry_run_becomes_a_page(tmp_path: Path) -> None:
         "-m", "lveval", "report", "--input-dir", run, "--leaderboard", "--markdown", "--latex"
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
+    *said, markdown, latex, page = done.stdout.splitlines()
+    assert [markdown, latex, page] == [
         str(run / name) for name in ("report.md", "report.tex", "report.html")
     ]
+    printed = " ".join(said)
+    assert printed.startswith("dry-run scores ")
+    assert "Not ranked among the published models: 22 files hold constructed data" in printed
     text = (run / "report.html").read_text(encoding="utf-8")
     data_of_page = Elements(text).data()
     assert len(data_of_page["rows"]) == 44
@@ -390,12 +394,12 @@ def test_runs_are_compared_on_the_page(small: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "page.html").read_text()
     assert (
-        "9 rows of both, 9 questions at a length; left out: 63 rows of A alone, 0 of B alone"
+        "9 rows of both, 9 questions at a length; left out: 63 rows of small alone, 0 of other alone"
         in text
     )
     assert (
-        "different limit of tokens: 31500 in A, 15500 in B" in text
-        and "3 rows of B have no answer" in text
+        "different limit of tokens: 31500 in small, 15500 in other" in text
+        and "3 rows of other have no answer" in text
     )
     nothing = write_run(
         tmp_path / "nothing", {"cmrc_mixup_16k": [make_row("cmrc_mixup", "16k", 0, Random(1))]}
