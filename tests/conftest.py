@@ -56,6 +56,8 @@ SLOW_WITH_REASON = {
     "test_a_run_ends_before_it_costs_more_and_its_rows_are_spread": "a service answers all rows",
     "test_a_full_run_is_a_page_of_less_than_5_mb": "8,645 rows",
     "test_a_complete_published_run_is_ranked": "8,645 rows",
+    "test_a_full_run_ends_with_its_scores": "8,645 rows, twice",
+    "test_a_mean_is_the_same_number_wherever_it_stands": "three runs, scored and compared",
     "test_a_run_with_a_published_models_scores_shares_its_rank": "8,645 rows",
     "test_the_answer_is_transformers_greedy_text": "the tier's real model",
     "test_a_batch_that_the_service_has_lost_is_named": "several starts against a real server",

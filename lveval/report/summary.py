@@ -47,7 +47,7 @@ def holds_until(effective: EffectiveLength | None) -> str:
         return ""
     shortest, *_, longest = effective.probabilities
     if effective.level is None:
-        return f"scores 0 at {shortest}, its shortest"
+        return f"scores 0 at {shortest}, the shortest tested,"
     kept = f"{100 * effective.fraction:.0f} % of the {shortest} score"
     if effective.level == longest:
         return f"holds up to {longest}, the longest tested ({kept})"
@@ -68,6 +68,8 @@ def length_cost(curve: LengthCurve, found: RunAnalysis) -> str:
     size = f"{abs(change.value):.1f} points"
     if change.low is None or change.high is None:
         # All questions lost the same, or there is one question only: no interval, so no claim.
+        if not round(change.value, 1):
+            return f"scores the same at {longest}"
         return f"scores {size} {'less' if change.value < 0 else 'more'} at {longest}"
     if change.low <= 0 <= change.high:
         return f"shows no loss by {longest} ({change.value:+.1f}, {change.between('+')})"

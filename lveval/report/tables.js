@@ -8,7 +8,7 @@
   function keyOf(cell) {
     const said = (cell.dataset.value ?? cell.textContent).trim();
     if (["", "–"].includes(said)) return null;
-    const found = /^[≤+]?\s*([-−]?[\d,]*\.?\d+)([km](?![a-z]))?/.exec(said);
+    const found = /^(?:[<>]=|[≤≥+])?\s*([-−]?[\d,]*\.?\d+)([km](?![a-z]))?/.exec(said);
     return found ? parseFloat(found[1].replaceAll(",", "").replace("−", "-")) * (SIZES[found[2]] ?? 1) : said;
   }
 

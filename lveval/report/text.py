@@ -61,6 +61,8 @@ if TYPE_CHECKING:
 
 MOST_FILES = 3  # named one by one; of more their number is said
 
+MOST_UNFINISHED = 10
+
 
 def say(text: str) -> None:
     """Print a paragraph that may hold text of a run, in lines of WIDTH columns."""
@@ -77,10 +79,12 @@ def print_counts(evaluation: Evaluation, *, every_file: bool = False) -> None:
     """Print n/N rows and the count of each status; of unfinished or all files, too."""
     statuses: Counter[str] = sum((file.statuses for file in evaluation.files), Counter())
     say(f"{evaluation.place}: {evaluation.row_counts} rows, {_counted(statuses)}")
-    shown = evaluation.files if every_file else evaluation.unfinished
+    shown = evaluation.files if every_file else evaluation.unfinished[:MOST_UNFINISHED]
     if shown:
         print_title("rows answered / selected, and their status")
         print(_counts_table(shown).text())
+    if (more := len(evaluation.unfinished) - len(shown)) > 0:
+        say(f"{more} more files are unfinished (-v lists them).")
     files = {file.name: evidence.summarize(file.scored) for file in shown}
     # Runs of the published harness record nothing of the truncation.
     if every_file and any(part.known for part in files.values()):

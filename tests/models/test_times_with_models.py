@@ -74,7 +74,7 @@ def test_times_are_kept_beside_a_run_that_does_not_depend_on_them(
         assert each["device"] == "cpu" and "peak_memory_bytes" not in each
         assert each["plugins"]["since"] >= 0  # type: ignore[index]
     assert not any("seconds" in str(record) for record in records)
-    evaluate: list[str | Path] = ["evaluation.py", "--input-dir", folder]
+    evaluate: list[str | Path] = ["evaluation.py", "--input-dir", folder, "-v"]
     again = [*command, tmp_path / "out"]
     assert "times and memory" in in_process(*evaluate).stdout
     before = files(folder)

@@ -123,6 +123,11 @@ def results(folder: Path, name: str = "results.json") -> dict[str, Any]:
     return dict(json.loads((folder / name).read_text(encoding="utf-8")))
 
 
+def flat(text: str) -> str:
+    """What was printed, on one line."""
+    return " ".join(text.split())
+
+
 def result_files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("results*"))
 
@@ -136,7 +141,7 @@ def test_a_complete_run_is_scored_under_all_protocols(tmp_path: Path, evaluate: 
         "lic_mixup_32k": [row("灯塔在港口", "灯塔在港口", gold_ans="灯塔")],
     }
     folder = write_run(tmp_path / "run", rows, {"loogle_SD_mixup_16k": 2, "lic_mixup_32k": 1})
-    done = evaluate("--input-dir", folder)
+    done = evaluate("--input-dir", folder, "-v")
 
     assert result_files(folder) == RESULTS
     assert (folder / "results.json").read_text() == (
@@ -214,9 +219,10 @@ def test_evidence_kept_is_told_by_level_where_it_is_known(
         row(evidence_kept=True),
     ]
     folder = write_run(tmp_path / "run", {"factrecall_en_64k": rows}, {"factrecall_en_64k": 4})
-    done = evaluate("--input-dir", folder)
+    done = evaluate("--input-dir", folder, "-v")
     assert re.search(r"^64k +66\.7 +3/4 +66\.67 +66\.67 +9 +9$", done.stdout, re.M)
-    assert re.search(r"^factrecall_en_64k +4/4 +ok 4 +66\.7 +3/4 ", done.stdout, re.M)
+    assert re.search(r"^factrecall_en_64k +4/4 +ok 4$", done.stdout, re.M)
+    assert re.search(r"^factrecall_en_64k +66\.7 +3/4 +66\.67 +66\.67", done.stdout, re.M)
     assert (
         results(folder, "results_meta.json")["evidence"]["files"]["factrecall_en_64k"][
             "kept_percent"
@@ -264,7 +270,7 @@ def test_only_a_mean_over_all_subsets_is_called_the_leaderboards(
     assert "The mean at 16k is the leaderboard's overall score" in done.stdout
     assert (
         "The mean at 32k is not the leaderboard's overall score: it is over 1 subsets, 1 of them among"
-        in done.stdout
+        in flat(done.stdout)
     )
     meta = results(tmp_path, "results_meta.json")
     assert meta["leaderboard_levels"] == ["16k"]
@@ -282,7 +288,7 @@ def test_constructed_data_are_never_called_the_leaderboards(
     done = evaluate("--input-dir", write_published(tmp_path, files))
     assert (
         "it is over 11 subsets, 10 of them among the published 11 and with all published rows"
-        in done.stdout
+        in flat(done.stdout)
     )
     assert results(tmp_path, "results_meta.json")["leaderboard_levels"] == []
 
@@ -404,7 +410,7 @@ def compared(folder: Path, right: dict[str, int]) -> Path:
 
 def test_a_run_is_explained(tmp_path: Path, evaluate: Evaluate) -> None:
     folder = compared(tmp_path / "run", {"loogle_SD_mixup_16k": 24, "loogle_SD_mixup_64k": 6})
-    done = evaluate("--input-dir", folder)
+    done = evaluate("--input-dir", folder, "-v")
     meta = results(folder, "results_meta.json")
     found = meta["intervals"]["released"]["levels"]["16k"]
     assert (
@@ -424,11 +430,14 @@ def test_a_run_is_explained(tmp_path: Path, evaluate: Evaluate) -> None:
     assert re.search(
         r"^loogle_SD_mixup +80\.00 +20\.00 +50\.00 +\d\d\.\d to \d\d\.\d$", done.stdout, re.M
     )
-    assert re.search(
-        r"^  95 % interval +\d\d\.\d to \d\d\.\d +\d+\.\d to \d\d\.\d$", done.stdout, re.M
+    assert re.search(r"^16k +80\.00 \(\d\d\.\d to \d\d\.\d\) ", done.stdout, re.M)
+    assert re.search(r"^mean +-60\.00 \(-.*\) +-30\.00 \(-.*\) +<= 16k ", done.stdout, re.M)
+    assert re.search(r"^refused +20\.0 +80\.0$", done.stdout, re.M)
+    assert "run scores 50.00 (" in done.stdout
+    assert (
+        "it holds no further than 16k, the shortest tested (90 % of the 16k score) and loses 60.0 "
+        "points by 64k, most of them to refusals." in flat(done.stdout)
     )
-    assert re.search(r"^mean +\+60\.00 \(\+.*\) +-30\.00 \(-.*\) +16k$", done.stdout, re.M)
-    assert re.search(r"^64k +80\.0 +80\.0$", done.stdout, re.M)
 
 
 def test_runs_are_compared_question_by_question(tmp_path: Path, evaluate: Evaluate) -> None:
@@ -438,21 +447,22 @@ def test_runs_are_compared_question_by_question(tmp_path: Path, evaluate: Evalua
         compared(tmp_path / "worse", dict.fromkeys(files, 5)),
         compared(tmp_path / "same", files),
     )
-    done = evaluate("--input-dir", ours, "--compare", worse, same)
+    done = evaluate("--input-dir", ours, "--compare", worse, same, "-v")
     assert re.search(
-        r"^16k +83\.33 +16\.67 +\+66\.67 +\+\d.* to \+\d.* +0\.\d+ +A better$", done.stdout, re.M
+        r"^16k +83\.33 +16\.67 +\+66\.67 +\+\d.* to \+\d.* +0\.\d+ +ours better$", done.stdout, re.M
     )
     assert re.search(
         r"^64k +50\.00 +50\.00 +\+0\.00 .* 1\.0000 +no difference shown$", done.stdout, re.M
     )
     assert (
-        "60 rows of both, 60 questions at a length; left out: 0 rows of A alone, 0 of B alone"
-        in done.stdout
+        "60 rows of both, 60 questions at a length; left out: 0 rows of ours alone, 0 of worse alone"
+        in flat(done.stdout)
     )
     told = results(ours, "comparison.json")["compared"]
     assert list(told) == [str(worse), str(same)]
     assert told[str(worse)]["files"]["loogle_SD_mixup_16k"]["shown"] == "A better"
-    assert told[str(worse)]["unlike"] == told[str(same)]["unlike"]
+    unlike = [" ".join(told[str(other)]["unlike"]) for other in (worse, same)]
+    assert unlike[0] and unlike[0].replace("worse", "same") == unlike[1]
     evaluate("--input-dir", ours)
     assert (ours / "comparison.json").exists()  # nothing changed
     grown = {
@@ -507,7 +517,7 @@ def test_the_metric_is_taken_apart(tmp_path: Path, evaluate: Evaluate) -> None:
         row("amber reef"),
     ]
     folder = write_published(tmp_path, {"loogle_SD_mixup_16k": rows})
-    done = evaluate("--input-dir", folder)
+    done = evaluate("--input-dir", folder, "-v")
     found = results(folder, "results_meta.json")["ablation"]
     scores = {name: means["levels"]["16k"] for name, means in found["scores"].items()}
     assert scores == {
@@ -520,7 +530,7 @@ def test_the_metric_is_taken_apart(tmp_path: Path, evaluate: Evaluate) -> None:
     assert found["several_answers"] == 1
     assert found["effects"]["keywords"]["files"]["loogle_SD_mixup_16k"]["value"] == -12.5
     assert re.search(r"^16k +50\.00 +37\.50 +-12\.50.* +25\.00 +-12\.50", done.stdout, re.M)
-    assert re.search(r"only the first counts: \+25\.00.*; 1 rows have more", done.stdout)
+    assert re.search(r"only the first counts: \+25\.00.*; 1 rows have more", flat(done.stdout))
     assert results(folder, "results_described.json") == {"loogle_SD_mixup_16k": 25.0}
 
 
@@ -533,8 +543,8 @@ def test_what_is_unlike_is_flagged_or_refused(tmp_path: Path, evaluate: Evaluate
     (other / "run.json").write_text(json.dumps(manifest))
     done = evaluate("--input-dir", ours, "--compare", other)
     assert (
-        "unlike beyond the model: different prompts: builtin-01234567 in A, builtin-ffffffff in B"
-        in done.stdout
+        "unlike beyond the model: different prompts: builtin-01234567 in ours, "
+        "builtin-ffffffff in other" in flat(done.stdout)
     )
     (ours / "comparison.json").unlink()
     manifest["identity"]["data"] = {"loogle_SD_mixup_16k": "sha256:1"}
@@ -555,8 +565,8 @@ def test_an_unfinished_run_is_compared_on_request_only(tmp_path: Path, evaluate:
     assert result_files(ours) == []
     done = evaluate("--input-dir", ours, "--compare", other, "--allow-partial")
     assert (
-        "20 rows of both, 20 questions at a length; left out: 10 rows of A alone, 0 of B alone"
-        in done.stdout
+        "20 rows of both, 20 questions at a length; left out: 10 rows of ours alone, 0 of other alone"
+        in flat(done.stdout)
     )
     assert (ours / "comparison.partial.json").exists() and result_files(ours) == RESULTS
 
@@ -568,8 +578,8 @@ def test_length_is_told_where_no_subset_has_every_level(tmp_path: Path, evaluate
         "lic_mixup_16k": 9,
         "lic_mixup_64k": 9,
     }
-    done = evaluate("--input-dir", compared(tmp_path / "run", files))
-    assert re.search(r"^loogle_SD_mixup +\+20\.00 \(.*16k", done.stdout, re.M)
+    done = evaluate("--input-dir", compared(tmp_path / "run", files), "-v")
+    assert re.search(r"^loogle_SD_mixup +-20\.00 \(.*16k", done.stdout, re.M)
     assert "mean: no subset has every level" in done.stdout
 
 

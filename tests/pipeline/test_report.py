@@ -19,6 +19,7 @@ from lveval.common.errors import LVEvalError
 from lveval.evaluation import evaluate
 from lveval.evaluation import main as score
 from lveval.report import charts, html, tables
+from lveval.report.data import Badge, badges
 from lveval.report.leaderboard import rank_run, read_leaderboards, read_published, reasons_unranked
 from lveval.results import PROTOCOLS, level_means, subset_means
 
@@ -169,6 +170,9 @@ def test_a_complete_published_run_is_ranked(full: Path) -> None:
         (line.mean or 0 for line in page.headline.standing.ranked), reverse=True
     )
     assert [line.name for line in page.headline.standing.unranked] == ["Qwen2-72B-Instruct"]
+    rank = page.headline.standing.in_words
+    assert rank == f"It ranks {own.rank} of 11, among 10 published models."
+    assert page.verdicts == [rank]
     html_of_page = html.render(page)
     assert html_of_page.count("(this run, prompts of at most 31,500 tokens)") == 2
 
@@ -178,6 +182,7 @@ def test_no_run_is_ranked_by_a_rule_that_is_not_published(full: Path) -> None:
     means = level_means(evaluation.scores("recall"))
     standing = rank_run(evaluation, means, read_leaderboards()["recall"])
     (reason,) = standing.reasons
+    assert standing.in_words == f"Not ranked: {reason}."
     assert "do not say their exact rule" in reason
     assert not any(line.this_run for line in standing.ranked)
     assert standing.unranked[-1].this_run
@@ -257,6 +262,36 @@ def test_a_run_made_otherwise_is_shown_apart_and_says_why(
     assert sum(reason in found for found in after) == 1
 
 
+@pytest.mark.parametrize(
+    ("identity", "said"),
+    [
+        ({}, {"official prompts": False, "backend hf": False}),
+        (
+            {"chat_template": "auto", "backend": "echo"},
+            {"official prompts, other chat format": True, "backend echo": True},
+        ),
+        (
+            {
+                "prompts": {"name": "builtin", "sha256": "1", "official": False},
+                "given": {"control": "closed-book"},
+            },
+            {"own prompts (builtin)": True, "control closed-book": True},
+        ),
+    ],
+)
+def test_badges_tell_how_a_run_was_made(
+    small: Path, identity: dict[str, Any], said: dict[str, bool]
+) -> None:
+    evaluation = evaluate(small)
+    own = cast(dict[str, Any], evaluation.manifest["identity"])
+    changed = replace(evaluation, manifest={**evaluation.manifest, "identity": {**own, **identity}})
+    found = {badge.text: badge.is_warning for badge in badges(changed)}
+    assert found.items() >= said.items()
+    assert found["72 of 72 rows"] is False and found["prompts of at most 31,500 tokens"] is False
+    bare = replace(evaluation, manifest={})
+    assert badges(bare)[0] == Badge("prompts not recorded", is_warning=True)
+
+
 def test_incomplete_limited_and_constructed_runs_stand_apart(small: Path, tmp_path: Path) -> None:
     assert any(
         "not over just the 11 published subsets" in reason
@@ -273,7 +308,12 @@ def test_incomplete_limited_and_constructed_runs_stand_apart(small: Path, tmp_pa
     (built / "run.json").write_text(json.dumps({**manifest, "selection": {"lic_mixup_16k": 5}}))
     evaluation = evaluate(built)
     assert "2 selected rows have no answer yet" in reasons_unranked(evaluation)
-    assert any(note.startswith("Incomplete: 2 rows of 1 files") for note in bare_page(built).notes)
+    page = bare_page(built)
+    assert any(note.startswith("Incomplete: 2 rows of 1 files") for note in page.notes)
+    assert Badge("3 of 5 rows", is_warning=True) in page.badges
+    means = level_means(evaluation.scores("released"))
+    standing = rank_run(evaluation, means, read_leaderboards()["released"])
+    assert standing.in_words.endswith(" and 2 more reasons.")
 
 
 def test_a_damaged_leaderboard_names_file_and_line(tmp_path: Path) -> None:
@@ -306,9 +346,13 @@ def test_a_dry_run_becomes_a_page(tmp_path: Path) -> None:
         "-m", "lveval", "report", "--input-dir", run, "--leaderboard", "--markdown", "--latex"
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
+    *said, markdown, latex, page = done.stdout.splitlines()
+    assert [markdown, latex, page] == [
         str(run / name) for name in ("report.md", "report.tex", "report.html")
     ]
+    printed = " ".join(said)
+    assert printed.startswith("dry-run scores ")
+    assert "Not ranked" in printed and ": 22 files hold constructed data" in printed
     text = (run / "report.html").read_text(encoding="utf-8")
     data_of_page = Elements(text).data()
     assert len(data_of_page["rows"]) == 44
@@ -350,12 +394,12 @@ def test_runs_are_compared_on_the_page(small: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "page.html").read_text()
     assert (
-        "9 rows of both, 9 questions at a length; left out: 63 rows of A alone, 0 of B alone"
+        "9 rows of both, 9 questions at a length; left out: 63 rows of small alone, 0 of other alone"
         in text
     )
     assert (
-        "different limit of tokens: 31500 in A, 15500 in B" in text
-        and "3 rows of B have no answer" in text
+        "different limit of tokens: 31500 in small, 15500 in other" in text
+        and "3 rows of other have no answer" in text
     )
     nothing = write_run(
         tmp_path / "nothing", {"cmrc_mixup_16k": [make_row("cmrc_mixup", "16k", 0, Random(1))]}

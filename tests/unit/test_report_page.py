@@ -23,9 +23,10 @@ from support.run_folders import (
     small_run,
 )
 
-from lveval.analysis import contexts
+from lveval.analysis import causes, contexts
 from lveval.analysis.causes import FAMILIES
-from lveval.report import charts, html, row_data, tables
+from lveval.analysis.intervals import Interval
+from lveval.report import bar_charts, charts, html, plots, row_data, tables
 from lveval.report.data import ReportData
 from lveval.results import CAUSES
 
@@ -368,6 +369,76 @@ def test_labels_of_curves_keep_apart() -> None:
 def test_an_axis_ends_at_a_round_number(value: float, top: float) -> None:
     ticks = charts.ticks_up_to(value)
     assert (ticks[0], ticks[-1]) == (0, top) and 2 <= len(ticks) <= 7
+
+
+def test_every_cause_is_of_one_family_and_its_words_are_for_people() -> None:
+    members = [cause for family in FAMILIES.values() for cause in family]
+    assert sorted(members) == sorted(CAUSES)
+    assert all("_" not in causes.label(cause) for cause in CAUSES)
+    style = html.read("page.css")
+    names = (f"f-{family.replace(' ', '-')}" for family in FAMILIES)
+    for name in (*names, *(f"c-{cause}" for cause in CAUSES)):
+        assert re.search(rf"\.{name}\b[^{{]*\{{ fill: #", style), name
+        assert plots.COLOURS.get(name, "#") in style, name
+
+
+def test_families_of_points_make_100_and_lead_to_their_rows(small: Path) -> None:
+    page = rich_page(small)
+    for bars in (bar_charts.family_bars(page), bar_charts.cause_bars(page)):
+        assert [level for level, _ in bars] == ["16k", "64k"]
+        for level, parts in bars:
+            # A level's mean is of scores to two places.
+            assert sum(part.value for part in parts) == pytest.approx(100, abs=0.02)
+            for part in parts[1:]:
+                assert part.link.startswith(f"#rows?level={level}&cause=")
+    right, cut, failed = bar_charts.family_bars(page)[1][1]
+    lost = page.lost.levels["64k"]
+    wording = lost["correct"] + lost["verbose"]
+    assert right.value == pytest.approx(page.headline.level_means["64k"].value + wording)
+    assert cut.value == lost["evidence_cut"] and cut.link.endswith("cause=evidence_cut")
+    assert failed.link.endswith("cause=the+model+failed")
+    drawn = bar_charts.draw_bars("points", bar_charts.family_bars(page), charts.NARROW)
+    assert 'href="#rows?level=64k&amp;cause=evidence_cut"' in drawn and 'role="group"' in drawn
+
+
+def curve_chart(published: dict[str, float], own: float) -> charts.CurveChart:
+    """Curves that are level over two lengths."""
+    found = Interval(own, own - 1, own + 1, 9, "questions")
+    lines = [(name, {"16k": value, "32k": value}) for name, value in published.items()]
+    levels = ["16k", "32k"]
+    return charts.CurveChart(levels, [0.0, 50.0], lines, "own", dict.fromkeys(levels, found), [])
+
+
+@pytest.mark.parametrize(
+    ("published", "own", "standing"),
+    [
+        (
+            {"a": 9, "b": 30, "c": 20, "d": 5, "e": 12},
+            6,
+            {"b": "best", "e": "median", "d": "nearest"},
+        ),
+        ({"a": 9, "b": 30, "c": 20}, 40, {"b": "best, nearest", "c": "median"}),
+        ({"a": 9}, 40, {"a": "best, median, nearest"}),
+        ({}, 40, {}),
+    ],
+)
+def test_best_median_and_nearest_of_the_published_are_named(
+    published: dict[str, float], own: float, standing: dict[str, str]
+) -> None:
+    chart = curve_chart(published, own)
+    assert chart.standing == standing
+    drawn = charts.draw_curves(chart, charts.CURVE_WIDTHS[0])
+    assert drawn.count('class="model named"') == len(standing)
+    assert drawn.count('class="model"') == len(published) - len(standing)
+    assert all(f">{said}</text>" in drawn for said in standing.values())
+    assert 'class="interval"' in drawn  # the band
+
+
+def test_a_sparkline_is_blank_without_two_lengths() -> None:
+    assert charts.draw_sparkline({"16k": 5.0}, 10, 0.9) == ""
+    drawn = charts.draw_sparkline({"16k": 5.0, "32k": 0.0}, 10, 0.9)
+    assert "<title>16k 5.0, 32k 0.0</title>" in drawn
+    assert 'points="5.0,17.0 127.0,29.0"' in drawn
 
 
 def test_published_curves_are_over_the_same_subsets(small: Path) -> None:

@@ -115,7 +115,7 @@ def test_times_are_printed_and_on_the_page_and_in_no_result(tmp_path: Path) -> N
     folder = write_run(tmp_path / "run", files)
     told = [line(index, "64k", seconds=index + 0.5, device="<b>GPU") for index in range(5)]
     (folder / FILE).write_text("".join(json.dumps(each) + "\n" for each in told))
-    found = in_process("evaluation.py", "--input-dir", folder)
+    found = in_process("evaluation.py", "--input-dir", folder, "-v")
     assert found.returncode == 0, found.stderr
     table = found.stdout.partition("times and memory\n")[2].splitlines()
     assert table[0].split() == ["rows", "seconds", "90", "%", "device"]
@@ -127,6 +127,6 @@ def test_times_are_printed_and_on_the_page_and_in_no_result(tmp_path: Path) -> N
     results = {path.name: path.read_bytes() for path in folder.glob("results*")}
     assert len(results) == 7
     (folder / FILE).unlink()
-    found = in_process("evaluation.py", "--input-dir", folder)
+    found = in_process("evaluation.py", "--input-dir", folder, "-v")
     assert "times and memory" not in found.stdout
     assert {path.name: path.read_bytes() for path in folder.glob("results*")} == results
