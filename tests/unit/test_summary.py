@@ -65,10 +65,7 @@ def sentence(folder: Path, right: Mapping[str, int], **more: object) -> str:
             {"16k": 0, "32k": 30},
             "scores 0 at 16k, the shortest tested, and gains 75.0 points by 32k.",
         ),
-        (
-            {"16k": 0, "32k": 0},
-            "scores 0 at 16k, the shortest tested, and scores the same at 32k.",
-        ),
+        ({"16k": 0, "32k": 0}, "scores 0 at 16k, the shortest tested, and scores the same at 32k."),
         (
             {"16k": 40, "32k": 0},
             "holds no further than 16k, the shortest tested (90 % of the 16k score) and scores 100.0 points less at 32k.",
