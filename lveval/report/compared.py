@@ -74,14 +74,10 @@ class ComparedRun:
     @property
     def parts(self) -> list[Part]:
         """All of them, as a table has them."""
-        order = {name: place for place, name in enumerate(table_order(_names(self.subsets)))}
-        subsets = sorted(self.subsets, key=lambda part: order[part.name])
+        by_name = {part.name: part for part in self.subsets}
+        subsets = [by_name[name] for name in table_order(by_name)]
         levels = sorted(self.levels, key=lambda part: level_length(part.name))
         return [self.overall, *levels, *self.languages, *subsets]
-
-
-def _names(parts: list[Part]) -> list[str]:
-    return [part.name for part in parts]
 
 
 def compared_runs(page: ReportData, protocol: str) -> list[ComparedRun]:
@@ -146,7 +142,9 @@ def _flips(rows: list[RowView], protocol: str, number: int, names: tuple[str, st
     for row in rows:
         other = row["others"][number] if number < len(row["others"]) else None
         if other:
-            led.append((row["scores"][protocol] - other.scores[protocol], row, other.scores))
+            # Rounded as rows.js has them, for the same rows there.
+            own, against = (round(each[protocol], 4) for each in (row["scores"], other.scores))
+            led.append((own - against, row, other.scores))
     flips = []
     for sign, name in zip((1, -1), names, strict=True):
         far = [each for each in led if sign * each[0] >= FLIP - 1e-9]

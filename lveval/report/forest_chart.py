@@ -126,6 +126,6 @@ def _part(frame: _Frame, run: ComparedRun, part: Part, top: float) -> list[str]:
         body.append(tag("polygon", points=points, css=f"dot {css}"))
     else:
         body.append(tag("circle", cx=x, cy=middle, r=5.0, css=f"dot {css}"))
-    place = (frame.right + 188, "end") if frame.wide else (frame.right + 18, "end")
-    body.append(label(place[0], written, f"{value}{between}", "value-text", place[1]))
+    end = frame.right + (188 if frame.wide else 18)
+    body.append(label(end, written, f"{value}{between}", "value-text", "end"))
     return body

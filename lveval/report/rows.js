@@ -132,7 +132,9 @@ function browseRows(data) {
   form.addEventListener("reset", () => setTimeout(changed, 0));
   byId("protocols").addEventListener("change", (event) => {
     protocol = data.protocols.indexOf(event.target.value);
-    changed();
+    filter();
+    show();
+    if (location.hash.startsWith("#row")) remember(); // the switch may be used far from the rows
   });
 
   // --- the address ----------------------------------------------------------------------------------------------
