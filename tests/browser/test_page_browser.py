@@ -5,12 +5,10 @@ from importlib.resources import files as package_files
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from support.browser import Open, browser, files, needs_chromium, opened
+from support.browser import Open, needs_chromium
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page as Tab
-
-__all__ = ["browser", "files", "opened"]  # fixtures
 
 pytestmark = needs_chromium
 
