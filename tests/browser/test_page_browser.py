@@ -5,10 +5,12 @@ from importlib.resources import files as package_files
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from support.browser import Open, needs_chromium
+from support.browser import Open, browser, files, needs_chromium, opened
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page as Tab
+
+__all__ = ["browser", "files", "opened"]  # fixtures
 
 pytestmark = needs_chromium
 

@@ -5,8 +5,10 @@ playwright`.
 """
 
 import pytest
-from support.browser import Open, needs_chromium
+from support.browser import Open, browser, files, needs_chromium, opened
 from support.run_folders import PAYLOADS
+
+__all__ = ["browser", "files", "opened"]  # fixtures
 
 pytestmark = needs_chromium
 

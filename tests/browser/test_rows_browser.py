@@ -6,8 +6,10 @@ import json
 from urllib.parse import quote
 
 import pytest
-from support.browser import Open, Opened, needs_chromium
+from support.browser import Open, Opened, browser, files, needs_chromium, opened
 from support.run_folders import PAYLOADS
+
+__all__ = ["browser", "files", "opened"]  # fixtures
 
 pytestmark = needs_chromium
 
