@@ -53,7 +53,7 @@ class Opened:
         return list(self.tab.locator(selector).all_text_contents())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # of each module that imports it; two at once are refused
 def browser() -> "Iterator[Browser]":
     api = pytest.importorskip(
         "playwright.sync_api", reason="Playwright is not installed (pip install playwright)"
@@ -64,19 +64,24 @@ def browser() -> "Iterator[Browser]":
         started.close()
 
 
-@pytest.fixture(scope="session")
+BUILT: dict[str, Path] = {}  # the pages of this process: every module that imports `files` has them
+
+
+@pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A page with all parts, one with payloads in every field, and one of a full run."""
-    folder = tmp_path_factory.mktemp("pages")
-    pages: dict[str, ReportData] = {
-        "small": rich_page(small_run(folder / "a run")),
-        "hostile": hostile_page(small_run(folder / "hostile", rows=14)),
-        "full": rich_page(full_run(folder / "full")),
-        "compared": compared_page(folder),
-    }
-    for name, page in pages.items():
-        (folder / f"{name}.html").write_text(html.render(page), encoding="utf-8")
-    return {name: folder / f"{name}.html" for name in pages}
+    """A page with all parts, one with payloads in every field, of a full run, and of three runs."""
+    if not BUILT:
+        folder = tmp_path_factory.mktemp("pages")
+        pages: dict[str, ReportData] = {
+            "small": rich_page(small_run(folder / "a run")),
+            "hostile": hostile_page(small_run(folder / "hostile", rows=14)),
+            "full": rich_page(full_run(folder / "full")),
+            "compared": compared_page(folder),
+        }
+        for name, page in pages.items():
+            (folder / f"{name}.html").write_text(html.render(page), encoding="utf-8")
+        BUILT.update({name: folder / f"{name}.html" for name in pages})
+    return BUILT
 
 
 @pytest.fixture
