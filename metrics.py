@@ -66,7 +66,7 @@ def _english_tokens(text: str) -> Tokens:
 
 @lru_cache(maxsize=4096)
 def _chinese_tokens(text: str) -> Tokens:
-    return tuple(token for token in map(_normalize_zh, _segment(text)) if token)
+    return tuple(token for token in map(_normalize_zh, segment(text)) if token)
 
 
 @lru_cache(maxsize=65536)
@@ -74,7 +74,7 @@ def _normalize_zh(token: str) -> str:
     return "".join(token.lower().translate(_NO_CHINESE_PUNCTUATION).split())
 
 
-_segment = lru_cache(maxsize=4096)(cut)
+segment = lru_cache(maxsize=4096)(cut)
 
 
 # --- tokens -> score ----------------------------------------------------------------------------
@@ -283,7 +283,7 @@ def keyword_recall_zh_score(
 
 def rouge_zh_score(prediction: str, ground_truth: str, gold_ans: str | None = None) -> float:
     """ROUGE-L of the two texts' jieba words, punctuation included; `gold_ans` is not looked at."""
-    return _rouge_l(" ".join(_segment(require_text(prediction))), " ".join(_segment(ground_truth)))
+    return _rouge_l(" ".join(segment(require_text(prediction))), " ".join(segment(ground_truth)))
 
 
 def rouge_zh_score_blacklist(
@@ -342,7 +342,7 @@ def _chinese_words(text: str) -> str:
     further, and a word that normalises to nothing stays as an empty one between two spaces.
     """
     words: list[str] = []
-    for word in _segment(text):
+    for word in segment(text):
         # No cut reaches over a space, so cutting the joined text again is cutting each word again:
         # most are known.
         words += [*_cut_again(word), ""]
@@ -364,13 +364,21 @@ def _rouge_l(prediction: str, truth: str) -> float:
     predicted, true = _sentences(prediction), _sentences(truth)
     if not predicted or not true:
         return 0.0
-    # Distinct words, on every side: that is how the package counts.
-    common: set[str] = set().union(
-        *(_common_subsequence(one, other) for one in true for other in predicted)
-    )
+    common = _common_words(predicted, true)
     recall = len(common) / len(set().union(*true))
     precision = len(common) / len(set().union(*predicted))
     return 2.0 * (precision * recall / (precision + recall + 1e-8))
+
+
+def _common_words(predicted: list[list[str]], true: list[list[str]]) -> set[str]:
+    """Distinct words, on every side: that is how the package counts."""
+    return set().union(*(_common_subsequence(one, other) for one in true for other in predicted))
+
+
+def rouge_words(prediction: str, ground_truth: str) -> set[str]:
+    """The words that rouge_zh_score_blacklist counts as common to the two texts."""
+    both = (_sentences(_chinese_words(text)) for text in (prediction, ground_truth))
+    return _common_words(*both)
 
 
 def _sentences(text: str) -> list[list[str]]:

@@ -83,7 +83,7 @@ def report_parser(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--plots",
         action="store_true",
-        help="heat map, curves, causes, depths, radar and bars as PNG and SVG files, too",
+        help="heat map, curves, causes, depths, radar, bars, comparisons as PNG and SVG files, too",
     )
     parser.add_argument(
         "--context-passages",

@@ -65,6 +65,23 @@ def label(cause: Cause) -> str:
     return "wording (right, not verbatim)" if cause == "correct" else cause.replace("_", " ")
 
 
+# What the causes come down to: whether the answer was right, could not be known, or was missed.
+FAMILIES: dict[str, tuple[Cause, ...]] = {
+    "right": ("correct", "verbose"),
+    "not in the prompt": ("evidence_cut",),
+    "the model failed": (
+        "refused",
+        "empty",
+        "loop",
+        "wrong_language",
+        "distracted",
+        "length",
+        "gated",
+        "wrong",
+    ),
+}
+
+
 # Right by more than half; at just half it depends on which: "312 °C" has what counts in "312
 # degrees", "Lou Beethoven" of "Ludwig Beethoven" has not.
 CORRECT_F1 = 0.5

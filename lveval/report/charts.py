@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
-from math import ceil, log2
+from math import ceil, fsum, log2
 
 from lveval.analysis.intervals import Interval
 from lveval.common.levels import level_length
@@ -22,6 +22,9 @@ from lveval.results import HEADLINE, PUBLISHED, PUBLISHED_LEVELS
 
 WIDE, NARROW = WIDTHS = (960, 328)  # units of the viewBox: CSS pixels on a screen of that width
 
+# Of the two charts that stand beside each other on the page's first screen.
+CURVE_WIDTHS, FAMILY_WIDTHS = (620, NARROW), (400, NARROW)
+
 STEPS = 11  # colours of a heat map, h0 to h10 in page.css
 
 LABEL_GAP = 15.0  # between the baselines of two labels
@@ -29,6 +32,14 @@ LABEL_GAP = 15.0  # between the baselines of two labels
 Point = tuple[float, float]
 
 Curve = tuple[str, dict[str, float]]  # name, level -> mean
+
+CORNERS: dict[str, list[Point]] = {  # of the points of a curve, as far from their middle
+    "square": [(-1, -1), (1, -1), (1, 1), (-1, 1)],
+    "triangle": [(0, -1.2), (1.2, 1), (-1.2, 1)],
+    "diamond": [(0, -1.4), (1.4, 0), (0, 1.4), (-1.4, 0)],
+}
+
+SHAPES = (*CORNERS, "circle")  # of the points of curves with a name
 
 
 # --- what the charts show ---
@@ -42,6 +53,7 @@ class CurveEnd:
     value: float
     name: str
     css: str = "published"  # "own", or the hue of a compared run
+    standing: str = ""  # of a published model: "best", "median", "nearest"; blank: not named
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,7 @@ class CurveChart:
     name: str  # the run's
     own: dict[str, Interval]  # level -> its mean
     leaderboard_levels: list[str]  # of the own curve; points at others are hollow
+    unit: str = "mean score (0 to 100)"
     title: str = "Mean score by length of the context, this run and the published models"
     compared: list[Curve] = field(default_factory=list)
     ceiling: Mapping[str, float] = field(default_factory=dict)  # level -> score
@@ -72,7 +85,11 @@ class CurveChart:
     @property
     def ends(self) -> list[CurveEnd]:
         """The curves named at the margin: the own one only if it reaches it."""
-        ends = [CurveEnd(*list(line.items())[-1], name) for name, line in self.published]
+        standing = self.standing
+        ends = [
+            CurveEnd(*list(line.items())[-1], name, standing=standing.get(name, ""))
+            for name, line in self.published
+        ]
         ends += [
             CurveEnd(*list(line.items())[-1], name, HUES[number % len(HUES)])
             for number, (name, line) in enumerate(self.compared)
@@ -83,6 +100,31 @@ class CurveChart:
             if value <= self.ticks[-1]:
                 ends.append(CurveEnd(level, value, "ceiling", "ceiling"))
         return ends
+
+    @property
+    def standing(self) -> dict[str, str]:
+        """Which published models are the best, the median and the nearest to this run.
+
+        By the mean over the levels that this run and the model have.
+        """
+        means, distances = {}, {}
+        for name, line in self.published:
+            if shared := [level for level in self.own if level in line]:
+                means[name] = fsum(line[level] for level in shared) / len(shared)
+                own = fsum(self.own[level].value for level in shared) / len(shared)
+                distances[name] = abs(means[name] - own)
+        if not means:
+            return {}
+        order = sorted(means, key=lambda name: -means[name])
+        told: dict[str, list[str]] = {}
+        nearest = min(order, key=lambda name: distances[name])
+        for name, said in (
+            (order[0], "best"),
+            (order[len(order) // 2], "median"),
+            (nearest, "nearest"),
+        ):
+            told.setdefault(name, []).append(said)
+        return {name: ", ".join(said) for name, said in told.items()}
 
     @property
     def own_reaches_margin(self) -> bool:
@@ -124,7 +166,7 @@ def reasoning_chart(page: ReportData) -> CurveChart:
     }
     title = "Tokens of reasoning by length of the context"
     ticks = ticks_up_to(max(tokens.values()))
-    return CurveChart(list(own), ticks, [], "tokens", own, list(own), title)
+    return CurveChart(list(own), ticks, [], "tokens", own, list(own), "tokens, mean", title)
 
 
 def published_curves(page: ReportData, protocol: str = HEADLINE) -> list[Curve]:
@@ -162,59 +204,26 @@ def compared_curves(page: ReportData, protocol: str = HEADLINE) -> list[Curve]:
     return lines
 
 
-@dataclass(frozen=True)
-class Segment:
-    """A part of a bar."""
-
-    name: str
-    css: str  # its class
-    value: float
-
-
-Bar = tuple[str, list[Segment]]  # with its name
-
-
-def cause_bars(page: ReportData) -> list[Bar]:
-    """What became of the 100 points of each level: the score, then each cause."""
-    return [
-        (
-            level,
-            [
-                Segment("score", "scored", page.headline.level_means[level].value),
-                *(Segment(cause, f"c-{cause}", points[cause]) for cause in page.lost.present),
-            ],
-        )
-        for level, points in page.lost.levels.items()
-    ]
-
-
-def evidence_bars(page: ReportData) -> list[Bar]:
-    """The share of rows in percent, at each level, whose evidence was kept, cut, or is unknown."""
-    bars = []
-    for level, part in page.evidence_by_level.items():
-        counts = {"kept": part.kept, "cut": part.cut, "unknown": part.unknown}
-        rows = sum(counts.values())
-        bars.append(
-            (level, [Segment(name, f"e-{name}", 100 * n / rows) for name, n in counts.items()])
-        )
-    return bars
-
-
 # --- layout ---
 
 
-def spread_labels(wanted: Sequence[float], low: float, high: float) -> list[float]:
-    """Move labels LABEL_GAP apart within `low` to `high`, each as near to its place as can be."""
+def spread_labels(
+    wanted: Sequence[float], low: float, high: float, lines: Sequence[int] = ()
+) -> list[float]:
+    """Move labels LABEL_GAP apart within `low` to `high`, each as near to its place as can be.
+
+    `lines`: how many each has, from its place downwards; one where it is empty.
+    """
     order = sorted(range(len(wanted)), key=lambda at: wanted[at])
+    heights = [LABEL_GAP * count for count in lines or [1] * len(wanted)]
     places = [0.0] * len(wanted)
     at = low
     for number in order:
         at = places[number] = max(wanted[number], at)
-        at += LABEL_GAP
-    at = high
+        at += heights[number]
+    at = high + LABEL_GAP
     for number in reversed(order):
-        at = places[number] = min(places[number], at)
-        at -= LABEL_GAP
+        at = places[number] = min(places[number], at - heights[number])
     return places
 
 
@@ -271,15 +280,33 @@ def polyline(points: Sequence[Point], css: str, content: str = "") -> str:
     return tag("polyline", content, points=path, css=css)
 
 
-def figure(width: int, height: float, title: str, body: Sequence[str]) -> str:
-    """Write a chart with its title; the style shows it on screens of its width."""
-    size = "wide" if width == WIDE else "narrow"
+def link(href: str, said: str, *body: str) -> str:
+    """Write a link with its tooltip; `said` is escaped."""
+    return tag("a", tooltip(said) + "".join(body), href=href)
+
+
+def marker(shape: str, x: float, y: float, css: str, content: str = "", size: float = 4.5) -> str:
+    """Write a point of a curve as one of SHAPES."""
+    if shape == "circle":
+        return tag("circle", content, cx=x, cy=y, r=size, css=css)
+    points = " ".join(
+        f"{x + size * across:.1f},{y + size * down:.1f}" for across, down in CORNERS[shape]
+    )
+    return tag("polygon", content, points=points, css=f"marker {css}")
+
+
+def figure(width: int, height: float, title: str, body: Sequence[str], role: str = "img") -> str:
+    """Write a chart with its title; the style shows it on screens of its width.
+
+    `role` "group" for one that holds links or parts to focus.
+    """
+    size = "narrow" if width == NARROW else "wide"
     return tag(
         "svg",
         tooltip(title) + "".join(body),
         viewBox=f"0 0 {width} {ceil(height)}",
         css=f"chart {size}",
-        role="img",
+        role=role,
     )
 
 
@@ -288,12 +315,12 @@ class Frame:
 
     def __init__(self, chart: CurveChart, width: int) -> None:
         self.chart = chart
-        self.is_wide = width == WIDE
+        self.is_wide = width != NARROW
         self.height, self.left, margin = (
-            (430.0, 44.0, 190.0) if self.is_wide else (400.0, 26.0, 132.0)
+            (370.0, 40.0, 166.0) if self.is_wide else (360.0, 26.0, 124.0)
         )
         self.right = width - margin  # names are beyond
-        self.top, self.bottom = 14.0, self.height - (46 if chart.ceiling else 30)
+        self.top, self.bottom = 26.0, self.height - (66 if chart.ceiling else 48)
 
     def x(self, level: str) -> float:
         """Where a level is."""
@@ -304,23 +331,65 @@ class Frame:
         return self.bottom - value / self.chart.ticks[-1] * (self.bottom - self.top)
 
 
+def draw_sparkline(scores: Mapping[str, float], top: float, kept: float) -> str:
+    """Draw scores by level in a table's cell, 0 to `top`, and dotted the share `kept` of the first.
+
+    Blank where there are fewer than two.
+    """
+    if len(scores) < 2:
+        return ""
+    width, height, edge = 132, 34, 5
+    places = [edge + (width - 2 * edge) * at / (len(scores) - 1) for at in range(len(scores))]
+
+    def y(value: float) -> float:
+        return height - edge - value / top * (height - 2 * edge)
+
+    points = [(x, y(value)) for x, value in zip(places, scores.values(), strict=True)]
+    bar = y(kept * next(iter(scores.values())))
+    body = [
+        tooltip(", ".join(f"{level} {value:.1f}" for level, value in scores.items())),
+        tag("line", css="kept", x1=edge, x2=width - edge, y1=bar, y2=bar),
+        polyline(points, "own"),
+        *(tag("circle", cx=x, cy=at, r=2.5, css="own") for x, at in points),
+    ]
+    return tag("svg", "".join(body), viewBox=f"0 0 {width} {height}", css="spark", role="img")
+
+
 def draw_curves(chart: CurveChart, width: int) -> str:
     """Draw the published models' curves, those of compared runs, and above them the run's."""
     frame = Frame(chart, width)
-    body = _axes(frame) + _ceiling(frame)
-    for number, (name, line) in enumerate(chart.published):
-        points = [(frame.x(level), frame.y(value)) for level, value in line.items()]
-        body.append(polyline(points, f"published d{number % 4}", tooltip(name)))
+    body = _axes(frame) + _own_band(frame) + _ceiling(frame)
+    standing = chart.standing
+    # Those with a name lie above the others.
+    for name, line in sorted(chart.published, key=lambda curve: curve[0] in standing):
+        body.append(_published_curve(frame, name, line, list(standing)))
     for number, (name, line) in enumerate(chart.compared):
         hue = HUES[number % len(HUES)]
         points = [(frame.x(level), frame.y(value)) for level, value in line.items()]
         body.append(polyline(points, f"other {hue} d{number % 4}", tooltip(name)))
         for level, (x, y) in zip(line, points, strict=True):
             said = tooltip(f"{name}, {level}: {line[level]:.2f}")
-            body.append(tag("circle", said, cx=x, cy=y, r=3.5, css=hue))
+            body.append(marker(SHAPES[number % 4], x, y, hue, said, 3.5))
     body += _curve_names(frame)
     body += _own_curve(frame)
-    return figure(width, frame.height, chart.title, body)
+    return figure(width, frame.height, chart.title, body, "group" if chart.published else "img")
+
+
+def _published_curve(frame: Frame, name: str, line: dict[str, float], named: list[str]) -> str:
+    """A published model's curve: with points if it has a name; else it tells its own on focus."""
+    points = [(frame.x(level), frame.y(value)) for level, value in line.items()]
+    said = f"{name}: {', '.join(f'{level} {value:.1f}' for level, value in line.items())}"
+    place = named.index(name) if name in named else -1
+    body = [tooltip(said), polyline(points, "near")]  # the first is wide and catches the pointer
+    body.append(polyline(points, f"line d{place + 1}" if place >= 0 else "line"))
+    if place >= 0:
+        body += [marker(SHAPES[place], x, y, "published", size=3.0) for x, y in points]
+    else:
+        x, y = points[-1]
+        most = 20 if frame.is_wide else 14
+        body.append(label(x + 9, y + 4, shortened(name, most), "name value"))
+    css = "model named" if place >= 0 else "model"
+    return tag("g", "".join(body), css=css, tabindex=0, role="img", aria_label=said)
 
 
 def _axes(frame: Frame) -> list[str]:
@@ -329,6 +398,9 @@ def _axes(frame: Frame) -> list[str]:
         y = frame.y(value)
         body.append(tag("line", css="grid", x1=frame.left, x2=frame.right, y1=y, y2=y))
         body.append(label(frame.left - 6, y + 4, f"{value:g}", "axis", "end"))
+    body.append(label(0.0, 12.0, frame.chart.unit, "axis"))
+    middle = (frame.left + frame.right) / 2
+    body.append(label(middle, frame.height - 8, "length of the context", "axis", "middle"))
     written = float("inf")  # on a narrow screen not every level has room for its name
     for level in reversed(frame.chart.levels):
         x = frame.x(level)
@@ -371,22 +443,45 @@ def _curve_names(frame: Frame) -> list[str]:
         name = shortened(chart.name, 20 if frame.is_wide else 10)
         x, y = frame.x(chart.own_end.level), frame.y(chart.own_end.value)
         body.append(label(x + 12, y + 4, name, "name own value"))
-    wanted = [frame.y(end.value) for end in chart.ends]
-    places = spread_labels(wanted, frame.top, frame.bottom)
+    ends = [end for end in chart.ends if end.css != "published" or end.standing]
+    wanted = [frame.y(end.value) for end in ends]
+    # What a published model is stands below its name.
+    places = spread_labels(
+        wanted, frame.top, frame.bottom, [2 if end.standing else 1 for end in ends]
+    )
     x = frame.right + 6
-    for end, y, place in zip(chart.ends, wanted, places, strict=True):
+    for end, y, place in zip(ends, wanted, places, strict=True):
         leader = [(frame.x(end.level) + 4, y), (x - 2, place), (x + 6, place)]
-        name = shortened(end.name, 26 if frame.is_wide else 16)
+        # Bold letters are wider.
+        most = (22 if frame.is_wide else 15) - 3 * (end.css == "own")
+        name = shortened(end.name, most)
         body += [polyline(leader, "lead"), label(x + 9, place + 4, name, f"name {end.css}")]
+        if end.standing:
+            body.append(label(x + 9, place + 17, end.standing, "axis standing"))
     return body
 
 
+def _own_band(frame: Frame) -> list[str]:
+    """The interval of the run's curve: a band, of a single level a whisker."""
+    bounds = [
+        (frame.x(level), frame.y(mean.low), frame.y(mean.high))
+        for level, mean in frame.chart.own.items()
+        if mean.low is not None and mean.high is not None
+    ]
+    if len(bounds) == 1:
+        ((x, low, high),) = bounds
+        return [tag("line", css="whisker", x1=x, x2=x, y1=low, y2=high)]
+    corners = [(x, high) for x, _, high in bounds] + [(x, low) for x, low, _ in reversed(bounds)]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
+    return [tag("polygon", tooltip("95 % interval"), points=path, css="interval")] if path else []
+
+
 def _own_curve(frame: Frame) -> list[str]:
-    """The run's curve with whiskers, points and, where there is room, numbers."""
+    """The run's curve with points and, where there is room, numbers."""
     points = {
         level: (frame.x(level), frame.y(mean.value)) for level, mean in frame.chart.own.items()
     }
-    whiskers, circles, numbers = [], [], []
+    circles, numbers = [], []
     gaps = [later[0] - one[0] for one, later in pairwise(points.values())]
     has_room = min(gaps, default=99.0) > 28
     for level, mean in frame.chart.own.items():
@@ -394,36 +489,9 @@ def _own_curve(frame: Frame) -> list[str]:
         if has_room:
             above = min(y, frame.y(mean.high or 0.0)) - 9
             numbers.append(label(x, above, f"{mean.value:.1f}", "value own", "middle"))
-        if mean.low is not None and mean.high is not None:
-            low, high = frame.y(mean.low), frame.y(mean.high)
-            whiskers.append(tag("line", css="whisker", x1=x, x2=x, y1=low, y2=high))
-        said, css = f"{level}: {mean.value:.2f}", "own"
+        between = f" ({mean.between()})" if mean.between() else ""
+        said, css = f"{level}: {mean.value:.2f}{between}", "own"
         if level not in frame.chart.leaderboard_levels:
             said, css = f"{said} (not the leaderboard’s mean)", "own hollow"
         circles.append(tag("circle", tooltip(said), cx=x, cy=y, r=4.5, css=css))
-    return [*whiskers, polyline(list(points.values()), "own"), *circles, *numbers]
-
-
-def draw_bars(title: str, bars: Sequence[Bar], width: int) -> str:
-    """Draw stacked bars, each scaled to the whole of 100, with numbers where there is room."""
-    wide = width == WIDE
-    height, left, span = (30.0, 190.0, width - 200.0) if wide else (44.0, 0.0, float(width))
-    body = []
-    for number, (name, segments) in enumerate(bars):
-        top, x = number * height + (4 if wide else 20), left
-        if wide:
-            body.append(label(left - 10, top + 15, name, "axis", "end"))
-        else:
-            body.append(label(0.0, top - 5, name, "axis"))
-        whole = max(sum(segment.value for segment in segments), 100.0)
-        for segment in segments:
-            length, said = span * segment.value / whole, f"{segment.value:.1f}"
-            if length <= 0:
-                continue
-            title_of_part = tooltip(f"{name}, {segment.name}: {said}")
-            css = f"part {segment.css}"
-            body.append(tag("rect", title_of_part, x=x, y=top, width=length, height=20.0, css=css))
-            if length > 27:
-                body.append(label(x + length / 2, top + 14.5, said, f"in {segment.css}", "middle"))
-            x += length
-    return figure(width, len(bars) * height + 8, title, body)
+    return [polyline(list(points.values()), "own"), *circles, *numbers]

@@ -9,34 +9,31 @@ each; all else is of the headline, the published scorer's.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict, TypeVar
+from typing import TypeVar
 
-from lveval import config
 from lveval.analysis.ablation import Ablation
 from lveval.analysis.causes import PointsLost
 from lveval.analysis.comparison import Comparison
-from lveval.analysis.contexts import Contexts, Passage
+from lveval.analysis.contexts import Contexts
 from lveval.analysis.evidence import Evidence
 from lveval.analysis.groups import Groups
 from lveval.analysis.intervals import Interval
-from lveval.analysis.length_effect import LengthCurve, LengthEffect
+from lveval.analysis.length_effect import LengthEffect
 from lveval.analysis.measures import Reasoning, Spread
 from lveval.analysis.misled import Misled
 from lveval.analysis.positions import Positions
 from lveval.analysis.run_analysis import RunAnalysis
-from lveval.analysis.score_breakdown import ScoreBreakdown, explain_score
 from lveval.analysis.sweep import Sweep
 from lveval.analysis.times import Times
 from lveval.common.levels import FileKey
 from lveval.report.leaderboard import Leaderboard, ModelScores, Ranking, rank_run
-from lveval.report.summary import run_sentence
+from lveval.report.row_data import RowView, row_views
+from lveval.report.summary import comparison_sentence, run_sentence
 from lveval.report.text import control_note
 from lveval.results import (
     HEADLINE,
     PROTOCOLS,
-    Cause,
     Evaluation,
-    ScoredRow,
     level_means,
     overall_mean,
     run_names,
@@ -53,31 +50,6 @@ INTERVAL_NOTE = (
 NOT_HERE = "their data are not on this machine (--data-path FOLDER)"
 
 Key = TypeVar("Key")
-
-
-class RowView(TypedDict):
-    """One row as the row browser shows it."""
-
-    subset: str
-    level: str
-    index: int
-    language: str
-    question: str
-    truths: list[str]
-    keywords_text: str | None
-    facts: list[str]
-    pred: str
-    raw_pred: str | None
-    status: str
-    cause: str
-    scores: Mapping[str, float]  # protocol -> 0 to 1
-    working: ScoreBreakdown | None
-    evidence_kept: bool | None
-    prompt_tokens: int | None
-    prompt_tokens_full: int | None
-    finish_reason: str | None
-    length: int | None
-    passages: Sequence[Passage]  # of its context; empty where the data are not here
 
 
 @dataclass
@@ -98,6 +70,14 @@ class ProtocolScores:
     other_runs: Sequence[ModelScores]  # all that the runs of `compared` scored
 
 
+@dataclass(frozen=True)
+class Badge:
+    """What a reader sees of a run before any number."""
+
+    text: str
+    is_warning: bool = False  # whether the scores are not comparable as they stand
+
+
 @dataclass
 class ReportData:
     """Everything that a report shows."""
@@ -107,7 +87,9 @@ class ReportData:
     subsets: list[str]
     recipe: list[tuple[str, str]]
     notes: list[str]  # what to know before quoting a number
+    badges: list[Badge]
     sentence: str  # the run in plain words
+    verdicts: list[str]  # its rank or why it has none, and each comparison, as sentences
     protocols: dict[str, ProtocolScores]  # the headline first
     leaderboard_levels: list[str]  # whose mean is the leaderboard's overall score
     evidence_by_file: Mapping[FileKey, Evidence]
@@ -123,9 +105,9 @@ class ReportData:
     depths_note: str  # what is not known of the depths, or how they are known; may be ""
     passages_note: str  # why rows have no passages of their contexts; may be ""
     times: Mapping[str, Times]  # by level; empty where times.jsonl tells none
-    facts: list[tuple[str, str]]  # what length costs the mean of the subsets, as names and values
     sweep: Sweep | None  # of a method, with this run as the dense one
     rows: list[RowView]
+    others: Sequence[str]  # names of the compared runs, as in `other_runs` and each row
     control: str | None  # what was asked instead of the benchmark
     limit: int | None  # the longest prompt, in tokens without the chat format
 
@@ -172,7 +154,9 @@ def build_report(
         subsets=table_order(protocols[HEADLINE].subset_means),
         recipe=recipe(evaluation),
         notes=notes(evaluation),
+        badges=badges(evaluation),
         sentence=run_sentence(evaluation, found),
+        verdicts=verdicts(protocols[HEADLINE]),
         protocols=protocols,
         leaderboard_levels=evaluation.leaderboard_levels,
         evidence_by_file=found.evidence_by_file,
@@ -188,14 +172,11 @@ def build_report(
         depths_note=depths_note(evaluation, told),
         passages_note=passages_note(evaluation, contexts),
         times=found.times,
-        facts=length_summary(found.lengths.overall),
         sweep=sweep,
         control=evaluation.control,
         limit=limit if type(limit) is int else None,
-        rows=[
-            row_view(row, cause, told.passages.get(row.key, ()))
-            for row, cause in zip(evaluation.rows, evaluation.causes, strict=True)
-        ],
+        rows=row_views(evaluation, others, told),
+        others=[run.name for run in protocols[HEADLINE].other_runs],
     )
 
 
@@ -234,25 +215,6 @@ def _with_values(
     return {key: replace(intervals[key], value=value) for key, value in values.items()}
 
 
-def length_summary(curve: LengthCurve) -> list[tuple[str, str]]:
-    """Say what length costs, as names and values."""
-    levels = list(curve.scores)
-    changes = []
-    if curve.change is not None:
-        changes.append((f"change, {levels[0]} to {levels[-1]}", curve.change))
-    if curve.slope is not None:
-        changes.append(("slope per doubling of the length", curve.slope))
-    found = [
-        (name, f"{change.value:+.2f} points ({between})")
-        for name, change in changes
-        if (between := change.between("+"))
-    ]
-    if curve.effective_length is not None:
-        kept = f"{100 * curve.effective_length.fraction:.0f} % of the score at {levels[0]} kept"
-        found.append((f"effective length ({kept})", str(curve.effective_length)))
-    return found
-
-
 def recipe(evaluation: Evaluation) -> list[tuple[str, str]]:
     """List what decided the numbers, as names and values."""
     identity, prompts = evaluation.identity, evaluation.prompts
@@ -282,6 +244,37 @@ def own_subsets_in_words(own: Mapping[str, Mapping[str, object]]) -> str:
         f"{name}: {found['metric']}, {found['max_new_tokens']} new tokens"
         for name, found in own.items()
     )
+
+
+def verdicts(found: ProtocolScores) -> list[str]:
+    """Say how the run stands among the published models and against each compared run."""
+    said = [found.standing.in_words] if found.standing else []
+    said += [comparison_sentence(*each.names, each) for each in found.compared.values()]
+    return said
+
+
+def badges(evaluation: Evaluation) -> list[Badge]:
+    """Tell prompts, rows, limit and control in a few words each."""
+    prompts, identity = evaluation.prompts, evaluation.identity
+    if evaluation.is_official:
+        found = [Badge("official prompts")]
+    elif prompts:
+        official = "official prompts, other chat format"
+        said = official if prompts.get("official") else f"own prompts ({prompts.get('name')})"
+        found = [Badge(said, is_warning=True)]
+    else:
+        found = [Badge("prompts not recorded", is_warning=True)]
+    rows, selected = (
+        sum(getattr(file, name) for file in evaluation.files) for name in ("rows", "selected")
+    )
+    found.append(Badge(f"{rows:,} of {selected:,} rows", is_warning=rows < selected))
+    if type(limit := identity.get("model_max_len")) is int:
+        found.append(Badge(f"prompts of at most {limit:,} tokens"))
+    if backend := identity.get("backend"):
+        found.append(Badge(f"backend {backend}", is_warning=backend == "echo"))
+    if evaluation.control:
+        found.append(Badge(f"control {evaluation.control}", is_warning=True))
+    return found
 
 
 def notes(evaluation: Evaluation) -> list[str]:
@@ -326,32 +319,3 @@ def passages_note(evaluation: Evaluation, contexts: Contexts | None) -> str:
         files = f"{missing} of {len(evaluation.files)} files"
         return f"Passages of the contexts are not shown for {files}: {NOT_HERE}."
     return ""
-
-
-def row_view(row: ScoredRow, cause: Cause, passages: Sequence[Passage] = ()) -> RowView:
-    """Pick what the browser shows of a row."""
-    truths = [str(truth) for truth in row.record["answers"]]
-    keywords = row.text("gold_ans")
-    metric = config.DATASET_METRIC[row.subset]
-    return RowView(
-        subset=row.subset,
-        level=row.level,
-        index=row.index,
-        language=config.DATASET_LANGUAGE[row.subset],
-        question=row.text("input") or "",
-        truths=truths,
-        keywords_text=keywords,
-        facts=row.confusing_facts,
-        pred=row.record["pred"],
-        raw_pred=row.text("raw_pred"),
-        status=row.text("status") or "unrecorded",
-        cause=cause,
-        scores=row.scores,
-        working=explain_score(metric, row.answer, truths[0], keywords),
-        evidence_kept=row.evidence_kept,
-        prompt_tokens=row.count("prompt_tokens"),
-        prompt_tokens_full=row.count("prompt_tokens_full"),
-        finish_reason=row.text("finish_reason"),
-        length=row.count("length"),
-        passages=passages,
-    )

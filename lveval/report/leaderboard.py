@@ -84,14 +84,11 @@ class Ranking:
         """The run's rank among the published models, or why it has none."""
         for line in self.ranked:
             if line.this_run:
-                return (
-                    f"Rank {line.rank} of {len(self.ranked)}, this run among the published models."
-                )
+                others = len(self.ranked) - 1
+                return f"It ranks {line.rank} of {others + 1}, among {others} published models."
         first, *more = self.reasons
-        others = (
-            f", and {len(more)} more reasons" if len(more) > 1 else ", and one more" * len(more)
-        )
-        return f"Not ranked among the published models: {first}{others}."
+        counted = "one more reason" if len(more) == 1 else f"{len(more)} more reasons"
+        return f"Not ranked: {first}{f', and {counted}' if more else ''}."
 
     @property
     def lines(self) -> list[RankLine]:
@@ -118,7 +115,7 @@ def read_leaderboards(folder: Path = FOLDER) -> dict[str, Leaderboard]:
         "released": Leaderboard(
             read_published(folder),
             "Published scores: Yuan et al., arXiv 2402.05136. Ranked by the mean of the five "
-            "lengths. Window: tokens; of this run the longest prompt.",
+            "lengths. Only this run’s mean has an interval: of the others no rows are published.",
         ),
         "recall": Leaderboard(
             read_recall(folder),

@@ -1,4 +1,4 @@
-"""A report's plots as PNG and SVG files, by matplotlib: heat map, curves, causes, depths, groups.
+"""A report's plots as PNG and SVG files, by matplotlib: scores, causes, depths, comparisons, …
 
     plots.write(page, Path("report"))    # report_heatmap.png, report_heatmap.svg, …
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lveval.common.files import write_atomic
 from lveval.common.text import printable
-from lveval.report import charts, group_plots, position_plots
+from lveval.report import bar_charts, charts, comparison_plots, group_plots, position_plots
 from lveval.report.beside import HUES
 from lveval.report.data import ReportData
 from lveval.report.plot_style import DASHES, INKS, Draw
@@ -35,22 +35,22 @@ HAN = (
     "WenQuanYi Micro Hei",
 )
 
-COLOURS = {  # as in page.css
+COLOURS = {  # as in page.css: blue what was right, purple what the model failed at
     "scored": "#0072b2",
-    "c-correct": "#b8d8ba",
-    "c-verbose": "#7e57c2",
+    "c-correct": "#9ecae9",
+    "c-verbose": "#c9e2f3",
     "c-evidence_cut": "#e07b39",
-    "c-refused": "#5b5f66",
-    "c-empty": "#9aa0a8",
-    "c-loop": "#f0e442",
-    "c-wrong_language": "#009e73",
-    "c-distracted": "#d48fb3",
-    "c-length": "#56b4e9",
-    "c-gated": "#e69f00",
-    "c-wrong": "#8c2d04",
+    "c-refused": "#f3e3f1",
+    "c-empty": "#e9cfe6",
+    "c-loop": "#ddb8da",
+    "c-wrong_language": "#d0a0cd",
+    "c-distracted": "#c188be",
+    "c-length": "#b06fae",
+    "c-gated": "#8f4a90",
+    "c-wrong": "#743374",
 }
 
-DARK = ("scored", "c-refused", "c-verbose", "c-wrong")  # text on these is white
+DARK = ("scored", "c-gated", "c-wrong")  # text on these is white
 
 
 def write(page: ReportData, stem: Path) -> list[Path]:
@@ -76,6 +76,7 @@ def write(page: ReportData, stem: Path) -> list[Path]:
         "causes": partial(_causes, page),
         **group_plots.available(page),
         **position_plots.available(page),
+        **comparison_plots.available(page),
     }
     written = []
     for name, draw in plots.items():
@@ -172,7 +173,7 @@ def _causes(page: ReportData, figure: "Figure") -> None:
     from matplotlib.patches import Patch
 
     axes = figure.add_subplot()
-    bars = charts.cause_bars(page)
+    bars = bar_charts.cause_bars(page)
     for row, (_, parts) in enumerate(bars):
         left = 0.0
         for part in parts:

@@ -4,105 +4,13 @@ Skipped where there is no Chromium or no Playwright: `apt install chromium`, `pi
 playwright`.
 """
 
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
 import pytest
-from support.run_folders import PAYLOADS, full_run, hostile_page, rich_page, small_run
+from support.browser import Open, browser, files, needs_chromium, opened
+from support.run_folders import PAYLOADS
 
-from lveval.report import html
-from lveval.report.data import ReportData
+__all__ = ["browser", "files", "opened"]  # fixtures
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
-    from playwright.sync_api import Page as Tab
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium is installed (apt install chromium)"
-)
-
-Open = Callable[..., "Opened"]
-
-
-class Opened:
-    """A page in a tab, and what the browser had to say of it."""
-
-    def __init__(self, tab: "Tab") -> None:
-        self.tab = tab
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        tab.on("console", lambda message: self.said.append(message.text))
-        tab.on("pageerror", lambda error: self.said.append(str(error)))
-        tab.on("dialog", lambda dialog: self.said.append(dialog.message))
-        tab.on("popup", lambda popup: self.said.append(f"popup {popup.url}"))
-        tab.on("request", lambda request: self.asked.append(request.url))
-
-    def count(self) -> str:
-        return str(self.tab.locator("#count").inner_text())
-
-    def expect_count(self, text: str) -> None:
-        """Waits for it: search waits for a pause in typing."""
-        from playwright.sync_api import (
-            expect,  # not wait_for_function, which the page's policy refuses
-        )
-
-        expect(self.tab.locator("#count")).to_have_text(text, timeout=5000)
-
-    def texts(self, selector: str) -> list[str]:
-        return list(self.tab.locator(selector).all_text_contents())
-
-
-@pytest.fixture(scope="module")
-def browser() -> "Iterator[Browser]":
-    api = pytest.importorskip(
-        "playwright.sync_api", reason="Playwright is not installed (pip install playwright)"
-    )
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--disable-gpu"])
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A page with all parts, one with payloads in every field, and one of a full run."""
-    folder = tmp_path_factory.mktemp("pages")
-    pages: dict[str, ReportData] = {
-        "small": rich_page(small_run(folder / "a run")),
-        "hostile": hostile_page(small_run(folder / "hostile", rows=14)),
-        "full": rich_page(full_run(folder / "full")),
-    }
-    for name, page in pages.items():
-        (folder / f"{name}.html").write_text(html.render(page), encoding="utf-8")
-    return {name: folder / f"{name}.html" for name in pages}
-
-
-@pytest.fixture
-def opened(browser: "Browser", files: dict[str, Path]) -> Iterator[Open]:
-    """Opens a page from disk; at the end nothing was said, and nothing asked for but the page."""
-    tabs: list[Opened] = []
-
-    def opening(name: str, width: int = 1280, **settings: Any) -> Opened:  # noqa: ANN401 - Playwright's options
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, offline=True, **settings
-        )
-        tabs.append(Opened(context.new_page()))
-        tabs[-1].tab.goto(files[name].as_uri())
-        return tabs[-1]
-
-    yield opening
-    for tab in tabs:
-        assert tab.said == []
-        assert {url.split("#")[0] for url in tab.asked} == {
-            url.split("#")[0] for url in tab.asked if url.startswith("file:")
-        }
-        assert len({url.split("#")[0] for url in tab.asked}) == 1
-        tab.tab.context.close()
+pytestmark = needs_chromium
 
 
 def test_search_finds_in_question_truth_and_prediction(opened: Open) -> None:
@@ -143,7 +51,7 @@ def test_filters_narrow_the_rows(opened: Open) -> None:
     page.expect_count("72 of 72 rows")
     page.tab.fill("#least", "20")
     page.tab.fill("#most", "60")
-    page.tab.select_option("#order", "high")
+    page.tab.select_option("#sort", "high")
     page.tab.wait_for_timeout(50)
     scores = [float(score) for score in page.texts(".row .score")]
     assert (
@@ -151,7 +59,7 @@ def test_filters_narrow_the_rows(opened: Open) -> None:
     )
     page.tab.get_by_role("button", name="Reset").click()
     cause = page.tab.locator("#cause option").nth(1).inner_text()
-    page.tab.select_option("#cause", cause)
+    page.tab.select_option("#cause", label=cause)
     page.tab.wait_for_timeout(50)
     assert page.texts(".row .chips") and all(cause in chip for chip in page.texts(".row .chips"))
 
@@ -159,11 +67,12 @@ def test_filters_narrow_the_rows(opened: Open) -> None:
 def test_a_number_leads_to_its_rows(opened: Open) -> None:
     page = opened("small")
     page.tab.fill("#search", "something")
-    cell = '.heat a[data-subset="dureader_mixup"][data-level="64k"] >> visible=true'
+    cell = '.heat a[href="#rows?subset=dureader_mixup&level=64k"] >> visible=true'
     page.tab.locator(cell).click()  # one protocol's at a time is to be seen
     assert page.count() == "12 of 72 rows"
     assert page.tab.locator("#search").input_value() == ""
-    page.tab.locator("#causes a[data-level][data-cause]").first.click()
+    page.tab.locator('#causes svg a[href*="cause="] >> visible=true').first.click()
+    page.tab.wait_for_timeout(50)
     assert page.count() != "72 of 72 rows" and page.count() != "0 of 72 rows"
 
 
@@ -172,7 +81,7 @@ def test_an_opened_row_shows_how_it_scored(opened: Open) -> None:
     page.tab.select_option("#subset", "lic_mixup")
     page.tab.select_option("#status", "ok")
     page.tab.select_option("#level", "64k")
-    page.tab.select_option("#order", "high")
+    page.tab.select_option("#sort", "high")
     page.tab.wait_for_timeout(50)
     page.tab.locator(".row").first.click()
     panel = page.tab.locator("#opened")
@@ -217,13 +126,13 @@ def test_the_switch_shows_one_protocol_at_a_time(opened: Open, width: int) -> No
         "#comparison",
     )
     first = page.tab.locator(".row .score").first
-    headline = page.tab.locator("#headline dd >> visible=true").first
+    headline = page.tab.locator("#headline .overall >> visible=true").first
     seen = set()
     for name in ("released", "recall", "described"):
         page.tab.check(f"#protocols input[value={name}]")
         for part in parts:
             assert shown(f"{part} [data-protocol]") == {name}, (part, name)
-        page.tab.select_option("#order", "high")
+        page.tab.select_option("#sort", "high")
         page.tab.wait_for_timeout(50)
         scores = [float(score) for score in page.texts(".row .score")]
         assert scores == sorted(scores, reverse=True)

@@ -19,6 +19,7 @@ from lveval.common.errors import LVEvalError
 from lveval.evaluation import evaluate
 from lveval.evaluation import main as score
 from lveval.report import charts, html, tables
+from lveval.report.data import Badge, badges
 from lveval.report.leaderboard import rank_run, read_leaderboards, read_published, reasons_unranked
 from lveval.results import PROTOCOLS, level_means, subset_means
 
@@ -169,8 +170,11 @@ def test_a_complete_published_run_is_ranked(full: Path) -> None:
         (line.mean or 0 for line in page.headline.standing.ranked), reverse=True
     )
     assert [line.name for line in page.headline.standing.unranked] == ["Qwen2-72B-Instruct"]
+    rank = page.headline.standing.in_words
+    assert rank == f"It ranks {own.rank} of 11, among 10 published models."
+    assert page.verdicts == [rank]
     html_of_page = html.render(page)
-    assert html_of_page.count("(this run)") == 2
+    assert html_of_page.count("(this run, prompts of at most 31,500 tokens)") == 2
 
 
 def test_no_run_is_ranked_by_a_rule_that_is_not_published(full: Path) -> None:
@@ -178,6 +182,7 @@ def test_no_run_is_ranked_by_a_rule_that_is_not_published(full: Path) -> None:
     means = level_means(evaluation.scores("recall"))
     standing = rank_run(evaluation, means, read_leaderboards()["recall"])
     (reason,) = standing.reasons
+    assert standing.in_words == f"Not ranked: {reason}."
     assert "do not say their exact rule" in reason
     assert not any(line.this_run for line in standing.ranked)
     assert standing.unranked[-1].this_run
@@ -256,6 +261,36 @@ def test_a_run_made_otherwise_is_shown_apart_and_says_why(
     assert sum(reason in found for found in after) == 1
 
 
+@pytest.mark.parametrize(
+    ("identity", "said"),
+    [
+        ({}, {"official prompts": False, "backend hf": False}),
+        (
+            {"chat_template": "auto", "backend": "echo"},
+            {"official prompts, other chat format": True, "backend echo": True},
+        ),
+        (
+            {
+                "prompts": {"name": "builtin", "sha256": "1", "official": False},
+                "given": {"control": "closed-book"},
+            },
+            {"own prompts (builtin)": True, "control closed-book": True},
+        ),
+    ],
+)
+def test_badges_tell_how_a_run_was_made(
+    small: Path, identity: dict[str, Any], said: dict[str, bool]
+) -> None:
+    evaluation = evaluate(small)
+    own = cast(dict[str, Any], evaluation.manifest["identity"])
+    changed = replace(evaluation, manifest={**evaluation.manifest, "identity": {**own, **identity}})
+    found = {badge.text: badge.is_warning for badge in badges(changed)}
+    assert found.items() >= said.items()
+    assert found["72 of 72 rows"] is False and found["prompts of at most 31,500 tokens"] is False
+    bare = replace(evaluation, manifest={})
+    assert badges(bare)[0] == Badge("prompts not recorded", is_warning=True)
+
+
 def test_incomplete_limited_and_constructed_runs_stand_apart(small: Path, tmp_path: Path) -> None:
     assert any(
         "not over just the 11 published subsets" in reason
@@ -272,7 +307,12 @@ def test_incomplete_limited_and_constructed_runs_stand_apart(small: Path, tmp_pa
     (built / "run.json").write_text(json.dumps({**manifest, "selection": {"lic_mixup_16k": 5}}))
     evaluation = evaluate(built)
     assert "2 selected rows have no answer yet" in reasons_unranked(evaluation)
-    assert any(note.startswith("Incomplete: 2 rows of 1 files") for note in bare_page(built).notes)
+    page = bare_page(built)
+    assert any(note.startswith("Incomplete: 2 rows of 1 files") for note in page.notes)
+    assert Badge("3 of 5 rows", is_warning=True) in page.badges
+    means = level_means(evaluation.scores("released"))
+    standing = rank_run(evaluation, means, read_leaderboards()["released"])
+    assert standing.in_words.endswith(" and 2 more reasons.")
 
 
 def test_a_damaged_leaderboard_names_file_and_line(tmp_path: Path) -> None:
@@ -441,7 +481,15 @@ def test_plots_are_files_and_names_are_text(small: Path, tmp_path: Path) -> None
     written = plots.write(page, tmp_path / "report")
     assert [path.name for path in written] == [
         f"report_{name}.{kind}"
-        for name in ("heatmap", "curves", "causes", "subsets", "depth_scores", "depth_passages")
+        for name in (
+            "heatmap",
+            "curves",
+            "causes",
+            "subsets",
+            "depth_scores",
+            "depth_passages",
+            "comparison_1",
+        )
         for kind in ("png", "svg")
     ]
     for path in written:

@@ -69,7 +69,6 @@ def test_a_full_run_ends_with_its_scores(full: Path) -> None:
         numbers = r" +\d+\.\d\d" * 6
         assert re.search(rf"^mean, {protocol}{numbers} +\d+\.\d to \d+\.\d$", last, re.M)
     assert re.search(r"^full scores \d+\.\d\d \(", last, re.M)
-    assert lines[-2] == f"run folder: {full}"
     report = f"python -m lveval report --input-dir {full} --leaderboard"
     assert lines[-1] == f"run folder: {full}; next: {report}"
     more = printed("--input-dir", full, "-v")

@@ -29,13 +29,27 @@ class Elements(HTMLParser):
         if self.found and self.found[-1][0] in ("script", "style") and self.cdata_elem:
             (self.scripts if self.found[-1][0] == "script" else self.styles)[-1] += data
 
+    def packed(self) -> dict[str, str]:
+        """The parts of the rows' data, compressed."""
+        return cast(dict[str, str], json.loads(self.scripts[0]))
+
     def data(self) -> dict[str, Any]:
-        return cast(dict[str, Any], json.loads(self.scripts[0]))
+        """The rows as the page's script unpacks them."""
+        return cast(dict[str, Any], self._unpacked("rows"))
+
+    def details(self) -> dict[int, list[Any]]:
+        """What opened rows need, by row: depths of evidence and confusing facts, other answers."""
+        return self._by_row("details")
 
     def passages(self) -> dict[int, list[list[Any]]]:
-        """The passages of the contexts by row, as the page's script unpacks them."""
-        packed = self.data().get("passages")
-        if packed is None:
+        """The passages of the contexts by row."""
+        return self._by_row("passages")
+
+    def _by_row(self, part: str) -> dict[int, Any]:
+        if not self.packed()[part]:
             return {}
-        told = json.loads(gzip.decompress(base64.b64decode(packed)))
+        told = self._unpacked(part)
         return dict(zip(told["order"], told["rows"], strict=True))
+
+    def _unpacked(self, part: str) -> Any:  # noqa: ANN401 - JSON
+        return json.loads(gzip.decompress(base64.b64decode(self.packed()[part])))

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from lveval import config
+from lveval import cli, config
 from lveval.analysis import comparison, run_analysis
 from lveval.analysis.contexts import Contexts, Passage
 from lveval.evaluation import evaluate
-from lveval.report.data import ReportData, build_report
+from lveval.report.data import Badge, ReportData, build_report
 from lveval.report.leaderboard import read_leaderboards
 from lveval.results import PROTOCOLS, ScoredRow
 
@@ -219,7 +219,9 @@ def rich_page(folder: Path) -> ReportData:
     compared = {}
     for protocol in PROTOCOLS:
         other = comparison.compare_runs(evaluation.rows, other_run.rows, protocol)
-        other = replace(other, flags=("different prompts: a in A, b in B",))
+        names = (evaluation.name, "other-run")
+        flags = (f"different prompts: a in {names[0]}, b in {names[1]}",)
+        other = replace(other, flags=flags, names=names)
         compared[protocol] = {"outputs/other-run": other}
     return build_report(
         evaluation,
@@ -230,6 +232,23 @@ def rich_page(folder: Path) -> ReportData:
         others=[other_run],
         contexts=Contexts(passages={row.key: made_up_passages(row) for row in evaluation.rows}),
     )
+
+
+def compared_page(folder: Path) -> ReportData:
+    """A small run and two others, each of which has answers of its own."""
+    runs = []
+    for seed, name in enumerate(("first-run", "second-run", "third-run")):
+        source = random.Random(seed)
+        files = {}
+        for subset in ("hotpotwikiqa_mixup", "lic_mixup"):
+            for level in ("16k", "64k"):
+                rows = [make_row(subset, level, index, source) for index in range(30)]
+                for row in rows:  # some are right to the letter
+                    if row["status"] == "ok" and source.random() < 0.6 - 0.2 * seed:
+                        row["pred"] = row["answers"][0]
+                files[f"{subset}_{level}"] = rows
+        runs.append(write_run(folder / name, files))
+    return cli.report_of_folder(runs[0], runs[1:])
 
 
 # Each would do `mark` if a browser took it for more than text.
@@ -332,6 +351,12 @@ def hostile_page(folder: Path) -> ReportData:
             f"k{text}",
         )
         row["status"], row["cause"], row["finish_reason"] = f"s{text}", f"c{text}", f"e{text}"
+        row["recurs"] = f"n{text}{number}"
+        row["others"] = [
+            replace(each, pred=f"o{text}", status=f"s{text}", cause=f"c{text}")
+            for each in row["others"]
+            if each
+        ]
         row["passages"] = [
             replace(each, before=f"b{text}", text=f"x{text}", after=f"a{text}")
             for each in row["passages"]
@@ -340,9 +365,10 @@ def hostile_page(folder: Path) -> ReportData:
             row["working"] = replace(
                 row["working"], keywords=tuple(f"w{word}{text}" for word in row["working"].keywords)
             )
-    page.name = "".join(PAYLOADS)
+    page.name, page.others = "".join(PAYLOADS), ["".join(PAYLOADS)]
     page.recipe = [(next(payload), next(payload)) for _ in PAYLOADS]
-    page.notes, page.facts = list(PAYLOADS), [(text, text) for text in PAYLOADS]
+    page.notes, page.verdicts = list(PAYLOADS), list(PAYLOADS)
+    page.sentence, page.badges = next(payload), [Badge(text) for text in PAYLOADS]
     page.depths_note, page.passages_note = next(payload), next(payload)
     page.lengths = replace(page.lengths, overall=replace(page.lengths.overall, note=next(payload)))
     for found in page.protocols.values():
@@ -361,5 +387,10 @@ def hostile_page(folder: Path) -> ReportData:
                 found.standing, **lines, reasons=list(PAYLOADS), note=next(payload)
             )
         (compared,) = found.compared.values()
-        found.compared = {text: replace(compared, flags=(text,)) for text in PAYLOADS}
+        # Each payload is a name, part of one, and a caveat.
+        shared = [PAYLOADS[start::5] for start in range(5)]
+        found.compared = {
+            text: replace(compared, flags=tuple(texts), names=(text, "".join(texts)))
+            for text, texts in zip(PAYLOADS, shared, strict=False)
+        }
     return page

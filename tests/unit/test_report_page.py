@@ -5,9 +5,10 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from random import Random
+from urllib.parse import parse_qsl, unquote
 
 import pytest
 from support.elements import Elements
@@ -22,8 +23,12 @@ from support.run_folders import (
     small_run,
 )
 
-from lveval.analysis import contexts
-from lveval.report import charts, html, tables
+from lveval.analysis import causes, contexts
+from lveval.analysis.causes import FAMILIES
+from lveval.analysis.intervals import Interval
+from lveval.report import bar_charts, charts, html, plots, row_data, tables
+from lveval.report.data import ReportData
+from lveval.results import CAUSES
 
 __all__ = ["full", "small"]  # fixtures
 
@@ -43,26 +48,27 @@ def test_passages_take_the_room_that_is_left(small: Path) -> None:
     page = rich_page(small)
     text = html.render(page)
     assert "Passages of the contexts are cut" not in text and "have no room" not in text
-    data = Elements(text).data()
     passages = Elements(text).passages()
     assert [kind for kind, *_ in passages[0]] == ["evidence", *["confusing fact"] * 2, "cut"]
     assert len(passages) == len(page.rows)
     for number, row in enumerate(page.rows):
         assert passages[number] == [list(vars(passage).values()) for passage in row["passages"]]
-    room = len(data["passages"])
-    assert html.packed_passages(page.rows, room) == (data["passages"], None)
-    shorter, reach = html.packed_passages(page.rows, room - 1)
-    assert reach == html.REACHES[1] and len(shorter) < room
-    assert html.packed_passages(page.rows, 100) == ("", 0)
-    assert html.packed_passages([{**row, "passages": ()} for row in page.rows], 100) == ("", None)
+    packed = Elements(text).packed()["passages"]
+    room, pack = len(packed), row_data.packed_passages
+    assert pack(page.rows, room) == (packed, None)
+    shorter, reach = pack(page.rows, room - 1)
+    assert reach == row_data.REACHES[1] and len(shorter) < room
+    assert pack(page.rows, 100) == ("", 0)
+    assert pack([{**row, "passages": ()} for row in page.rows], 100) == ("", None)
 
 
 def test_a_page_without_room_for_passages_says_so(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = rich_page(small)
-    alone = html.RowData.of(replace(page, rows=[{**row, "passages": ()} for row in page.rows]))
-    monkeypatch.setattr(html, "MOST_BYTES", len(alone.text.encode()) + 500)
+    bare: list[row_data.RowView] = [{**row, "passages": ()} for row in page.rows]
+    alone = row_data.RowData.of(bare, page.name, page.others, page.limit)
+    monkeypatch.setattr(row_data, "MOST_BYTES", len(alone.text) + 500)
     text = html.render(page)
     assert "Passages of the contexts have no room on this page." in text
     assert not Elements(text).passages() and "characters are cut here" not in text
@@ -78,13 +84,20 @@ def test_a_passage_is_shortened_from_its_ends_inwards() -> None:
     assert contexts.both_ends("abcdefgh", 5) == "abcdefgh"  # the mark would save nothing
 
 
-@pytest.mark.parametrize(("rows", "cap"), [(72, 20_000), (400, 4_000), (2_000, 1_500)])
-def test_long_texts_are_cut_and_the_page_says_so(small: Path, rows: int, cap: int) -> None:
-    page = rich_page(small)
+@pytest.mark.parametrize(
+    ("rows", "cap", "packs_well"), [(72, 20_000, True), (2_000, 4_000, True), (400, 4_000, False)]
+)
+def test_long_texts_are_cut_and_the_page_says_so(
+    small: Path, rows: int, cap: int, packs_well: bool
+) -> None:
+    page, source = rich_page(small), Random(1)
+
+    def thoughts() -> str:
+        return "thinking, " * 5_000 if packs_well else source.randbytes(25_000).hex()
+
     many = (page.rows * 30)[:rows]
     page.rows = [
-        {**row, "raw_pred": f"{number:06} {'thinking, ' * 5_000}"}
-        for number, row in enumerate(many)
+        {**row, "raw_pred": f"{number:06} {thoughts()}"} for number, row in enumerate(many)
     ]
     text = html.render(page)
     assert len(text.encode()) < 5_000_000
@@ -150,13 +163,37 @@ def test_what_is_not_known_is_not_on_the_page(small: Path) -> None:
         assert f'id="{part}"' in bare, part
 
 
+def check_address(page: ReportData, address: str, ids: list[str]) -> None:
+    """An address leads to an element, or to rows that the page has."""
+    kind, _, rest = address[1:].partition("?" if address.startswith("#rows?") else "=")
+    if kind == "row":
+        assert unquote(rest) in {
+            f"{row['subset']}_{row['level']}:{row['index']}" for row in page.rows
+        }
+    elif rest:
+        known: dict[str, set[str]] = {
+            "subset": {row["subset"] for row in page.rows},
+            "level": {row["level"] for row in page.rows},
+            "cause": {*FAMILIES, *CAUSES},
+            "flip": {
+                f"{sign}{number + 1}" for sign in ("", "-") for number in range(len(page.others))
+            },
+        }
+        parts = dict(parse_qsl(rest, strict_parsing=True))
+        assert parts and all(value in known[name] for name, value in parts.items()), address
+    else:
+        assert kind in ids, address
+
+
 def test_ids_are_unique_and_references_lead_somewhere(small: Path) -> None:
-    found = Elements(html.render(rich_page(small))).found
+    page = rich_page(small)
+    found = Elements(html.render(page)).found
     ids = [attributes["id"] for _, attributes in found if "id" in attributes]
     assert len(ids) == len(set(ids))
     for _, attributes in found:
         if (attributes.get("href") or "").startswith("#"):
-            assert (attributes["href"] or "")[1:] in ids
+            # What follows tells the row browser what to show.
+            assert re.split(r"[?=]", (attributes["href"] or "")[1:])[0] in [*ids, "row"]
         if "aria-labelledby" in attributes:
             assert attributes["aria-labelledby"] in ids
 
@@ -332,6 +369,76 @@ def test_labels_of_curves_keep_apart() -> None:
 def test_an_axis_ends_at_a_round_number(value: float, top: float) -> None:
     ticks = charts.ticks_up_to(value)
     assert (ticks[0], ticks[-1]) == (0, top) and 2 <= len(ticks) <= 7
+
+
+def test_every_cause_is_of_one_family_and_its_words_are_for_people() -> None:
+    members = [cause for family in FAMILIES.values() for cause in family]
+    assert sorted(members) == sorted(CAUSES)
+    assert all("_" not in causes.label(cause) for cause in CAUSES)
+    style = html.read("page.css")
+    names = (f"f-{family.replace(' ', '-')}" for family in FAMILIES)
+    for name in (*names, *(f"c-{cause}" for cause in CAUSES)):
+        assert re.search(rf"\.{name}\b[^{{]*\{{ fill: #", style), name
+        assert plots.COLOURS.get(name, "#") in style, name
+
+
+def test_families_of_points_make_100_and_lead_to_their_rows(small: Path) -> None:
+    page = rich_page(small)
+    for bars in (bar_charts.family_bars(page), bar_charts.cause_bars(page)):
+        assert [level for level, _ in bars] == ["16k", "64k"]
+        for level, parts in bars:
+            # A level's mean is of scores to two places.
+            assert sum(part.value for part in parts) == pytest.approx(100, abs=0.02)
+            for part in parts[1:]:
+                assert part.link.startswith(f"#rows?level={level}&cause=")
+    right, cut, failed = bar_charts.family_bars(page)[1][1]
+    lost = page.lost.levels["64k"]
+    wording = lost["correct"] + lost["verbose"]
+    assert right.value == pytest.approx(page.headline.level_means["64k"].value + wording)
+    assert cut.value == lost["evidence_cut"] and cut.link.endswith("cause=evidence_cut")
+    assert failed.link.endswith("cause=the+model+failed")
+    drawn = bar_charts.draw_bars("points", bar_charts.family_bars(page), charts.NARROW)
+    assert 'href="#rows?level=64k&amp;cause=evidence_cut"' in drawn and 'role="group"' in drawn
+
+
+def curve_chart(published: dict[str, float], own: float) -> charts.CurveChart:
+    """Curves that are level over two lengths."""
+    found = Interval(own, own - 1, own + 1, 9, "questions")
+    lines = [(name, {"16k": value, "32k": value}) for name, value in published.items()]
+    levels = ["16k", "32k"]
+    return charts.CurveChart(levels, [0.0, 50.0], lines, "own", dict.fromkeys(levels, found), [])
+
+
+@pytest.mark.parametrize(
+    ("published", "own", "standing"),
+    [
+        (
+            {"a": 9, "b": 30, "c": 20, "d": 5, "e": 12},
+            6,
+            {"b": "best", "e": "median", "d": "nearest"},
+        ),
+        ({"a": 9, "b": 30, "c": 20}, 40, {"b": "best, nearest", "c": "median"}),
+        ({"a": 9}, 40, {"a": "best, median, nearest"}),
+        ({}, 40, {}),
+    ],
+)
+def test_best_median_and_nearest_of_the_published_are_named(
+    published: dict[str, float], own: float, standing: dict[str, str]
+) -> None:
+    chart = curve_chart(published, own)
+    assert chart.standing == standing
+    drawn = charts.draw_curves(chart, charts.CURVE_WIDTHS[0])
+    assert drawn.count('class="model named"') == len(standing)
+    assert drawn.count('class="model"') == len(published) - len(standing)
+    assert all(f">{said}</text>" in drawn for said in standing.values())
+    assert 'class="interval"' in drawn  # the band
+
+
+def test_a_sparkline_is_blank_without_two_lengths() -> None:
+    assert charts.draw_sparkline({"16k": 5.0}, 10, 0.9) == ""
+    drawn = charts.draw_sparkline({"16k": 5.0, "32k": 0.0}, 10, 0.9)
+    assert "<title>16k 5.0, 32k 0.0</title>" in drawn
+    assert 'points="5.0,17.0 127.0,29.0"' in drawn
 
 
 def test_published_curves_are_over_the_same_subsets(small: Path) -> None:
