@@ -523,7 +523,8 @@ def test_the_page_names_the_control_and_shows_its_contrast(
     page = (folders["full"] / "report.html").read_text(encoding="utf-8")
     said = "Cost of confusing facts: no-facts - full, in points: what the confusing facts cost."
     assert f"<p>{said}</p>" in page and "no-facts better" in page
-    assert '<th scope="col">no-facts</th><th scope="col">difference</th>' in page
+    heads = '-no-facts</bdi></th><th scope="col" translate="no"><bdi>cost of confusing facts</bdi>'
+    assert heads in page
     for name in ("report.md", "report.tex"):
         table = (folders["full"] / name).read_text(encoding="utf-8")
         assert said in table.replace("\\", "").replace("-{}-", "-")
