@@ -145,7 +145,7 @@ def candidates(recipe: BuildSpec, subset: str, number: int, size: int) -> list[D
     kept = []
     for document in documents:
         text = source.replace(document.text)
-        spoilt = source.telling.found(document.text) or source.telling.found(text)
+        spoilt = any(map(source.telling.found, {text, document.text}))
         if not spoilt and not any(evidence.text in text for evidence in source.documents):
             kept.append(document if text == document.text else Document.of(text, language))
     found, needed = sum(document.cost for document in kept), size - source.cost

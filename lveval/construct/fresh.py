@@ -186,7 +186,8 @@ class World:
             names = [self.make(things[0].kind, things[0])]
             names += [self.make(each["to"]) for _, each in path]
             told = zip(itertools.pairwise(names), path, strict=True)
-            return self.grammar["between"].join(
+            between: str = self.grammar["between"]
+            return between.join(
                 self.fact(each, subject.full, target.name) for (subject, target), (_, each) in told
             )
 
@@ -228,7 +229,7 @@ class World:
         )
         answers = [things[0].full, things[0].name]
         names = [thing.own["n"] for thing in things]
-        return Question(question, answers, things[0].own["n"], documents, facts, names)
+        return Question(question, answers, self.keywords(answers[0]), documents, facts, names)
 
     def set(self) -> "Question":
         """All objects of a relation that has two or three, each told in an article of its own."""
