@@ -3,6 +3,7 @@ results.csv.
 
     python evaluation.py --input-dir outputs/chatglm3
     python evaluation.py --input-dir outputs/chatglm3 --compare outputs/yi-200k
+    python evaluation.py --input-dir outputs/chatglm3 --fresh-run outputs/chatglm3-fresh
 
 All protocols are always computed. `released`, the published scorer's, is the headline
 (results.json, results.csv); `described`, the paper's two stages, goes to results_described.json and
@@ -327,6 +328,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="score an incomplete run's rows, into results.partial.*",
     )
+    parser.add_argument(
+        "--fresh-run",
+        type=Path,
+        metavar="RUN",
+        help="the same model's run on data of construct --fresh: is it better on the published?",
+    )
     arguments = parser.parse_args(argv)
     arguments.folder = named_run_folder(parser, arguments)
     return arguments
@@ -343,14 +350,15 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     # A folder's name that the terminal cannot encode is shown as an escape, not as a traceback.
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     evaluation, *others = (evaluate(each) for each in (arguments.folder, *arguments.compare))
+    fresh = evaluate(arguments.fresh_run) if arguments.fresh_run else None
     print_counts(evaluation)
     if evaluation.unfinished:
         mark_stale_results(evaluation.folder)
-    for each in (evaluation, *others):
+    for each in (evaluation, *others, *([fresh] if fresh else ())):
         if each.unfinished and not arguments.allow_partial:
             print_unfinished(each)
             return ExitCode.INCOMPLETE
-    from lveval.analysis import comparison, contexts, run_analysis
+    from lveval.analysis import comparison, contamination, contexts, run_analysis
 
     if arguments.data_path:
         told = contexts.read_contexts(evaluation, arguments.data_path, with_passages=False)
@@ -365,6 +373,8 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         write_comparisons(evaluation, others, compared)
     else:
         mark_stale_comparison(evaluation)
+    if fresh:
+        print(f"\n{contamination.report(evaluation, fresh)}")
     return ExitCode.COMPLETE
 
 

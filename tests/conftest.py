@@ -74,6 +74,7 @@ SLOW_WITH_REASON = {
     "test_an_entry_point_is_an_engine_by_its_name_and_only_then": "a cluster, and four more starts",
     "test_plan_and_check_work_with_a_file": "processes that count tokens",
     "test_a_model_that_falls_for_facts_shows_what_they_cost": "four runs, scored and compared",
+    "test_a_model_that_knows_the_published_answers_shows_a_gap": "two runs, scored and compared",
     "test_a_subset_and_a_format_of_ones_own": "two commands with a worker process",
 }
 

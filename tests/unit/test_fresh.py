@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.construct_parts import articles
 from support.fresh_solver import Solver, things
 
 from lveval import config, metrics
@@ -19,24 +20,15 @@ from lveval.common.errors import LVEvalError
 from lveval.construct import fresh, write
 from lveval.construct.build import BuildSpec, build_row
 from lveval.construct.sources import SAMPLES, read_sources
-from lveval.construct.synthetic import SLOT, seeded, synthetic_articles
+from lveval.construct.synthetic import SLOT, seeded
 from lveval.results import ONE_QUESTION, PROTOCOLS
+
+__all__ = ["articles"]  # fixtures
 
 ROWS = 10
 SUBSETS = list(config.DATASET_ROWS)
 SOLVERS = {language: Solver(language) for language in ("en", "zh")}
 Row = Mapping[str, Any]
-
-
-@pytest.fixture(scope="module")
-def articles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few made-up articles: the whole pool takes long to search for each question."""
-    folder = tmp_path_factory.mktemp("articles")
-    for language in ("en", "zh"):
-        made = synthetic_articles(language, 42, 6000)
-        lines = (json.dumps({"text": article.text}) for article in made)
-        (folder / f"{language}.jsonl").write_text("\n".join(lines))
-    return folder
 
 
 @pytest.fixture(scope="module")
