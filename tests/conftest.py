@@ -75,6 +75,8 @@ SLOW_WITH_REASON = {
     "test_plan_and_check_work_with_a_file": "processes that count tokens",
     "test_a_model_that_falls_for_facts_shows_what_they_cost": "four runs, scored and compared",
     "test_a_model_that_knows_the_published_answers_shows_a_gap": "two runs, scored and compared",
+    "test_without_options_the_files_are_those_of_old": "both pools of made-up articles",
+    "test_near_distractors_are_nearer_and_stay_in_length": "both pools of articles, ranked",
     "test_a_subset_and_a_format_of_ones_own": "two commands with a worker process",
 }
 
