@@ -99,19 +99,20 @@ class BuildSpec(NamedTuple):
     depths: tuple[float, ...] = ()  # of the evidence; (): anywhere
     fresh: int | None = None  # seed of questions that are made anew instead of `sources`
 
-    def number_of_questions(self, subset: str, rows: int) -> int:
-        """How many different questions so many rows ask."""
-        if self.fresh is None:
-            return min(rows, len(read_sources(self.sources, subset)))
-        return 1 if subset in ONE_QUESTION else rows
-
-    def question(self, subset: str, index: int) -> Source:
-        """What row `index` asks. Raises UsageError where the sources cannot be read."""
+    def number(self, subset: str, index: int) -> int:
+        """Which question row `index` asks. Raises UsageError where the sources cannot be read."""
         if self.fresh is not None:
-            number = 0 if subset in ONE_QUESTION else index
+            return 0 if subset in ONE_QUESTION else index
+        return index % len(self._sources(subset))
+
+    def question(self, subset: str, number: int) -> Source:
+        """The question of that number; raises as `number`."""
+        if self.fresh is not None:
             return fresh_source(self.fresh, subset, number, self.most_facts)
-        sources = read_sources(self.sources, subset, self.most_facts, self.replacing)
-        return sources[index % len(sources)]
+        return self._sources(subset)[number]
+
+    def _sources(self, subset: str) -> list[Source]:
+        return read_sources(self.sources, subset, self.most_facts, self.replacing)
 
     def pool(self, language: str, size: int) -> list[Document]:
         """What the distractors of a context of `size` are taken from."""
@@ -122,7 +123,10 @@ class BuildSpec(NamedTuple):
         )
 
     def depth(self, subset: str, level: str, index: int) -> float | None:
-        """Where the evidence of a row is to stand; of rows in a row each depth comes once."""
+        """Where the evidence of a row is to stand; None: anywhere.
+
+        Of as many rows as there are depths each has one.
+        """
         if not self.depths:
             return None
         turn, place = divmod(index, len(self.depths))
@@ -179,9 +183,9 @@ def build_row(recipe: BuildSpec, subset: str, level: str, index: int) -> dict[st
     and the canary of fresh questions.
     """
     language, size = config.DATASET_LANGUAGE[subset], level_size(level)
-    source = recipe.question(subset, index)
+    number = recipe.number(subset, index)
+    source = recipe.question(subset, number)
     rng = seeded(recipe.seed, subset, level, index)
-    number = index % recipe.number_of_questions(subset, index + 1)
     pool = candidates(recipe, subset, number, size)
     order = pool if recipe.near else rng.sample(pool, len(pool))
     hosts: list[list[Segment]] = [

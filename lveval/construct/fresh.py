@@ -15,7 +15,7 @@ import itertools
 import json
 import random
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from lveval import config
@@ -25,6 +25,7 @@ from lveval.results import ONE_QUESTION
 
 ROWS = 50  # of a file where --rows names no number
 FACTS = 2  # confusing facts of a question, in the subsets that have them
+MOST_FACTS = 20  # near namesakes are not without end
 
 # What a subset asks, each kind as often as it stands here; 1 to 3: a chain of so many hops.
 KINDS: dict[str, list[int | str]] = {
@@ -82,7 +83,7 @@ class World:
         self.language, self.rng = language, rng
         self.grammar = grammar_of(language)
         self.names: set[str] = set()  # every name that was given
-        self.told: set[tuple[str, str]] = set()  # (full name, relation), each has one object
+        self.told: set[tuple[str, str]] = set()  # (full name, relation or template): once each
 
     def fill(self, template: str, own: dict[str, str]) -> str:
         """A template with its slots filled."""
@@ -131,7 +132,9 @@ class World:
             self.told.add((about.full, name))
             relation = self.grammar["relations"][name]
             more.append(self.fact(relation, self.short(about), self.make(relation["to"]).name))
-        for template in self.rng.sample(form["about"], len(form["about"])):
+        unused = [each for each in form["about"] if (about.full, each) not in self.told]
+        for template in self.rng.sample(unused, len(unused)):
+            self.told.add((about.full, template))
             text = self.fill(template, about.own | {"it": form["it"]})
             more.append(text[0].upper() + text[1:])
         goal, between = self.rng.randint(*self.grammar["size"]), self.grammar["between"]
@@ -151,13 +154,14 @@ class World:
 
     def question(self, kind: int | str, people: bool) -> "Question":
         """A question of a kind of KINDS, with its documents; `people`: the answer is a person."""
-        if kind == "compare":
-            return self.compare()
-        if kind == "set":
-            return self.set()
-        if kind == "guide":
-            return self.guide()
-        return self.chain(int(kind), people)
+        if isinstance(kind, int):
+            return self.chain(kind, people)
+        made: dict[str, Callable[[], Question]] = {
+            "compare": self.compare,
+            "set": self.all_objects,
+            "guide": self.guide,
+        }
+        return made[kind]()
 
     def chain(self, hops: int, people: bool) -> "Question":
         """What stands at the end of a chain of facts."""
@@ -191,24 +195,25 @@ class World:
                 self.fact(each, subject.full, target.name) for (subject, target), (_, each) in told
             )
 
-        def namesake() -> str:
-            return self.fact(relation, self.make(last.kind, last).full, self.other(relation))
-
         def facts() -> Iterator[str]:
-            if hops > 1:
+            yield other_chain()
+            yield self.near(relation, last)
+            while True:
+                yield self.namesake(relation, last)
                 yield other_chain()
-            else:
-                yield namesake()
-            yield self.say(relation["near"], last.full, self.other(relation))
-            yield from (make() for make in itertools.cycle([namesake, other_chain]))
 
         answer = things[-1].name
         names = [thing.own["n"] for thing in things if "n" in thing.own]
         return Question(question, [answer], self.keywords(answer), documents, facts(), names)
 
-    def other(self, relation: Grammar) -> str:
-        """A new object of a relation."""
-        return self.make(relation["to"]).name
+    def namesake(self, relation: Grammar, thing: Entity) -> str:
+        """A confusing fact: the same of a near namesake, with another object."""
+        other = self.make(thing.kind, thing)
+        return self.fact(relation, other.full, self.make(relation["to"]).name)
+
+    def near(self, relation: Grammar, thing: Entity) -> str:
+        """A confusing fact: something else of the thing itself."""
+        return self.say(relation["near"], thing.full, self.make(relation["to"]).name)
 
     def compare(self) -> "Question":
         """Which of two things has the earlier year."""
@@ -223,15 +228,12 @@ class World:
         first, second = self.rng.sample(things, 2)
         asked = self.rng.choice(relation["compare"])
         question = asked.replace("{a}", first.full).replace("{b}", second.full)
-        facts = (
-            self.fact(relation, self.make(thing.kind, thing).full, self.other(relation))
-            for thing in itertools.cycle(things)
-        )
+        facts = (self.namesake(relation, thing) for thing in itertools.cycle(things))
         answers = [things[0].full, things[0].name]
         names = [thing.own["n"] for thing in things]
         return Question(question, answers, self.keywords(answers[0]), documents, facts, names)
 
-    def set(self) -> "Question":
+    def all_objects(self) -> "Question":
         """All objects of a relation that has two or three, each told in an article of its own."""
         relation: Grammar = self.rng.choice(list(self.grammar["sets"].values()))
         about = self.make(relation["of_type"])
@@ -245,10 +247,10 @@ class World:
         question = relation["ask"].replace("{n}", number).replace("{s}", about.full)
 
         def facts() -> Iterator[str]:
-            yield self.fact(relation, self.make(about.kind, about).full, self.other(relation))
-            yield self.say(relation["near"], about.full, self.other(relation))
+            yield self.namesake(relation, about)
+            yield self.near(relation, about)
             while True:
-                yield self.fact(relation, self.make(about.kind, about).full, self.other(relation))
+                yield self.namesake(relation, about)
 
         answer = f"{', '.join(targets[:-1])} and {targets[-1]}"
         keywords = self.keywords(" ".join(targets))
@@ -261,10 +263,18 @@ class World:
         form = self.rng.choice(self.grammar["guides"])
         own = self.slots(form)
         documents = ["".join(self.fill(text, own) for text in part) for part in form["docs"]]
-        facts = (self.fill(form["near"], self.slots(form, own)) for _ in itertools.count())
+        self.names.add(own["n"])
+
+        def facts() -> Iterator[str]:
+            while True:
+                other = self.slots(form, own)
+                if other["n"] not in self.names:
+                    self.names.add(other["n"])
+                    yield self.fill(form["near"], other)
+
         answer = self.fill(form["answer"], own)
         question = self.fill(self.rng.choice(form["ask"]), own)
-        return Question(question, [answer], "", documents, facts, [own["n"]])
+        return Question(question, [answer], "", documents, facts(), [own["n"]])
 
 
 class Question(NamedTuple):

@@ -35,7 +35,7 @@ from lveval.construct.build import (
     candidates,
     level_size,
 )
-from lveval.construct.fresh import ROWS, canary
+from lveval.construct.fresh import MOST_FACTS, ROWS, canary
 from lveval.construct.sources import SAMPLES, read_sources
 
 TASK_SIZE = 2_000_000  # words or characters that a worker builds in one go: about 12 MB
@@ -47,8 +47,9 @@ def check_sources(recipe: BuildSpec, subset: str, levels: list[str], rows: int) 
     were skipped.
     """
     language, sizes = config.DATASET_LANGUAGE[subset], sorted(map(level_size, levels))
-    questions, skipped, facts = recipe.number_of_questions(subset, rows), 0, []
-    for number in range(questions):
+    questions = dict.fromkeys(recipe.number(subset, index) for index in range(rows))
+    skipped, facts = 0, []
+    for number in questions:
         source = recipe.question(subset, number)
         facts.append(len(source.facts))
         if source.cost > (1 + TOLERANCE) * sizes[0]:
@@ -68,7 +69,7 @@ def check_sources(recipe: BuildSpec, subset: str, levels: list[str], rows: int) 
     wanted = recipe.most_facts or 0
     if fewer := sum(found < wanted for found in facts):
         print(
-            f"{subset}: --facts {wanted}: {fewer} of {questions} questions have fewer confusing "
+            f"{subset}: --facts {wanted}: {fewer} of {len(facts)} questions have fewer confusing "
             f"facts, {min(facts)} to {max(facts)}; they keep what they have"
         )
 
@@ -240,6 +241,10 @@ def recipe_of(options: argparse.Namespace) -> BuildSpec:
             raise UsageError(f"--{name}: found {value}; expected 0 or more")
     if options.fresh is not None and options.no_replace:
         raise UsageError("--no-replace: found --fresh, too; fresh questions have no replacements")
+    if options.fresh is not None and (options.facts or 0) > MOST_FACTS:
+        raise UsageError(
+            f"--facts: found {options.facts}; expected at most {MOST_FACTS} with --fresh"
+        )
     ways = [word for word in options.distractors if word in ("near", "random")]
     folders = [word for word in options.distractors if word not in ways]
     if len(ways) > 1 or len(folders) > 1:

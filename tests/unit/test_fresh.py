@@ -110,7 +110,7 @@ def test_one_question_subsets_ask_one_question_a_seed() -> None:
     for subset in ONE_QUESTION:
         asked = {fresh.fresh_source(seed, subset, 0).question for seed in range(60)}
         assert len(asked) == 60
-        assert BuildSpec(1, fresh=1).number_of_questions(subset, 200) == 1
+        assert {BuildSpec(1, fresh=1).number(subset, index) for index in range(200)} == {0}
 
 
 def ways(template: str, words: Mapping[str, list[str]], own: set[str]) -> int:
@@ -163,6 +163,16 @@ def test_a_row_is_what_its_subset_has(rows: dict[str, list[Row]]) -> None:
         own, four = made[: len(made) // 2], made[len(made) // 2 :]
         assert {len(row["confusing_facts"] or []) for row in own} == {2 * ("CFI" in flags)}
         assert {len(row["confusing_facts"]) for row in four} == {4}
+
+
+@pytest.mark.parametrize("subset", SUBSETS)
+def test_as_many_facts_as_asked_none_of_them_twice(subset: str) -> None:
+    for number in range(8):
+        source = fresh.fresh_source(9, subset, number, fresh.MOST_FACTS)
+        facts = source.facts
+        assert len(set(facts)) == fresh.MOST_FACTS
+        own = [name for name in source.telling.phrases if any(name in fact for fact in facts)]
+        assert sum(any(name in fact for name in own) for fact in facts) <= 1, (own, facts)
 
 
 def test_hops_are_one_to_three(rows: dict[str, list[Row]]) -> None:
@@ -231,6 +241,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_folder_is_asked_for(
     ("words", "message"),
     [
         (["--fresh", "-1"], "--fresh: found -1; expected 0 or more"),
+        (["--fresh", "1", "--facts", "21"], "--facts: found 21; expected at most 20 with --fresh"),
         (["--fresh", "1", "--no-replace"], "--no-replace: found --fresh, too"),
         (["--fresh", "1", "--datasets", "mine"], 'unknown subset "mine"'),
     ],
