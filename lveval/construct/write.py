@@ -24,7 +24,7 @@ from pathlib import Path
 
 from lveval import config
 from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli, unknown_name
-from lveval.common.files import write_atomic
+from lveval.common.files import disk_errors, write_atomic
 from lveval.common.processes import process_pool
 from lveval.construct.build import (
     EVEN,
@@ -285,12 +285,13 @@ data what holds this canary, which stands in every row:
 def write_canary(folder: Path, seed: int) -> None:
     """Write the README of fresh data, which has the canary. Raises UsageError for another's."""
     path, text = folder / "README.md", README.format(seed=seed, canary=canary(seed))
-    if path.exists() and path.read_bytes() != text.encode():
-        raise UsageError(
-            f"{path}: found one of other data there; expected a folder of its own for --fresh "
-            f"{seed}"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors("writing", path):
+        if path.exists() and path.read_bytes() != text.encode():
+            raise UsageError(
+                f"{path}: found one of other data there; expected a folder of its own for --fresh "
+                f"{seed}"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
     write_atomic(path, text)
 
 

@@ -16,7 +16,7 @@ from support.construct_parts import articles
 from support.fresh_solver import Solver, things
 
 from lveval import config, metrics
-from lveval.common.errors import LVEvalError
+from lveval.common.errors import LVEvalError, StorageError
 from lveval.construct import fresh, write
 from lveval.construct.build import BuildSpec, build_row
 from lveval.construct.sources import SAMPLES, read_sources
@@ -235,6 +235,13 @@ def test_the_same_seed_gives_the_same_bytes_and_another_folder_is_asked_for(
         build(tmp_path / "a", articles, *words, "4", "--overwrite")
     again = build(tmp_path / "a", articles, *words, "3", "--overwrite")
     assert again == first
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path, articles: Path) -> None:
+    (tmp_path / "file").write_text("")
+    words = ["--datasets", "lic_mixup", "--rows", "1", "--fresh", "3"]
+    with pytest.raises(StorageError, match=r"README.md"):
+        build(tmp_path / "file" / "out", articles, *words)
 
 
 @pytest.mark.parametrize(
