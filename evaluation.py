@@ -4,6 +4,7 @@ results.csv.
     python evaluation.py --input-dir outputs/chatglm3
     python evaluation.py --input-dir outputs/chatglm3 --compare outputs/yi-200k
     python evaluation.py --import lm-eval samples_*.jsonl --data-path my_data --model-name yi-200k
+    python evaluation.py --input-dir outputs/chatglm3 --fresh-run outputs/chatglm3-fresh
     evaluate("outputs/chatglm3").to_frame()    in a program, after `from lveval import evaluate`
 
 All protocols are always computed. `released`, the published scorer's, is the headline
@@ -370,6 +371,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="score an incomplete run's rows, into results.partial.*",
     )
     parser.add_argument(
+        "--fresh-run",
+        type=Path,
+        metavar="RUN",
+        help="the same model's run on data of construct --fresh: is it better on the published?",
+    )
+    parser.add_argument(
         "--import",
         dest="imported",
         nargs="+",
@@ -418,15 +425,16 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         )
     folders = (arguments.folder, *arguments.compare)
     evaluation, *others = (evaluate(each, arguments.data_path) for each in folders)
+    fresh = evaluate(arguments.fresh_run) if arguments.fresh_run else None
     if not others or evaluation.unfinished:
         print_counts(evaluation, every_file=arguments.verbose)
     if evaluation.unfinished:
         mark_stale_results(evaluation.folder)
-    for each in (evaluation, *others):
+    for each in (evaluation, *others, *([fresh] if fresh else ())):
         if each.unfinished and not arguments.allow_partial:
             print_unfinished(each)
             return ExitCode.INCOMPLETE
-    from lveval.analysis import comparison, contexts, run_analysis
+    from lveval.analysis import comparison, contamination, contexts, run_analysis
 
     if arguments.data_path:
         told = contexts.read_contexts(evaluation, arguments.data_path, with_passages=False)
@@ -442,6 +450,8 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         if arguments.verbose:
             print_findings(evaluation, found)
         print_scores(evaluation, found)
+    if fresh:
+        print(f"\n{contamination.report(evaluation, fresh)}")
     print_next(arguments.folder, arguments.compare, ranked=bool(evaluation.leaderboard_levels))
     return ExitCode.COMPLETE
 

@@ -1,32 +1,38 @@
 """Rows in LV-Eval's style: mix-up, confusing facts, replaced keywords and phrases.
 
-row = build_row(BuildSpec(SAMPLES, None, 42), "lic_mixup", "16k", 0)
+row = build_row(BuildSpec(42, SAMPLES), "lic_mixup", "16k", 0)
 """
 
 import functools
 import itertools
 import json
-import random
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 from lveval import config
 from lveval.common.errors import UsageError
+from lveval.construct.fresh import canary, fresh_source
+from lveval.construct.near import nearest
 from lveval.construct.sources import (
+    SAMPLES,
     SEPARATOR,
     Document,
+    Source,
     read_distractors,
     read_sources,
     text_length,
 )
 from lveval.construct.synthetic import seeded, synthetic_articles
+from lveval.results import ONE_QUESTION
 
 UNITS = {"en": "words", "zh": "characters"}
 
 # Made-up articles per language: a context is a seeded sample of them. A level above half of it gets
 # twice its own size.
 POOL_SIZE = 600_000
+# Where `--depths even` puts the evidence: the middle of each tenth of the context
+EVEN = tuple(tenth / 100 for tenth in range(5, 100, 10))
 # How far a context may be from its level; 2 % is promised, and Chinese has its last separator less
 TOLERANCE = 0.015
 # The same in words or characters: half a long sentence, so that mostly a sentence ends near enough
@@ -62,15 +68,13 @@ def trim_to_length(text: str, wanted: int, slack: int, language: str) -> Documen
     return nearest if abs(nearest.cost - wanted) <= slack else Document.of(text[:place], language)
 
 
-def sample_distractors(
-    rng: random.Random, pool: list[Document], wanted: int, size: int, language: str
-) -> list[str]:
-    """Texts from `pool` in random order, none twice, that cost `wanted`, or nearly so; the last one
-    may be cut.
+def fill_up(documents: list[Document], wanted: int, size: int, language: str) -> list[str]:
+    """Texts of `documents` from the first on that cost `wanted`, or nearly so; the last one may be
+    cut.
     """
     slack = min(MAX_SLACK, int(TOLERANCE * size))
     chosen: list[str] = []
-    for document in rng.sample(pool, len(pool)):
+    for document in documents:
         if wanted <= slack:
             break
         piece = (
@@ -84,32 +88,68 @@ def sample_distractors(
 
 
 class BuildSpec(NamedTuple):
-    """What decides the rows; `distractors` None: synthetic articles."""
+    """What decides the rows."""
 
-    sources: Path
-    distractors: Path | None
     seed: int
+    sources: Path = SAMPLES
+    distractors: Path | None = None  # synthetic articles
+    near: bool = False  # distractors that are most like the question, not any
+    most_facts: int | None = None  # confusing facts of a question; None: all that it has
+    replacing: bool = True
+    depths: tuple[float, ...] = ()  # of the evidence; (): anywhere
+    fresh: int | None = None  # seed of questions that are made anew instead of `sources`
+
+    def number(self, subset: str, index: int) -> int:
+        """Which question row `index` asks. Raises UsageError where the sources cannot be read."""
+        if self.fresh is not None:
+            return 0 if subset in ONE_QUESTION else index
+        return index % len(self._sources(subset))
+
+    def question(self, subset: str, number: int) -> Source:
+        """The question of that number; raises as `number`."""
+        if self.fresh is not None:
+            return fresh_source(self.fresh, subset, number, self.most_facts)
+        return self._sources(subset)[number]
+
+    def _sources(self, subset: str) -> list[Source]:
+        return read_sources(self.sources, subset, self.most_facts, self.replacing)
+
+    def pool(self, language: str, size: int) -> list[Document]:
+        """What the distractors of a context of `size` are taken from."""
+        if self.distractors:
+            return read_distractors(self.distractors)[language]
+        return synthetic_articles(
+            language, self.seed, POOL_SIZE if size <= POOL_SIZE // 2 else 2 * size
+        )
+
+    def depth(self, subset: str, level: str, index: int) -> float | None:
+        """Where the evidence of a row is to stand; None: anywhere.
+
+        Of as many rows as there are depths each has one.
+        """
+        if not self.depths:
+            return None
+        turn, place = divmod(index, len(self.depths))
+        rng = seeded(self.seed, "depths", subset, level, turn)
+        return rng.sample(self.depths, len(self.depths))[place]
 
 
 @functools.lru_cache(maxsize=256)
 def candidates(recipe: BuildSpec, subset: str, number: int, size: int) -> list[Document]:
     """The distractors for question `number` of a subset in a context of `size`: replaced, none that
-    gives it away.
+    gives it away; the nearest first where `near` ones are wanted.
 
     A document that holds an answer, the keywords or the evidence is left out. LVEvalError where
     too few remain.
     """
-    language, source = config.DATASET_LANGUAGE[subset], read_sources(recipe.sources, subset)[number]
-    if recipe.distractors:
-        documents = read_distractors(recipe.distractors)[language]
-    else:
-        documents = synthetic_articles(
-            language, recipe.seed, POOL_SIZE if size <= POOL_SIZE // 2 else 2 * size
-        )
+    language, source = config.DATASET_LANGUAGE[subset], recipe.question(subset, number)
+    documents = recipe.pool(language, size)
+    if recipe.near:
+        documents = nearest(documents, source.question)
     kept = []
     for document in documents:
         text = source.replace(document.text)
-        spoilt = source.telling.found(document.text) or source.telling.found(text)
+        spoilt = any(map(source.telling.found, {text, document.text}))
         if not spoilt and not any(evidence.text in text for evidence in source.documents):
             kept.append(document if text == document.text else Document.of(text, language))
     found, needed = sum(document.cost for document in kept), size - source.cost
@@ -125,32 +165,54 @@ def candidates(recipe: BuildSpec, subset: str, number: int, size: int) -> list[D
     return kept
 
 
+def put_evidence(
+    evidence: list[list[Segment]], others: list[list[Segment]], depth: float
+) -> list[list[Segment]]:
+    """All blocks, the evidence together between those others where `depth` is nearest.
+
+    `depth`: 0, all others after it, to 1, all before.
+    """
+    sizes = [sum(len(text) for _, text in block) for block in others]
+    before = [0, *itertools.accumulate(sizes)]
+    place = min(range(len(before)), key=lambda at: abs(before[at] - depth * before[-1]))
+    return others[:place] + evidence + others[place:]
+
+
 def build_row(recipe: BuildSpec, subset: str, level: str, index: int) -> dict[str, object]:
-    """Row `index` of a file: the published fields, `question_id`, and `offsets` into the final
-    context.
+    """Row `index` of a file: the published fields, `question_id`, `offsets` into the final context,
+    and the canary of fresh questions.
     """
     language, size = config.DATASET_LANGUAGE[subset], level_size(level)
-    sources = read_sources(recipe.sources, subset)
-    source = sources[index % len(sources)]
+    number = recipe.number(subset, index)
+    source = recipe.question(subset, number)
     rng = seeded(recipe.seed, subset, level, index)
-    pool = candidates(recipe, subset, index % len(sources), size)
+    pool = candidates(recipe, subset, number, size)
+    order = pool if recipe.near else rng.sample(pool, len(pool))
     hosts: list[list[Segment]] = [
-        [(None, text)] for text in sample_distractors(rng, pool, size - source.cost, size, language)
+        [(None, text)] for text in fill_up(order, size - source.cost, size, language)
     ]
-    alone: list[list[Segment]] = [
+    evidence: list[list[Segment]] = [
         [(("evidence", i), document.text)] for i, document in enumerate(source.documents)
     ]
+    loose: list[list[Segment]] = []  # confusing facts that no distractor can hold
     for i, fact in enumerate(source.facts):
         piece: Segment = (("confusing_facts", i), fact)
         if not hosts:
-            alone.append([piece])
+            loose.append([piece])
             continue
         host = rng.choice(hosts)
         tail = host[-1][1]  # a distractor with a fact in it already takes the next one further down
         place = rng.choice([match.end() for match in SENTENCE_END.finditer(tail)] or [len(tail)])
         host[-1:] = [(None, tail[:place] + " " * (language == "en")), piece, (None, tail[place:])]
-    blocks = hosts + alone
-    rng.shuffle(blocks)
+    depth = recipe.depth(subset, level, index)
+    if depth is None:
+        blocks = hosts + evidence + loose
+        rng.shuffle(blocks)
+    else:
+        others = hosts + loose
+        rng.shuffle(others)
+        rng.shuffle(evidence)
+        blocks = put_evidence(evidence, others, depth)
     offsets = {
         "evidence": [[0, 0] for _ in source.documents],
         "confusing_facts": [[0, 0] for _ in source.facts],
@@ -176,6 +238,7 @@ def build_row(recipe: BuildSpec, subset: str, level: str, index: int) -> dict[st
         "all_classes": None,
         "question_id": source.question_id,
         "offsets": offsets,
+        **({} if recipe.fresh is None else {"canary": canary(recipe.fresh)}),
     }
 
 

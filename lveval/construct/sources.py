@@ -6,7 +6,7 @@ sources = read_sources(SAMPLES, "lic_mixup")
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,10 +115,21 @@ OPTIONAL: dict[str, Any] = {"answer_keywords": None, "confusing_facts": [], "rep
 class Source:
     """One question and what belongs to it, the replacement applied to all of it.
 
+    `names` are in no distractor. `most_facts`: of its confusing facts only so many, from the first;
+    without `replacing` phrases stay as they are.
+
     Raises LVEvalError `origin: field: found, expected` for a value that does not have the format.
     """
 
-    def __init__(self, raw: object, origin: str, language: str) -> None:
+    def __init__(
+        self,
+        raw: object,
+        origin: str,
+        language: str,
+        names: Sequence[str] = (),
+        most_facts: int | None = None,
+        replacing: bool = True,
+    ) -> None:
         own: dict[str, Any] = raw if isinstance(raw, dict) else {}
         fields = OPTIONAL | own
         for name in sorted(FIELDS.keys() ^ fields.keys()):
@@ -133,13 +144,14 @@ class Source:
                     f"{origin}: {name}: found {json.dumps(fields[name])[:80]}; expected {expected}"
                 )
         self.origin = origin
-        replace = self.replace = Phrases(dict(fields["replacements"]), language).replace
+        pairs = dict(fields["replacements"]) if replacing else {}
+        replace = self.replace = Phrases(pairs, language).replace
         self.question_id: str = fields["question_id"]
         self.question = replace(fields["question"])
         self.answers = list(map(replace, fields["answers"]))
         self.keywords = fields["answer_keywords"] and replace(fields["answer_keywords"])
         self.documents = [Document.of(replace(text), language) for text in fields["documents"]]
-        self.facts = [replace(text).strip() for text in fields["confusing_facts"]]
+        self.facts = [replace(text).strip() for text in fields["confusing_facts"][:most_facts]]
         self.cost = sum(text.cost for text in self.documents) + sum(
             text_length(text, language) for text in self.facts
         )
@@ -149,6 +161,7 @@ class Source:
             *self.answers,
             fields["answer_keywords"] or "",
             self.keywords or "",
+            *names,
         }
         telling = {
             text.strip()
@@ -181,11 +194,14 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, object]]:
 
 
 @functools.lru_cache
-def read_sources(folder: Path, subset: str) -> list[Source]:
-    """The questions of `<folder>/<subset>.jsonl`, in the file's order."""
-    path = folder / f"{subset}.jsonl"
+def read_sources(
+    folder: Path, subset: str, most_facts: int | None = None, replacing: bool = True
+) -> list[Source]:
+    """The questions of `<folder>/<subset>.jsonl`, in the file's order; the rest as for Source."""
+    path, language = folder / f"{subset}.jsonl", config.DATASET_LANGUAGE[subset]
     sources = [
-        Source(raw, origin, config.DATASET_LANGUAGE[subset]) for origin, raw in read_jsonl(path)
+        Source(raw, origin, language, most_facts=most_facts, replacing=replacing)
+        for origin, raw in read_jsonl(path)
     ]
     if not sources:
         raise UsageError(f"{path}: found no line; expected one question a line")

@@ -21,6 +21,28 @@ def seeded(*parts: object) -> random.Random:
     return random.Random(int.from_bytes(digest, "big"))  # noqa: S311 - repeatable data, no secret
 
 
+# {10-99}, {word}, [one|two]
+SLOT = re.compile(r"\{(\d+)-(\d+)\}|\{(\w+)\}|\[([^\[\]]+)\]")
+
+
+def expand(
+    template: str, words: dict[str, list[str]], own: dict[str, str], rng: random.Random
+) -> str:
+    """Fill the slots of a template, and those of what fills them, from `own` and then `words`.
+
+    samples/fiction_en.json says how a template is read.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        low, high, name, options = match.groups()
+        if low:
+            return str(rng.randint(int(low), int(high)))
+        text = own[name] if name in own else rng.choice(words[name] if name else options.split("|"))
+        return SLOT.sub(fill, text)
+
+    return SLOT.sub(fill, template)
+
+
 @functools.lru_cache(maxsize=4)
 def synthetic_articles(language: str, seed: int, size: int) -> list[Document]:
     """Made-up articles, `size` words or characters of them in all, in which no sentence and no
@@ -29,24 +51,12 @@ def synthetic_articles(language: str, seed: int, size: int) -> list[Document]:
     samples/fiction_<language>.json holds the grammar and says how to read it.
     """
     grammar: dict[str, Any] = json.loads(read_text(SAMPLES / f"fiction_{language}.json"))
-    rng = seeded(seed, "fiction", language)
-    slot = re.compile(r"\{(\d+)-(\d+)\}|\{(\w+)\}|\[([^\[\]]+)\]")
+    words, rng = grammar["words"], seeded(seed, "fiction", language)
     own: dict[str, str] = {}  # the article's own names
     seen: set[str] = set()
 
-    def fill(match: re.Match[str]) -> str:
-        low, high, name, options = match.groups()
-        if low:
-            return str(rng.randint(int(low), int(high)))
-        text = (
-            own[name]
-            if name in own
-            else rng.choice(grammar["words"][name] if name else options.split("|"))
-        )
-        return slot.sub(fill, text)
-
     def fresh(template: str) -> str | None:
-        text = slot.sub(fill, template)
+        text = expand(template, words, own, rng)
         text = text[0].upper() + text[1:]
         if text in seen:
             return None
@@ -59,7 +69,7 @@ def synthetic_articles(language: str, seed: int, size: int) -> list[Document]:
         topic = rng.choice(grammar["topics"])
         own.clear()
         for name, template in topic["set"].items():
-            own[name] = slot.sub(fill, template)
+            own[name] = expand(template, words, own, rng)
         own["it"] = topic.get("it", own["name"])
         title, body = fresh(rng.choice(topic["title"])), fresh(rng.choice(topic["first"]))
         if title is None or body is None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from lveval.construct.synthetic import synthetic_articles
+
 ROOT = Path(__file__).resolve().parents[2]
 SUBSETS = {"en": "hotpotwikiqa_mixup", "zh": "lic_mixup"}
 ENGLISH: list[dict[str, Any]] = [
@@ -78,6 +80,17 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sources(tmp_path_factory.mktemp("sources"))
+
+
+@pytest.fixture(scope="module")
+def articles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few made-up articles: the whole pool takes long to search for each question."""
+    folder = tmp_path_factory.mktemp("articles")
+    for language in ("en", "zh"):
+        made = synthetic_articles(language, 42, 6000)
+        lines = (json.dumps({"text": article.text}) for article in made)
+        (folder / f"{language}.jsonl").write_text("\n".join(lines))
+    return folder
 
 
 # --- Repeatable -------------------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def test_marks_of_evidence_move_with_the_text() -> None:
 
 @pytest.mark.parametrize("subset", list(config.DATASET_METRIC))
 def test_rows_that_construct_builds(subset: str) -> None:
-    whole = cast(Row, build_row(BuildSpec(SAMPLES, None, 42), subset, "1k", 1))
+    whole = cast(Row, build_row(BuildSpec(42, SAMPLES), subset, "1k", 1))
     alone = controls.controlled("evidence-only", whole)
     assert alone is not None and sorted(evidence_of(alone)) == sorted(evidence_of(whole))
     assert len(alone["context"]) == sum(map(len, evidence_of(whole))) + 2 * (
