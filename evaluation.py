@@ -3,6 +3,7 @@ results.csv.
 
     python evaluation.py --input-dir outputs/chatglm3
     python evaluation.py --input-dir outputs/chatglm3 --compare outputs/yi-200k
+    python evaluation.py --input-dir outputs/chatglm3 --merge
 
 All protocols are always computed. `released`, the published scorer's, is the headline
 (results.json, results.csv); `described`, the paper's two stages, goes to results_described.json and
@@ -17,6 +18,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +28,14 @@ from lveval import config, results
 from lveval.analysis.ablation import score_variants
 from lveval.analysis.causes import classify_error
 from lveval.common import logs
-from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli, unknown_name
+from lveval.common.errors import (
+    ExitCode,
+    IncompleteRun,
+    StorageError,
+    UsageError,
+    run_cli,
+    unknown_name,
+)
 from lveval.common.files import write_atomic
 from lveval.common.levels import level_length
 from lveval.common.logs import log
@@ -52,6 +61,7 @@ from lveval.results import (
     subset_means,
 )
 from lveval.runs import folder as run_folders
+from lveval.runs.merge import merge_parts
 from lveval.runs.record import FINAL_STATUSES
 from lveval.runs.times import read_times
 
@@ -327,6 +337,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="score an incomplete run's rows, into results.partial.*",
     )
+    parser.add_argument(
+        "--merge",
+        action="store_true",
+        help="first join the parts of the run (prediction.py --part) that are beside its folder",
+    )
     arguments = parser.parse_args(argv)
     arguments.folder = named_run_folder(parser, arguments)
     return arguments
@@ -342,11 +357,19 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
     # A folder's name that the terminal cannot encode is shown as an escape, not as a traceback.
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
+    if arguments.merge:
+        merge_parts(arguments.folder)
     evaluation, *others = (evaluate(each) for each in (arguments.folder, *arguments.compare))
     print_counts(evaluation)
     if evaluation.unfinished:
         mark_stale_results(evaluation.folder)
     for each in (evaluation, *others):
+        if each.part and not arguments.allow_partial:
+            whole = str(each.folder).removesuffix(".part{}of{}".format(*each.part))
+            raise IncompleteRun(
+                f"{each.folder}: is part {each.part[0]} of {each.part[1]} of a run; join them: "
+                f"python evaluation.py --merge --input-dir {shlex.quote(whole)}"
+            )
         if each.unfinished and not arguments.allow_partial:
             print_unfinished(each)
             return ExitCode.INCOMPLETE

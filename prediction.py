@@ -8,11 +8,12 @@ which evaluation.py reads. Every option is declared in lveval/option_groups.py.
 """
 
 import itertools
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from lveval import __version__, config, utils
@@ -35,7 +36,7 @@ from lveval.options import RunOptions, Scheduler, without_secrets
 from lveval.planning import token_counts
 from lveval.planning.check import run_checks
 from lveval.planning.plan import print_plan
-from lveval.runs.folder import read_manifest, records_depths
+from lveval.runs.folder import read_manifest, records_depths, run_folder
 from lveval.runs.spec import RunSpec
 from lveval.runs.store import RunStore
 
@@ -52,17 +53,24 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     run = Run.of(options, keys)
 
     # --- 2. Selection: every data file is read and checked before a model is loaded -----------
+    load = partial(
+        load_selection,
+        keys,
+        options.data_path,
+        options.limit,
+        control=options.control,
+        sample=options.drawn,
+        part=options.part,
+    )
     if options.plan:
         with token_counts.counting_pool(keys) as pool:
-            files = load_selection(
-                keys, options.data_path, options.limit, pool, control=options.control
-            )
+            files = load(pool)
             spec = build_spec(run, prompts, files, cluster_environment(run))
             warn_of_surprises(run, spec)
             job = make_job(run, prompts, files)
             print_plan(options, job, files, spec.as_identity(), run.gpu_groups, pool)
         return ExitCode.COMPLETE
-    files = load_selection(keys, options.data_path, options.limit, control=options.control)
+    files = load()
 
     # --- 3. Spec: what decides the answers ----------------------------------------------------
     environment = cluster_environment(run)
@@ -74,20 +82,22 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     # --- 4. The run: a new folder, or one to be resumed ---------------------------------------
     selection = {file.name: file.rows for file in files}
     rows = {file.name: len(file.file) for file in files}
-    left_out = {file.name: file.left_out for file in files}
     with RunStore.open(
         options.folder,
         spec.as_identity(),
         selection,
         rows,
-        left_out=left_out,
+        left_out={file.name: file.left_out for file in files},
+        sampled={file.name: file.sample for file in files if file.sample is not None},
+        part=options.part,
         overwrite=options.overwrite,
     ) as store:
         backend = options.module
         cost = CostTracker.from_options(
             options, run.budgets, backend.answer_tokens(run.engine) or 0
         )
-        cost.in_flight = backend.claim_rows_in_flight(run.engine, store.is_answered, selection)
+        asked = {file.name: file.missing(frozenset()) for file in files}
+        cost.in_flight = backend.claim_rows_in_flight(run.engine, store.is_answered, asked)
         for record in store.records():
             cost.charge(record)
         tasks = pending_tasks(
@@ -351,6 +361,12 @@ def summary_lines(
         yield (
             f"{number} answers are empty: the model was still reasoning when their budget ended. "
             "More room makes another run: --thinking-budget 4000"
+        )
+    if run.options.part:
+        whole = run_folder(run.options.output_dir, run.options.model_name)
+        yield (
+            f"part {run.options.part[0]} of {run.options.part[1]}; once the others are there, join "
+            f"them: python evaluation.py --merge --input-dir {shlex.quote(str(whole))}"
         )
     causes = ", ".join(f"{cause}: {count}" for cause, count in sorted(failures.items()))
     if left and cost.stop_reason:

@@ -49,6 +49,14 @@ def option(
     return field(default=default, metadata={**metadata, **more})
 
 
+def part(text: str) -> tuple[int, int]:
+    """Parse I/N, the part and how many there are. Raises UsageError."""
+    match = re.fullmatch(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,4})", text)
+    if match is None or int(match[1]) > int(match[2]):
+        raise UsageError(f'--part: found "{text}", expected I/N such as 3/8, from 1/8 to 8/8')
+    return int(match[1]), int(match[2])
+
+
 FINISH_REASONS = ("stop", "length", "content_filter")
 
 
@@ -225,6 +233,19 @@ class SelectionOptions:
         "instead of config.DATASET_LENGTH_LEVEL, like 16k", nargs="+", metavar="LEVEL"
     )
     limit: int | None = option("only the first K rows of each file", valid=AT_LEAST_1, metavar="K")
+    sample: int | None = option(
+        "only N rows of each file, drawn at random: the same questions at all lengths; a larger "
+        "sample has the smaller one in it",
+        decides=True,
+        valid=AT_LEAST_1,
+        metavar="N",
+    )
+    sample_seed: int | None = option(
+        "of --sample (default: 0)",
+        decides=True,
+        valid=(lambda value: 0 <= value < 2**32, f"0 to {2**32 - 1}"),
+        metavar="SEED",
+    )
     prompts: str = option(
         "builtin, official, or a file with DATASET_PROMPT (default: builtin)", "", decides=True
     )
@@ -348,6 +369,12 @@ class ProcessOptions:
         6.0,
         valid=(lambda value: 0 < value < 1e5, "a number of hours above 0"),
         metavar="HOURS",
+    )
+    part: tuple[int, int] | None = option(
+        "answer part I of N alone, in a folder of its own, for job arrays; evaluation.py --merge "
+        "joins them (docs/cluster.md)",
+        type=part,
+        metavar="I/N",
     )
     retry_failed: bool = option("try rows again that exceeded the model's window", False)
     verbose: bool = option("say more on standard error", False, names=("-v",))

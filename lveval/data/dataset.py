@@ -67,6 +67,13 @@ class DataFile:
         sizes: list[int] = pc.binary_length(self._mapped().data.column("context")).to_pylist()
         return sizes
 
+    def questions(self) -> list[str]:
+        """What each row asks, by its id or its text: the same at every level. Reads no context."""
+        ids, texts = (
+            self._mapped().data.column(name).to_pylist() for name in ("question_id", "input")
+        )
+        return [question or text for question, text in zip(ids, texts, strict=True)]
+
     def _mapped(self) -> "Dataset":
         dataset = _open_cache(self.path)
         if dataset is None:

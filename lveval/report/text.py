@@ -116,9 +116,11 @@ def comparability_notes(evaluation: Evaluation) -> list[str]:
 
 
 def _partial_files(evaluation: Evaluation) -> list[str]:
+    seed = evaluation.sample_seed
+    drawn = "" if seed is None else f", drawn at random (seed {seed})"
     return [
         f"{file.name}: scored on {file.rows} of the {file.available or file.selected} rows of the "
-        "data file."
+        f"data file{drawn}."
         for file in evaluation.files
         if file.rows and not file.is_complete
     ]
