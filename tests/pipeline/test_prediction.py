@@ -1,5 +1,6 @@
 """rows → answers: options, selection, resuming, refusals. Run as a user runs it."""
 
+import gzip
 import json
 import subprocess
 from dataclasses import fields
@@ -260,6 +261,17 @@ def test_the_published_alias_of_a_subset_is_known() -> None:
 def test_the_selection_of_config_is_the_default() -> None:
     given = RunOptions.parse(["--model-name", "dry"])
     assert len(given.selected_files(config.DATASET_PROMPT)) == 55
+
+
+def test_a_run_goes_on_with_its_data_compressed(data_path: Path, tmp_path: Path) -> None:
+    assert predict(data_path, tmp_path / "plain", *SELECTION).returncode == 0
+    assert predict(data_path, tmp_path / "out", *SELECTION, "--limit", "2").returncode == 0
+    for path in list(data_path.iterdir()):
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    found = predict(data_path, tmp_path / "out", *SELECTION)
+    assert found.returncode == 0, found.stderr
+    assert derived(tmp_path / "out/dry") == derived(tmp_path / "plain/dry")
 
 
 # --- Resuming ---------------------------------------------------------------------------------------------------------
