@@ -41,6 +41,8 @@ from lveval.common.levels import level_length
 from lveval.common.logs import log
 from lveval.common.processes import collector_paused
 from lveval.common.text import printable
+from lveval.execution.trackers import Tracker, track_run
+from lveval.option_groups import tracker
 from lveval.options import add_run_folder_options, named_run_folder
 from lveval.report.text import (
     print_comparisons,
@@ -115,6 +117,23 @@ def recorded_protocols(folder: Path) -> dict[str, str]:
         return {}
 
 
+def analyze(evaluation: Evaluation) -> "RunAnalysis":
+    """What the scores mean; see analysis/run_analysis.py."""
+    _one_thread()
+    from lveval.analysis import run_analysis
+
+    return run_analysis.analyze_run(evaluation)
+
+
+def _one_thread() -> None:
+    """Keep numpy, which is not imported yet, to one thread.
+
+    The analyses multiply small matrices: threads would wait for each other longer than they work,
+    and how many there are would show in the last digits.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def score_file(folder: Path, manifest: Mapping[str, object], subset: str, level: str) -> FileResult:
     """Score the recorded rows of one file under all protocols."""
     name = f"{subset}_{level}"
@@ -182,6 +201,65 @@ def score_row(record: dict[str, object], subset: str, level: str, place: int) ->
 def type_name(value: object) -> str:
     """What a wrong value is, for a message."""
     return "missing or null" if value is None else f"of type {type(value).__name__}"
+
+
+# --- telling a tracker ---------------------------------------------------------------------------
+
+
+class LiveScores:
+    """Tells a tracker, file by file, what it scored and the means of its level so far."""
+
+    def __init__(self, tracker: Tracker, folder: Path) -> None:
+        self._tracker = tracker
+        self._folder = folder
+        self._files: list[FileResult] = []
+
+    def add(self, subset: str, level: str) -> None:
+        """Take in a file that has all its answers; whatever fails is a warning."""
+        self._tracker.attempt(lambda: self._tell(subset, level))
+
+    def end(self) -> None:
+        """Tell the scores of the whole run, with their intervals."""
+        self._tracker.attempt(self._tell_end)
+
+    def _tell(self, subset: str, level: str) -> None:
+        manifest = run_folders.read_manifest(self._folder) or {}
+        self._files.append(score_file(self._folder, manifest, subset, level))
+        so_far = Evaluation(self._folder, manifest, self._files)
+        values = {}
+        for protocol in PROTOCOLS:
+            scores = so_far.scores(protocol)
+            values[f"{protocol}/{subset}_{level}"] = scores[subset, level]
+            values[f"{protocol}/{level}"] = level_means(scores)[level]
+        self._tracker.log(len(self._files), values)
+
+    def _tell_end(self) -> None:
+        evaluation = evaluate(self._folder)
+        self._tracker.final(final_scores(evaluation, analyze(evaluation)))
+
+
+def final_scores(evaluation: Evaluation, found: "RunAnalysis") -> dict[str, float]:
+    """The means of levels and subsets as the tables have them, their intervals, the rows.
+
+    All under `final/`, so that no curve of a run that is still answering gets another point.
+    """
+    values: dict[str, float] = {
+        "rows": sum(file.rows for file in evaluation.files),
+        "selected": sum(file.selected for file in evaluation.files),
+    }
+    for protocol in PROTOCOLS:
+        scores, intervals = evaluation.scores(protocol), found.intervals[protocol]
+        for means, around in (
+            (level_means(scores), intervals.levels),
+            (subset_means(scores), intervals.subsets),
+        ):
+            for name, mean in means.items():
+                values[f"{protocol}/{name}"] = mean
+                for end in ("low", "high"):
+                    if (bound := getattr(around[name], end)) is not None:
+                        values[f"{protocol}/{name}/{end}"] = bound
+        values[f"{protocol}/mean"] = round(intervals.overall.value, 2)
+    return {f"final/{name}": value for name, value in values.items()}
 
 
 # --- writing ------------------------------------------------------------------------------------
@@ -338,6 +416,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="score an incomplete run's rows, into results.partial.*",
     )
     parser.add_argument(
+        "--track",
+        type=tracker,
+        metavar="KIND:PROJECT",
+        help="tell an experiment tracker the scores, as for prediction.py: trackio:PROJECT, "
+        "wandb:PROJECT or mlflow:EXPERIMENT",
+    )
+    parser.add_argument(
         "--merge",
         action="store_true",
         help="first join the parts of the run (prediction.py --part) that are beside its folder",
@@ -351,9 +436,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> ExitCode:
     """Evaluate one folder; see the module's docstring."""
     arguments = parse_arguments(argv)
-    # The analyses multiply small matrices: numpy's threads would wait for each other longer than
-    # they work, and how many there are would show in the last digits.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
     # A folder's name that the terminal cannot encode is shown as an escape, not as a traceback.
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
@@ -373,12 +455,13 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         if each.unfinished and not arguments.allow_partial:
             print_unfinished(each)
             return ExitCode.INCOMPLETE
-    from lveval.analysis import comparison, contexts, run_analysis
+    _one_thread()
+    from lveval.analysis import comparison, contexts
 
     if arguments.data_path:
         told = contexts.read_contexts(evaluation, arguments.data_path, with_passages=False)
         evaluation.depths = told.depths
-    found = run_analysis.analyze_run(evaluation)
+    found = analyze(evaluation)
     compared = comparison.compare_under_all(evaluation, {other.place: other for other in others})
     print_scores(evaluation, found)
     print_findings(found)
@@ -388,6 +471,8 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         write_comparisons(evaluation, others, compared)
     else:
         mark_stale_comparison(evaluation)
+    with track_run(arguments.track, evaluation.folder, evaluation.identity) as tracked:
+        tracked.final(final_scores(evaluation, found))
     return ExitCode.COMPLETE
 
 

@@ -26,12 +26,14 @@ from lveval.common.logs import log
 from lveval.common.text import printable
 from lveval.data.prompt_sets import OFFICIAL_MAPPING_SHA256, PromptSet, load_prompts
 from lveval.data.selection import SelectedFile, load_selection
+from lveval.evaluation import LiveScores
 from lveval.execution import dispatch, remote_cluster
 from lveval.execution.cost import CostTracker
 from lveval.execution.pool import gpu_groups, visible_gpus, worker_pool
 from lveval.execution.recorder import Recorder
 from lveval.execution.schedule import pending_tasks
 from lveval.execution.tasks import Job, Task, TaskResult
+from lveval.execution.trackers import SECONDS_IF_INTERRUPTED, track_run
 from lveval.options import RunOptions, Scheduler, without_secrets
 from lveval.planning import token_counts
 from lveval.planning.check import run_checks
@@ -115,24 +117,29 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
             warn_of_surprises(run, spec)
 
         # --- 5. Answers: each is recorded as it comes -----------------------------------------
-        recorder = Recorder(store, files, cost)
-        try:
-            with interrupts.graceful(cost.stop):  # what is in flight may still come
-                failures = recorder.record(answers(run, job, tasks, cost))
-        except KeyboardInterrupt as error:
-            saved = f"all answers so far are saved in {options.folder}"
-            how = f"interrupted{interrupts.by(error)}"
-            log.warning("%s: %s; run %s", how, saved, run.resume_command)
-            return ExitCode(interrupts.exit_code(error))
-        left = sum(len(file.missing(store.answered(*file.key))) for file in files)
-        used = {
-            "prompt_tokens": cost.prompt_tokens,
-            "answer_tokens": cost.answer_tokens,
-            "usd": cost.cost,
-        }
-        store.log({"event": "end", "rows_left": left, "used": used})
-        for line in summary_lines(run, store, cost, failures, left):
-            log.info(line)
+        with track_run(options.track, options.folder, store.manifest["identity"]) as tracker:
+            live = LiveScores(tracker, options.folder)
+            recorder = Recorder(store, files, cost, live.add)
+            try:
+                with interrupts.graceful(cost.stop):  # what is in flight may still come
+                    failures = recorder.record(answers(run, job, tasks, cost))
+            except KeyboardInterrupt as error:
+                saved = f"all answers so far are saved in {options.folder}"
+                how = f"interrupted{interrupts.by(error)}"
+                log.warning("%s: %s; run %s", how, saved, run.resume_command)
+                tracker.close(SECONDS_IF_INTERRUPTED)
+                return ExitCode(interrupts.exit_code(error))
+            left = sum(len(file.missing(store.answered(*file.key))) for file in files)
+            used = {
+                "prompt_tokens": cost.prompt_tokens,
+                "answer_tokens": cost.answer_tokens,
+                "usd": cost.cost,
+            }
+            store.log({"event": "end", "rows_left": left, "used": used})
+            for line in summary_lines(run, store, cost, failures, left):
+                log.info(line)
+            if not left and not options.part:
+                live.end()
     print(printable(str(options.folder)))
     return ExitCode.INCOMPLETE if left else ExitCode.COMPLETE
 

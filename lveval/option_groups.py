@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,6 +56,25 @@ def part(text: str) -> tuple[int, int]:
     if match is None or int(match[1]) > int(match[2]):
         raise UsageError(f'--part: found "{text}", expected I/N such as 3/8, from 1/8 to 8/8')
     return int(match[1]), int(match[2])
+
+
+# Each tracker, and how its projects may be named: Trackio makes files of the names.
+TRACKERS = {"trackio": r"\w[\w .-]*", "wandb": r"\w[\w .-]*", "mlflow": r"[\w/][\w /@.-]*"}
+
+
+def tracker(text: str) -> str:
+    """Check KIND:PROJECT of --track. Raises UsageError, also where the package is missing."""
+    kind, _, project = text.partition(":")
+    if kind not in TRACKERS or not re.fullmatch(TRACKERS[kind], project) or len(project) > 100:
+        raise UsageError(
+            f'--track: found "{text}", expected trackio:PROJECT, wandb:PROJECT or '
+            "mlflow:EXPERIMENT, a name of letters, digits, spaces and . _ -"
+        )
+    if find_spec(kind) is None:
+        raise UsageError(
+            f"--track {text}: the package {kind} is not installed; run: pip install {kind}"
+        )
+    return text
 
 
 FINISH_REASONS = ("stop", "length", "content_filter")
@@ -377,6 +397,12 @@ class ProcessOptions:
         metavar="I/N",
     )
     retry_failed: bool = option("try rows again that exceeded the model's window", False)
+    track: str | None = option(
+        "tell an experiment tracker the settings and the scores: trackio:PROJECT, wandb:PROJECT or "
+        "mlflow:EXPERIMENT (docs/running.md)",
+        type=tracker,
+        metavar="KIND:PROJECT",
+    )
     verbose: bool = option("say more on standard error", False, names=("-v",))
     quiet: bool = option("say only what is wrong", False, names=("-q",))
     overwrite: bool = option("rename an earlier run of this name and start anew", False)

@@ -6,7 +6,7 @@ failures = Recorder(store, files, cost).record(results)
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from lveval.common.errors import IncompleteRun, UsageError
 from lveval.common.logs import log
@@ -23,12 +23,19 @@ MAX_FAILURES_BEFORE_FIRST_ANSWER = 20
 class Recorder:
     """Takes the results of one start of a run, in the coordinating process."""
 
-    def __init__(self, store: RunStore, files: Sequence[SelectedFile], cost: CostTracker) -> None:
+    def __init__(
+        self,
+        store: RunStore,
+        files: Sequence[SelectedFile],
+        cost: CostTracker,
+        finished: Callable[[str, str], object] = lambda subset, level: None,
+    ) -> None:
         from tqdm import tqdm
 
         self._store = store
         self._files = files
         self._cost = cost
+        self._finished = finished  # called with each file that has all its answers
         self._missing = {file.name: len(file.missing(store.answered(*file.key))) for file in files}
         self._failures: Counter[str] = Counter()  # cause -> rows
         self._messages: dict[str, str] = {}  # a failure's message without its numbers -> with them
@@ -39,8 +46,8 @@ class Recorder:
         words = {"unit": "row", "desc": "answering", "smoothing": 0.1}
         self._bar = tqdm(total=total, initial=done, **words)
         for file in files:
-            if not self._missing[file.name]:
-                store.export_predictions(*file.key)
+            if not self._missing[file.name] and store.export_predictions(*file.key):
+                finished(*file.key)
 
     def record(self, results: Iterable[TaskResult]) -> Counter[str]:
         """Record every result; return the failed rows by cause.
@@ -71,7 +78,8 @@ class Recorder:
                 self._tokens += record["prompt_tokens"]
                 self._missing[name] -= 1
         if result.records and not self._missing[name]:
-            self._store.export_predictions(task.subset, task.level)
+            if self._store.export_predictions(task.subset, task.level):
+                self._finished(task.subset, task.level)
             rows = len(self._store.answered(task.subset, task.level))
             log.info("finished %s: %d rows", name, rows)
 
