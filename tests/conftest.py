@@ -74,6 +74,10 @@ SLOW_WITH_REASON = {
     "test_an_entry_point_is_an_engine_by_its_name_and_only_then": "a cluster, and four more starts",
     "test_plan_and_check_work_with_a_file": "processes that count tokens",
     "test_a_model_that_falls_for_facts_shows_what_they_cost": "four runs, scored and compared",
+    "test_the_job_array_of_the_manual_is_one_run": "a script, twice, as Slurm would start it",
+    "test_what_is_missing_is_named_and_merged_once_it_is_there": "five starts and four merges",
+    "test_parts_that_grow_keep_their_rows": "six starts and three merges",
+    "test_settings_means_and_final_scores_are_told_and_the_run_is_the_same": "five scored starts",
     "test_a_subset_and_a_format_of_ones_own": "two commands with a worker process",
 }
 

@@ -1,11 +1,14 @@
 """A run in parts, merged: what one run would have left, whatever came when; samples of a run."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import lines, row, write_data
+from conftest import ROOT, lines, row, write_data
 from support.part_runs import contents, derived, evaluate, manifest, predict
 from support.prediction_parts import SELECTION
 
@@ -160,6 +163,27 @@ def test_a_control_leaves_out_the_same_rows_in_parts(tmp_path: Path) -> None:
     evaluate(tmp_path / "dry", "--merge")
     assert derived(tmp_path / "dry") == derived(tmp_path / "single/dry")
     assert manifest(tmp_path / "dry")["left_out"]
+
+
+def test_the_job_array_of_the_manual_is_one_run(data_path: Path, tmp_path: Path) -> None:
+    manual = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
+    array, merge = re.findall(r"```bash\n(.*?)```", manual.split("## Job arrays")[1], re.S)[:2]
+    assert "source .venv/bin/activate" in array and "python evaluation.py --merge" in merge
+    output = tmp_path / "outputs/31500"
+    script = array.replace("cd /shared/lv-eval && source .venv/bin/activate", "")
+    script = script.replace("/shared/lveval", str(data_path)).replace("TASK_ID/8", "TASK_ID/2")
+    script = f"{script.rstrip()} --backend echo {' '.join(SELECTION)}\n"
+    for task in ("1", "2"):
+        bash = ["bash", "-c", script]
+        environment = {**os.environ, "SLURM_ARRAY_TASK_ID": task, "OUTPUT_DIR": str(output)}
+        found = subprocess.run(bash, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert found.returncode == 0, found.stderr
+    assert not list(output.rglob("results*"))  # a part alone is not scored
+    words = merge.split()[2:]
+    assert words[:2] == ["--merge", "--input-dir"] and words[2].endswith("/qwen2.5-7b")
+    evaluate(tmp_path / words[2], "--merge")
+    rows = [len(lines(path)) for path in (tmp_path / words[2]).glob("*k.jsonl")]
+    assert rows == [5, 5, 5, 5] and (tmp_path / words[2] / "results.json").is_file()
 
 
 # --- Samples ------------------------------------------------------------------------------------
