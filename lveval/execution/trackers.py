@@ -87,9 +87,13 @@ class Tracker:
         except subprocess.TimeoutExpired:
             self._give_up(f"it took more than {seconds:g} s to take what was left")
             return
+        except KeyboardInterrupt:
+            self._end()
+            raise
         if process.returncode:
             self._give_up("")
-        self._end()
+        else:
+            self._end()
 
     def __enter__(self) -> "Tracker":
         return self

@@ -117,6 +117,7 @@ def test_settings_means_and_final_scores_are_told_and_the_run_is_the_same(
     [
         ("raise RuntimeError('no key\\x1b[31m')", "RuntimeError: no key\\u001b[31m"),
         (GOOD.replace('note("log"', 'os._exit(9) or note("log"'), "its process ended with 9"),
+        (GOOD + "def finish(): raise KeyError('x')", "KeyError: 'x'; no more is tracked"),
         (
             GOOD + "import time\ndef finish(): time.sleep(600)",
             "more than 3 s to take what was left",
