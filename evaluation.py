@@ -63,7 +63,7 @@ from lveval.results import (
     subset_means,
 )
 from lveval.runs import folder as run_folders
-from lveval.runs.merge import merge_parts
+from lveval.runs.merge import find_parts, merge_parts
 from lveval.runs.record import FINAL_STATUSES
 from lveval.runs.times import read_times
 
@@ -77,9 +77,10 @@ def evaluate(folder: Path) -> Evaluation:
     scored.
     """
     if not folder.is_dir():
+        parts = "; parts of this run are there: add --merge" if find_parts(folder) else ""
         raise UsageError(
             f"{folder}: no such folder; expected the one that prediction.py printed as its last "
-            "line"
+            f"line{parts}"
         )
     pairs = run_folders.run_files(folder)
     if not pairs:

@@ -72,10 +72,11 @@ def merge_parts(folder: Path) -> None:
         left_out=whole["left_out"],
         sampled=whole["sampled"],
     ) as store:
-        taken = 0
-        for part, manifest in manifests.items():
+        for manifest in manifests.values():  # engines that differ are refused before any row comes
             if effective := manifest["identity"].get("effective"):
                 store.record_resolved(effective)
+        taken = 0
+        for part in manifests:
             new, others = store.adopt(part)
             taken += new
             if others:

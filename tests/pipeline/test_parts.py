@@ -94,6 +94,7 @@ def test_failed_attempts_and_times_come_along_once(data_path: Path, tmp_path: Pa
 def test_a_part_alone_is_not_scored_by_mistake(data_path: Path, tmp_path: Path) -> None:
     part(data_path, tmp_path, "1/2")
     said = evaluate(tmp_path / "dry.part1of2", code=3)
+    assert "parts of this run are there: add --merge" in evaluate(tmp_path / "dry", code=2)
     assert "is part 1 of 2 of a run" in said and f"--input-dir {tmp_path / 'dry'}" in said
 
 
@@ -115,6 +116,19 @@ def test_parts_that_do_not_belong_together_are_refused(data_path: Path, tmp_path
     shutil.rmtree(tmp_path / "dry.part2of2")
     part(data_path, tmp_path, "1/3")
     assert "found parts of 2 and of 3" in evaluate(merged, "--merge", code=2)
+
+
+def test_engines_that_loaded_otherwise_are_refused_before_a_row_is_merged(
+    data_path: Path, tmp_path: Path
+) -> None:
+    for number, device in ((1, "cuda"), (2, "cpu")):
+        part(data_path, tmp_path, f"{number}/2")
+        path = tmp_path / f"dry.part{number}of2/run.json"
+        changed = json.loads(path.read_text())
+        changed["identity"]["effective"] = {"device": device}
+        path.write_text(json.dumps(changed))
+    assert "effective.device" in evaluate(tmp_path / "dry", "--merge", code=4)
+    assert not list((tmp_path / "dry").rglob("*.jsonl"))
 
 
 def test_parts_of_other_data_or_beside_another_run_are_refused(
