@@ -13,13 +13,15 @@ with rows missing is not scored (exit 3) unless --allow-partial is given, and th
 results.partial.*. A comparison goes to comparison.json, too.
 """
 
+if __name__ == "__main__":
+    import lveval.common.startup  # noqa: F401 - first: an interrupt among the imports is a line
+
 import argparse
 import csv
 import io
 import json
 import os
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -160,6 +162,11 @@ def score_file(folder: Path, manifest: Mapping[str, object], subset: str, level:
             row = score_row(record, subset, level, place)
         except (TypeError, ValueError) as error:
             raise UsageError(f"{where}: {error}") from error
+        if manifest and available is not None and row.index >= available:
+            raise UsageError(
+                f'{where}: "index" is {row.index}; expected less than {available}, the rows of '
+                "the data file"
+            )
         result.scored.append(row)
         # At once, while the metrics still know the row's words.
         result.causes.append(classify_error(row))
@@ -438,8 +445,6 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     """Evaluate one folder; see the module's docstring."""
     arguments = parse_arguments(argv)
     logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
-    # A folder's name that the terminal cannot encode is shown as an escape, not as a traceback.
-    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     if arguments.merge:
         merge_parts(arguments.folder)
     evaluation, *others = (evaluate(each) for each in (arguments.folder, *arguments.compare))

@@ -7,6 +7,9 @@ The same command again resumes. Its last line is the run's folder, `<output-dir>
 which evaluation.py reads. Every option is declared in lveval/option_groups.py.
 """
 
+if __name__ == "__main__":
+    import lveval.common.startup  # noqa: F401 - first: an interrupt among the imports is a line
+
 import itertools
 import shlex
 import sys

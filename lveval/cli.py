@@ -9,15 +9,14 @@ A subcommand is one of the mains, called with the rest of the command line.
 
 import argparse
 import importlib
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from lveval import __version__, user_tables
 from lveval.common import logs
-from lveval.common.errors import ExitCode, UsageError, run_cli
+from lveval.common.errors import ExitCode, UsageError
 from lveval.common.files import disk_errors, write_atomic
 from lveval.common.logs import log
 from lveval.common.text import printable
@@ -66,11 +65,6 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     sys.argv[0] = f"lveval {chosen}"  # what argparse shows as the program
     found: ExitCode = getattr(importlib.import_module(module), function)([*first, *rest])
     return found
-
-
-def entry_point() -> None:
-    """What the installed command calls: `main`, with errors as one sentence and the exit code."""
-    run_cli(main)
 
 
 def report_parser(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -172,7 +166,6 @@ def report(argv: Sequence[str] | None = None) -> ExitCode:
     """Write what was asked for; the last line printed is the page's path."""
     arguments = report_parser(argv)
     logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
-    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     output: Path = arguments.output or arguments.folder / "report.html"
     if output.suffix not in (".html", ".htm"):
         raise UsageError(f"--output {output}: expected the name of a page, ending in .html")

@@ -4,15 +4,17 @@ from lveval.common.errors import DataError
 raise DataError('data/lic_mixup_16k.jsonl:41: no "answers" (found: input, context, length)')
 """
 
+import errno
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from enum import IntEnum
+from types import TracebackType
 
-from lveval.common import interrupts
-from lveval.common.text import printable
+from lveval.common import interrupts, streams
+from lveval.common.text import first_line, printable
 
 
 class ExitCode(IntEnum):
@@ -80,38 +82,86 @@ def unknown_name(found: str, kind: str, known: list[str]) -> LVEvalError:
     return UsageError(f'unknown {kind} "{found}"; expected one of: {", ".join(known)}')
 
 
+# Of the system's errors, those that a path or a limit of the user's causes; others are the disk's.
+USERS_ERRNO = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.EINVAL, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM),
+)
+
+
+def ending(error: BaseException) -> tuple[str, int] | None:
+    """What a command says of an exception that ends it, in a line, and its exit code.
+
+    None for a bug of ours, which keeps its traceback.
+    """
+    match error:
+        case LVEvalError():
+            return f"error: {error.message}", int(error.code)
+        case ModuleNotFoundError():
+            how = "run: pip install -r requirements.txt (or the extra of lveval that has it)"
+            return f"error: the package {error.name} is not installed; {how}", int(ExitCode.USAGE)
+        case ImportError():
+            why = first_line(error)
+            return f"error: {why}; is the memory enough, the installation whole?", int(
+                ExitCode.USAGE
+            )
+        case KeyboardInterrupt():
+            return f"interrupted{interrupts.by(error)}", interrupts.exit_code(error)
+        case MemoryError():
+            what = "error: the memory is not enough (ulimit -v, or the machine's)"
+            return f"{what}; all answers so far are saved", int(ExitCode.USAGE)
+        case OSError(errno=int(number), strerror=str(why)):
+            where = f"{error.filename}: " if error.filename is not None else ""
+            hint = "; raise ulimit -n" if number in (errno.EMFILE, errno.ENFILE) else ""
+            code = ExitCode.USAGE if number in USERS_ERRNO else ExitCode.STORAGE
+            return f"error: {where}{why}{hint}", int(code)
+    return None
+
+
+def end_at(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """Take the place of sys.excepthook: a line, or the traceback of a bug."""
+    if (found := ending(error)) is None:
+        sys.__excepthook__(kind, error, traceback)
+        return
+    print(printable(found[0]), file=sys.stderr, flush=True)
+    os._exit(found[1])
+
+
 def run_cli(main: Callable[[], ExitCode | int]) -> None:
     """Run a script's `main` and leave the process with its exit code.
 
-    An LVEvalError is one sentence on standard error, never a traceback; any other exception is a
-    bug of ours and keeps its traceback (exit 1). Standard output that is closed early (`| head`)
-    ends quietly.
+    An LVEvalError is one sentence on standard error, never a traceback, and so is what the system
+    refuses; any other exception is a bug of ours and keeps its traceback (exit 1). Standard output
+    that is closed early (`| head`) ends quietly.
     """
+    streams.make_safe()
     interrupts.listen()
     try:
         code = int(main())
-        sys.stdout.flush()
-    except LVEvalError as error:
-        print(f"error: {printable(error.message)}", file=sys.stderr)
-        code = int(error.code)
-    except ModuleNotFoundError as error:
-        how = "run: pip install -r requirements.txt (or the extra of lveval that has it)"
-        print(f"error: the package {error.name} is not installed; {how}", file=sys.stderr)
-        code = int(ExitCode.USAGE)
-    except KeyboardInterrupt as error:
-        print(f"interrupted{interrupts.by(error)}", file=sys.stderr)
-        code = interrupts.exit_code(error)
     except BrokenPipeError:
-        # The reader left; point stdout at nothing so that the interpreter's own flush at exit stays
-        # quiet.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + int(signal.SIGPIPE)
+    except BaseException as error:
+        if (found := ending(error)) is None:
+            raise
+        message, code = found
+        print(printable(message), file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        streams.drop(1)
+        code = code or 128 + int(signal.SIGPIPE)
+    except OSError as error:
+        streams.drop(1)
+        if not code:
+            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+            code = int(ExitCode.STORAGE)
     if code and any(
         thread is not threading.main_thread() and not thread.daemon
         for thread in threading.enumerate()
     ):
         # A thread still answers a row that nobody will record, perhaps for minutes; Python would
         # wait for it.
-        sys.stdout.flush()
         os._exit(code)
     sys.exit(code)

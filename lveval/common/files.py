@@ -6,6 +6,7 @@ private cache.
 A fault of the disk ends in an LVEvalError with the exit code of storage.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -27,6 +28,23 @@ def disk_errors(doing: str, path: Path) -> Iterator[None]:
         ) from error
 
 
+def open_plain(path: Path, flags: int) -> int:
+    """Open a file that is written in place, as os.open does: never through a link that somebody
+    planted at its name, and, where it is new, for its owner alone to write whatever the umask is.
+
+    Raises UsageError at a link.
+    """
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UsageError(
+                f"{path}: found a link; expected a file, since nothing is written through a link; "
+                "remove it"
+            ) from None
+        raise
+
+
 def rename_to_backup(path: Path) -> Path:
     """Rename a file or folder to `<name>.old-<N>`, the first N that is free; the new path."""
     number = 1
@@ -44,7 +62,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors("writing", path):
         try:
-            with beside.open("wb") as file:
+            beside.unlink(missing_ok=True)  # of a process that was killed and had our number
+            with os.fdopen(open_plain(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -69,16 +88,17 @@ def fsync_dir(folder: Path) -> None:
 
 def durable_mkdir(folder: Path) -> None:
     """Create a folder and its parents for good: a folder's name is on the disk once its parent was
-    synced.
+    synced. Only the owner may write in it, whatever the umask is.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing or [folder]):
+        path.mkdir(mode=0o755, exist_ok=True)
     for path in missing:
         fsync_dir(path.parent)
 
 
-def cache_dir() -> Path:
-    """The harness's private cache folder, made (mode 0700) where it is missing.
+def cache_dir(*inside: str) -> Path:
+    """The harness's private cache folder, or a folder `inside` it, made (mode 0700) where missing.
 
     `$LVEVAL_CACHE`, else `$XDG_CACHE_HOME/lveval`, else `~/.cache/lveval`. What lies there decides
     scores (rows, a segmenter's dictionary), so a folder that another user owns or may write to is
@@ -92,15 +112,23 @@ def cache_dir() -> Path:
             # The XDG specification: a relative path is invalid and ignored.
             folder = (Path(xdg) if Path(xdg).is_absolute() else Path.home() / ".cache") / "lveval"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
+        _require_private(folder)
+        for name in inside:
+            folder = folder / name
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _require_private(folder)
     except (OSError, RuntimeError) as error:  # RuntimeError: no home folder is known
         raise StorageError(
             f"the cache folder cannot be made: {error}; set LVEVAL_CACHE to a folder of yours"
         ) from error
+    return folder
+
+
+def _require_private(folder: Path) -> None:
+    found = folder.stat()
     if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UsageError(
             f"{folder}: found a folder of user {found.st_uid}, mode "
             f"{stat.S_IMODE(found.st_mode):o}; expected one that only you can write; run chmod 700 "
             "on it, or set LVEVAL_CACHE to another folder"
         )
-    return folder

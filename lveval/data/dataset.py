@@ -167,10 +167,7 @@ def _cache_path(subset: str, fingerprint: str) -> Path:
     The subset is in the name because the rows were checked against it.
     """
     return (
-        cache_dir()
-        / "data"
-        / CACHE_VERSION
-        / f"{subset}-{fingerprint.removeprefix('sha256:')}.arrow"
+        cache_dir("data", CACHE_VERSION) / f"{subset}-{fingerprint.removeprefix('sha256:')}.arrow"
     )
 
 
@@ -231,7 +228,6 @@ def _write_cache(source: DataSource, subset: str, fingerprint: str, size: int, p
     schema = _features().arrow_schema
     digest = hashlib.sha256()
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for old in path.parent.glob("*.tmp"):  # left by a process that was killed
             with suppress(FileNotFoundError):
                 if time.time() - old.stat().st_mtime > STALE_SECONDS:

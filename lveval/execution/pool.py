@@ -8,10 +8,11 @@ import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from lveval.common.errors import UsageError
 from lveval.common.files import cache_dir
+from lveval.common.text import first_line
 from lveval.execution import remote_cluster
 from lveval.options import Scheduler
 
@@ -124,22 +125,40 @@ def _local_cluster(count: int, gpus: Sequence[str], threads: int) -> Iterator[Ex
 
     settings = CLUSTER_SETTINGS | {
         # A folder that stays, so that Dask finds and removes there what a killed run left behind.
-        "temporary-directory": str(cache_dir() / "workers"),
+        "temporary-directory": str(cache_dir("workers")),
         "distributed.nanny.pre-spawn-environ": _worker_environment(count),
     }
-    with (
-        dask.config.set(settings),
-        SpecCluster(
-            workers={number: nanny(number) for number in range(count)},
-            scheduler={"cls": Scheduler, "options": network | {"port": 0, "dashboard": False}},
-            security=security,
-        ) as cluster,
-        Client(cluster, security=security) as client,
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set(settings))
+        try:
+            cluster = stack.enter_context(
+                SpecCluster(
+                    workers={number: nanny(number) for number in range(count)},
+                    scheduler={
+                        "cls": Scheduler,
+                        "options": network | {"port": 0, "dashboard": False},
+                    },
+                    security=security,
+                )
+            )
+            client = stack.enter_context(Client(cluster, security=security))
+        except (OSError, RuntimeError, AssertionError, MemoryError) as error:
+            raise _why_not_started(error) from None
         try:
             yield client.get_executor(pure=False)
         finally:
             remote_cluster.silence(*remote_cluster.LOUD_AT_CLOSE)
+
+
+def _why_not_started(error: BaseException) -> BaseException:
+    """What Dask's errors about its own half-made state stand on: an interruption, or the system's
+    refusal.
+    """
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    if isinstance(error, (KeyboardInterrupt, OSError, MemoryError)):
+        return error
+    return UsageError(f"the workers did not start: {type(error).__name__}: {first_line(error)}")
 
 
 def _worker_environment(count: int) -> dict[str, str]:

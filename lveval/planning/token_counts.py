@@ -81,7 +81,6 @@ class TokenCountCache:
         self._path = path
         self.rows: dict[int, PromptTokens] = {}
         with disk_errors("reading the counts", path):
-            path.parent.mkdir(exist_ok=True)
             content = path.read_bytes() if path.exists() else b""
             whole = content.rfind(b"\n") + 1
             if whole < len(content):  # the last line was torn by a kill
@@ -153,7 +152,7 @@ class TokenCounter:
             user_tables.fingerprints(),
         )
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        return TokenCountCache(cache_dir() / "plan" / f"{subset}_{level}-{key[:32]}.jsonl")
+        return TokenCountCache(cache_dir("plan") / f"{subset}_{level}-{key[:32]}.jsonl")
 
     def _count(self, sizes: Mapping[RowKey, int]) -> Iterator[tuple[RowKey, PromptTokens]]:
         """Count rows of so many bytes, the largest first; each comes as it is ready."""

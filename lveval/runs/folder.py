@@ -121,7 +121,7 @@ def read_records(folder: Path, subset: str, level: str) -> list[LocatedRecord]:
 
     In index order, an index's first record counts; lines of the published harness have no index
     and keep their order. Raises UsageError at a line that is no record, StorageError at a damaged
-    one and at an exported line that is not what rows/ recorded.
+    one and at an exported line that is not what rows/ recorded, or that adds to it.
     """
     name = f"{file_name(subset, level)}.jsonl"
     recorded = read_rows(folder / "rows" / name)
@@ -132,14 +132,19 @@ def read_records(folder: Path, subset: str, level: str) -> list[LocatedRecord]:
     if not recorded and not any("index" in item.record for _, item in exported):
         return [item for _, item in exported]
     found: dict[int, LocatedRecord] = {}
+    anew = "run prediction.py again with the same arguments to derive the file anew"
     for line, item in exported:
         index = index_of(item)
-        old_line, old = recorded.get(index, (line, item))
+        if recorded and index not in recorded:
+            raise StorageError(
+                f"{item.where}: found a record with index {index}; expected only rows that "
+                f"{folder / 'rows' / name} has, which the file was derived from; {anew}"
+            )
+        old_line, old = recorded.get(index, (b"", found.get(index, item)))
         if line != old_line and item.record != old.record:
             raise StorageError(
-                f"{item.where}: found another record than the one at {old.where}, which it was "
-                "derived from; run prediction.py again with the same arguments to derive the file "
-                "anew"
+                f"{item.where}: found another record of row {index} than the one at {old.where}; "
+                f"{anew}"
             )
         found.setdefault(index, item)
     for index, (_, item) in recorded.items():

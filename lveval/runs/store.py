@@ -23,6 +23,7 @@ from lveval.common.files import (
     disk_errors,
     durable_mkdir,
     fsync_dir,
+    open_plain,
     rename_to_backup,
     write_atomic,
 )
@@ -267,8 +268,8 @@ class RunStore:
         """Append by one write and one fsync: what a kill leaves are whole lines or a torn tail."""
         with self._writing(path):
             if path not in self._files:
-                path.parent.mkdir(exist_ok=True)
-                self._files[path] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+                path.parent.mkdir(mode=0o755, exist_ok=True)
+                self._files[path] = open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 fsync_dir(path.parent)
                 fsync_dir(self.folder)
             written = os.write(self._files[path], line)
@@ -311,7 +312,7 @@ def _now() -> str:
 def _lock(folder: Path) -> int:
     """Return a descriptor that holds the folder's lock until it is closed, also by our death."""
     path = folder / ".lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = open_plain(path, os.O_RDWR | os.O_CREAT)
     try:
         ours = False
         with suppress(BlockingIOError):
@@ -387,14 +388,17 @@ def _note_rows(manifest: JsonObject, field: str, found: Mapping[str, Iterable[in
 
 def _truncate_torn_line(path: Path) -> None:
     """Cut a last line that has no break (a kill in mid-write) and keep it in `<file>.torn`."""
-    with path.open("rb+") as file:
+    with os.fdopen(open_plain(path, os.O_RDWR), "rb+") as file:
         # A kill between write and fsync leaves lines that nobody has synced; they count from here.
         os.fsync(file.fileno())
         content = file.read()
         whole = content.rfind(b"\n") + 1
         if whole == len(content):
             return
-        with path.with_name(f"{path.name}.torn").open("ab") as torn:
+        beside = open_plain(
+            path.with_name(f"{path.name}.torn"), os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        )
+        with os.fdopen(beside, "ab") as torn:
             torn.write(content[whole:] + b"\n")
             torn.flush()
             os.fsync(torn.fileno())

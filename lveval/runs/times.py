@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from lveval.common.files import open_plain
 from lveval.common.jsonl import encode
 from lveval.common.logs import log
 from lveval.runs.record import JsonObject
@@ -55,7 +56,8 @@ class TimesFile:
 
     def _opened(self) -> BinaryIO:
         """Open the file at its end; a line that was torn there gets its break."""
-        file = self._path.open("ab+", buffering=0)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+        file = os.fdopen(open_plain(self._path, flags), "ab+", buffering=0)
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
