@@ -272,6 +272,7 @@ def test_an_archive_changed_or_cut_at_any_byte(tmp_path: Path) -> None:
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
     """Its first reading named the content, its second one makes the copy: they must agree."""
     folder, copy = folder_with(tmp_path, line()), tmp_path / "cache" / "copy.arrow"
+    copy.parent.mkdir()
     source = sources.find_source(SUBSET, NAME, folder)
     assert "changed while it was read" in refusal(
         lambda: dataset._write_cache(source, SUBSET, "sha256:" + "0" * 64, 1, copy)
