@@ -9,10 +9,10 @@ from support.part_runs import derived, evaluate, manifest, predict
 def test_merged_parts_of_a_real_model_are_the_bytes_of_one_run(
     model_path: Path, tmp_path: Path
 ) -> None:
-    data, subsets = tmp_path / "data", ("factrecall_en", "lic_mixup")
+    data, subsets = tmp_path / "data", ("factrecall_en", "factrecall_zh")
     built = in_process(
         "-m", "lveval", "construct", "--output-dir", data, "--datasets", *subsets,
-        "--lengths", "1k", "2k", "--rows", "3",
+        "--lengths", "1k", "--rows", "2",
     )  # fmt: skip
     assert built.returncode == 0, built.stderr
     words: tuple[str | Path, ...] = (
@@ -23,7 +23,7 @@ def test_merged_parts_of_a_real_model_are_the_bytes_of_one_run(
         "--model-max-len",
         "700",
     )
-    words += ("--data-path", data, "--datasets", *subsets, "--lengths", "1k", "2k")
+    words += ("--data-path", data, "--datasets", *subsets, "--lengths", "1k")
     predict(tmp_path / "single", *words)
     evaluate(tmp_path / "single/smollm2")
     for which in ("1/2", "2/2"):
@@ -31,4 +31,4 @@ def test_merged_parts_of_a_real_model_are_the_bytes_of_one_run(
     evaluate(tmp_path / "smollm2", "--merge")
     assert derived(tmp_path / "smollm2") == derived(tmp_path / "single/smollm2")
     assert manifest(tmp_path / "smollm2") == manifest(tmp_path / "single/smollm2")
-    assert (tmp_path / "smollm2/times.jsonl").read_bytes().count(b"\n") == 12
+    assert (tmp_path / "smollm2/times.jsonl").read_bytes().count(b"\n") == 4

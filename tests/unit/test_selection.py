@@ -4,7 +4,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lveval import config
@@ -18,6 +18,7 @@ def drawn(questions: list[str], rows: int, seed: int = 0) -> Counter[str]:
     return Counter(questions[index] for index in sample_order(questions, seed)[:rows])
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.text(max_size=4), min_size=1, max_size=30), st.randoms(), st.integers(0, 99))
 def test_a_sample_is_the_same_questions_in_whatever_order_a_file_has_them(
     questions: list[str], chance: random.Random, seed: int
