@@ -15,6 +15,6 @@ output_dir=${OUTPUT_DIR:-outputs/$model_max_len}
 "${PYTHON:-python}" "$here/prediction.py" --model-path "$model_path" --model-name "$model_name" \
     --model-max-len "$model_max_len" --output-dir "$output_dir" --single-process "$@"
 for option in "$@"; do
-    case $option in --plan | --plan=* | --check) exit 0 ;; esac # nothing was asked, so there is nothing to score
+    case $option in --plan | --plan=* | --check | --part | --part=*) exit 0 ;; esac # nothing to score, or not yet
 done
 "${PYTHON:-python}" "$here/evaluation.py" --output-dir "$output_dir" --model-name "$model_name"

@@ -5,6 +5,7 @@ results.csv.
     python evaluation.py --input-dir outputs/chatglm3 --compare outputs/yi-200k
     python evaluation.py --import lm-eval samples_*.jsonl --data-path my_data --model-name yi-200k
     python evaluation.py --input-dir outputs/chatglm3 --fresh-run outputs/chatglm3-fresh
+    python evaluation.py --input-dir outputs/chatglm3 --merge
     evaluate("outputs/chatglm3").to_frame()    in a program, after `from lveval import evaluate`
 
 All protocols are always computed. `released`, the published scorer's, is the headline
@@ -23,6 +24,7 @@ import csv
 import io
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -31,14 +33,16 @@ from lveval import config, user_tables
 from lveval.analysis.ablation import score_variants
 from lveval.analysis.causes import classify_error
 from lveval.common import logs
-from lveval.common.command_line import Command
-from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli
+from lveval.common.command_line import Command, program
+from lveval.common.errors import ExitCode, IncompleteRun, StorageError, UsageError, run_cli
 from lveval.common.files import write_atomic
 from lveval.common.levels import level_length
 from lveval.common.logs import log
 from lveval.common.processes import collector_paused
 from lveval.common.text import printable
 from lveval.data import own_subsets
+from lveval.execution.trackers import Tracker, track_run
+from lveval.option_groups import tracker
 from lveval.options import add_run_folder_options, named_run_folder
 from lveval.report.text import (
     print_comparisons,
@@ -60,6 +64,7 @@ from lveval.results import (
     subset_means,
 )
 from lveval.runs import folder as run_folders
+from lveval.runs.merge import find_parts, merge_parts
 from lveval.runs.record import FINAL_STATUSES
 from lveval.runs.times import read_times
 
@@ -76,9 +81,10 @@ def evaluate(folder: Path | str, data_path: Path | str | None = None) -> Evaluat
     """
     folder = Path(folder)
     if not folder.is_dir():
+        parts = "; parts of this run are there: add --merge" if find_parts(folder) else ""
         raise UsageError(
             f"{folder}: no such folder; expected the one that prediction.py printed as its last "
-            "line"
+            f"line{parts}"
         )
     pairs = run_folders.run_files(folder)
     if not pairs:
@@ -130,6 +136,23 @@ def recorded_protocols(folder: Path) -> dict[str, str]:
         }
     except (OSError, ValueError, TypeError, KeyError):
         return {}
+
+
+def analyze(evaluation: Evaluation) -> "RunAnalysis":
+    """What the scores mean; see analysis/run_analysis.py."""
+    _one_thread()
+    from lveval.analysis import run_analysis
+
+    return run_analysis.analyze_run(evaluation)
+
+
+def _one_thread() -> None:
+    """Keep numpy, which is not imported yet, to one thread.
+
+    The analyses multiply small matrices: threads would wait for each other longer than they work,
+    and how many there are would show in the last digits.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def score_file(folder: Path, manifest: Mapping[str, object], subset: str, level: str) -> FileResult:
@@ -204,6 +227,65 @@ def score_row(record: dict[str, object], subset: str, level: str, place: int) ->
 def type_name(value: object) -> str:
     """What a wrong value is, for a message."""
     return "missing or null" if value is None else f"of type {type(value).__name__}"
+
+
+# --- telling a tracker ---------------------------------------------------------------------------
+
+
+class LiveScores:
+    """Tells a tracker, file by file, what it scored and the means of its level so far."""
+
+    def __init__(self, tracker: Tracker, folder: Path) -> None:
+        self._tracker = tracker
+        self._folder = folder
+        self._files: list[FileResult] = []
+
+    def add(self, subset: str, level: str) -> None:
+        """Take in a file that has all its answers; whatever fails is a warning."""
+        self._tracker.attempt(lambda: self._tell(subset, level))
+
+    def end(self) -> None:
+        """Tell the scores of the whole run, with their intervals."""
+        self._tracker.attempt(self._tell_end)
+
+    def _tell(self, subset: str, level: str) -> None:
+        manifest = run_folders.read_manifest(self._folder) or {}
+        self._files.append(score_file(self._folder, manifest, subset, level))
+        so_far = Evaluation(self._folder, manifest, self._files)
+        values = {}
+        for protocol in PROTOCOLS:
+            scores = so_far.scores(protocol)
+            values[f"{protocol}/{subset}_{level}"] = scores[subset, level]
+            values[f"{protocol}/{level}"] = level_means(scores)[level]
+        self._tracker.log(len(self._files), values)
+
+    def _tell_end(self) -> None:
+        evaluation = evaluate(self._folder)
+        self._tracker.final(final_scores(evaluation, analyze(evaluation)))
+
+
+def final_scores(evaluation: Evaluation, found: "RunAnalysis") -> dict[str, float]:
+    """The means of levels and subsets as the tables have them, their intervals, the rows.
+
+    All under `final/`, so that no curve of a run that is still answering gets another point.
+    """
+    values: dict[str, float] = {
+        "rows": sum(file.rows for file in evaluation.files),
+        "selected": sum(file.selected for file in evaluation.files),
+    }
+    for protocol in PROTOCOLS:
+        scores, intervals = evaluation.scores(protocol), found.intervals[protocol]
+        for means, around in (
+            (level_means(scores), intervals.levels),
+            (subset_means(scores), intervals.subsets),
+        ):
+            for name, mean in means.items():
+                values[f"{protocol}/{name}"] = mean
+                for end in ("low", "high"):
+                    if (bound := getattr(around[name], end)) is not None:
+                        values[f"{protocol}/{name}/{end}"] = bound
+        values[f"{protocol}/mean"] = round(intervals.overall.value, 2)
+    return {f"final/{name}": value for name, value in values.items()}
 
 
 # --- writing ------------------------------------------------------------------------------------
@@ -387,13 +469,25 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--overwrite", action="store_true", help="with --import: rename an earlier run"
     )
+    parser.add_argument(
+        "--track",
+        type=tracker,
+        metavar="KIND:PROJECT",
+        help="tell an experiment tracker the scores, as for prediction.py: trackio:PROJECT, "
+        "wandb:PROJECT or mlflow:EXPERIMENT",
+    )
+    parser.add_argument(
+        "--merge",
+        action="store_true",
+        help="first join the parts of the run (prediction.py --part) that are beside its folder",
+    )
     arguments = parser.parse_args(user_tables.taken(argv))
     if arguments.imported is None:
         if arguments.overwrite:
             parser.error("--overwrite is for --import")
         arguments.folder = named_run_folder(parser, arguments)
         return arguments
-    if arguments.input_dir is not None or len(arguments.imported) < 2:
+    if arguments.input_dir is not None or arguments.merge or len(arguments.imported) < 2:
         parser.error("--import: expected FORMAT FILE …, and --model-name or nothing")
     first = Path(arguments.imported[1])
     place, name = arguments.output_dir, arguments.model_name
@@ -407,9 +501,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> ExitCode:
     """Evaluate one folder; see the module's docstring."""
     arguments = parse_arguments(argv)
-    # The analyses multiply small matrices: numpy's threads would wait for each other longer than
-    # they work, and how many there are would show in the last digits.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
     if arguments.imported:
         from lveval.exchange.importing import import_answers
@@ -423,6 +514,8 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
             model_name=arguments.model_name or "",
             overwrite=arguments.overwrite,
         )
+    if arguments.merge:
+        merge_parts(arguments.folder)
     folders = (arguments.folder, *arguments.compare)
     evaluation, *others = (evaluate(each, arguments.data_path) for each in folders)
     fresh = evaluate(arguments.fresh_run) if arguments.fresh_run else None
@@ -431,15 +524,18 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     if evaluation.unfinished:
         mark_stale_results(evaluation.folder)
     for each in (evaluation, *others, *([fresh] if fresh else ())):
+        if each.part and not arguments.allow_partial:
+            raise _a_part(each.folder, *each.part)
         if each.unfinished and not arguments.allow_partial:
             print_unfinished(each)
             return ExitCode.INCOMPLETE
-    from lveval.analysis import comparison, contamination, contexts, run_analysis
+    _one_thread()
+    from lveval.analysis import comparison, contamination, contexts
 
     if arguments.data_path:
         told = contexts.read_contexts(evaluation, arguments.data_path, with_passages=False)
         evaluation.depths = told.depths
-    found = run_analysis.analyze_run(evaluation)
+    found = analyze(evaluation)
     compared = comparison.compare_every_pair(evaluation, {each.place: each for each in others})
     write_results(evaluation, found)
     if others:
@@ -452,8 +548,16 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         print_scores(evaluation, found)
     if fresh:
         print(f"\n{contamination.report(evaluation, fresh)}")
+    with track_run(arguments.track, evaluation.folder, evaluation.identity) as tracked:
+        tracked.final(final_scores(evaluation, found))
     print_next(arguments.folder, arguments.compare, ranked=bool(evaluation.leaderboard_levels))
     return ExitCode.COMPLETE
+
+
+def _a_part(folder: Path, number: int, of: int) -> IncompleteRun:
+    whole = str(folder).removesuffix(f".part{number}of{of}")
+    then = f"{program('evaluate')} --merge --input-dir {shlex.quote(whole)}"
+    return IncompleteRun(f"{folder}: is part {number} of {of} of a run; join them: {then}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from lveval import __version__, config, user_tables, utils
@@ -35,12 +35,14 @@ from lveval.data.controls import CONTROLS
 from lveval.data.own_subsets import declare, read_own_subsets
 from lveval.data.prompt_sets import OFFICIAL_MAPPING_SHA256, PromptSet, load_prompts
 from lveval.data.selection import SelectedFile, load_selection
+from lveval.evaluation import LiveScores
 from lveval.execution import dispatch, remote_cluster
 from lveval.execution.cost import CostTracker
 from lveval.execution.pool import gpu_groups, visible_gpus, worker_pool
 from lveval.execution.recorder import Recorder
 from lveval.execution.schedule import pending_tasks
 from lveval.execution.tasks import Job, Task, TaskResult
+from lveval.execution.trackers import SECONDS_IF_INTERRUPTED, track_run
 from lveval.options import (
     UNKNOWN_WINDOW_LIMIT,
     RunOptions,
@@ -53,7 +55,7 @@ from lveval.planning import token_counts
 from lveval.planning.check import run_checks
 from lveval.planning.plan import print_plan
 from lveval.planning.workload import write_workload
-from lveval.runs.folder import read_manifest, records_depths
+from lveval.runs.folder import read_manifest, records_depths, run_folder
 from lveval.runs.record import JsonObject
 from lveval.runs.spec import RunSpec
 from lveval.runs.store import RunStore
@@ -102,11 +104,18 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
     run = Run.of(options, keys)
 
     # --- 2. Selection: every data file is read and checked before a model is loaded -----------
+    load = partial(
+        load_selection,
+        keys,
+        options.data_path,
+        options.limit,
+        control=options.control,
+        sample=options.drawn,
+        part=options.part,
+    )
     if options.plan or options.export_prompts:
         with token_counts.counting_pool(keys) as pool:
-            files = load_selection(
-                keys, options.data_path, options.limit, pool, control=options.control
-            )
+            files = load(pool)
             spec = build_spec(run, prompts, files, cluster_environment(run))
             warn_of_surprises(run, spec)
             job = make_job(run, prompts, files)
@@ -117,7 +126,7 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
             more = print_plan(options, job, files, spec.as_identity(), run.gpu_groups, pool)
         print(next_step("run folder", options.folder, run_command(words) if more else run.scoring))
         return ExitCode.COMPLETE
-    files = load_selection(keys, options.data_path, options.limit, control=options.control)
+    files = load()
 
     # --- 3. Spec: what decides the answers ----------------------------------------------------
     environment = cluster_environment(run)
@@ -134,20 +143,22 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
     # --- 4. The run: a new folder, or one to be resumed ---------------------------------------
     selection = {file.name: file.rows for file in files}
     rows = {file.name: len(file.file) for file in files}
-    left_out = {file.name: file.left_out for file in files}
     with RunStore.open(
         options.folder,
         spec.as_identity(),
         selection,
         rows,
-        left_out=left_out,
+        left_out={file.name: file.left_out for file in files},
+        sampled={file.name: file.sample for file in files if file.sample is not None},
+        part=options.part,
         overwrite=options.overwrite,
     ) as store:
         backend = options.module
         cost = CostTracker.from_options(
             options, run.limit, run.budgets, backend.answer_tokens(run.engine) or 0
         )
-        cost.in_flight = backend.claim_rows_in_flight(run.engine, store.is_answered, selection)
+        asked = {file.name: file.missing(frozenset()) for file in files}
+        cost.in_flight = backend.claim_rows_in_flight(run.engine, store.is_answered, asked)
         for record in store.records():
             cost.charge(record)
         tasks = pending_tasks(
@@ -165,25 +176,30 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
             warn_of_surprises(run, spec)
 
         # --- 5. Answers: each is recorded as it comes -----------------------------------------
-        alike = options.control is not None and CONTROLS[options.control].short
-        recorder = Recorder(store, files, cost, alike=alike)
-        try:
-            with interrupts.graceful(cost.stop):  # what is in flight may still come
-                failures = recorder.record(answers(run, job, tasks, cost))
-        except KeyboardInterrupt as error:
-            saved = f"all answers so far are saved in {options.folder}"
-            how = f"interrupted{interrupts.by(error)}"
-            log.warning("%s: %s; run %s", how, saved, run.resume_command)
-            return ExitCode(interrupts.exit_code(error))
-        left = sum(len(file.missing(store.answered(*file.key))) for file in files)
-        used = {
-            "prompt_tokens": cost.prompt_tokens,
-            "answer_tokens": cost.answer_tokens,
-            "usd": cost.cost,
-        }
-        store.log({"event": "end", "rows_left": left, "used": used})
-        for line in summary_lines(run, store, cost, failures, left):
-            log.info(line)
+        with track_run(options.track, options.folder, store.manifest["identity"]) as tracker:
+            live = LiveScores(tracker, options.folder)
+            alike = options.control is not None and CONTROLS[options.control].short
+            recorder = Recorder(store, files, cost, live.add, alike=alike)
+            try:
+                with interrupts.graceful(cost.stop):  # what is in flight may still come
+                    failures = recorder.record(answers(run, job, tasks, cost))
+            except KeyboardInterrupt as error:
+                saved = f"all answers so far are saved in {options.folder}"
+                how = f"interrupted{interrupts.by(error)}"
+                log.warning("%s: %s; run %s", how, saved, run.resume_command)
+                tracker.close(SECONDS_IF_INTERRUPTED)
+                return ExitCode(interrupts.exit_code(error))
+            left = sum(len(file.missing(store.answered(*file.key))) for file in files)
+            used = {
+                "prompt_tokens": cost.prompt_tokens,
+                "answer_tokens": cost.answer_tokens,
+                "usd": cost.cost,
+            }
+            store.log({"event": "end", "rows_left": left, "used": used})
+            for line in summary_lines(run, store, cost, failures, left):
+                log.info(line)
+            if not left and not options.part:
+                live.end()
     then = run.resume_command if left else run.scoring
     log.info(next_step("run folder", options.folder, then))
     return ExitCode.INCOMPLETE if left else ExitCode.COMPLETE
@@ -299,8 +315,12 @@ class Run:
 
     @property
     def scoring(self) -> str:
-        """What to run to score it."""
-        return f"{program('evaluate')} --input-dir {shlex.quote(str(self.options.folder))}"
+        """What to run to score it; a part is joined with the others first."""
+        folder, merge = self.options.folder, ""
+        if self.options.part:
+            folder = run_folder(self.options.output_dir, self.options.model_name)
+            merge = "--merge "
+        return f"{program('evaluate')} {merge}--input-dir {shlex.quote(str(folder))}"
 
     def workers(self, tasks: Sequence[Task]) -> int:
         """The number of processes on this machine."""
@@ -470,6 +490,9 @@ def summary_lines(
             f"{number} answers are empty: the model was still reasoning when their budget ended. "
             "More room makes another run: --thinking-budget 4000"
         )
+    if run.options.part:
+        number, of = run.options.part
+        yield f"part {number} of {of}; once the others are there, join them: {run.scoring}"
     causes = ", ".join(f"{cause}: {count}" for cause, count in sorted(failures.items()))
     if left and cost.stop_reason:
         yield (

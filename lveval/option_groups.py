@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,6 +49,33 @@ def option(
     metadata = {"decides": decides or some, "valid": valid, "remote_only": remote_only}
     more = {"some": some, "names": names, "usual": usual, "argparse": words}
     return field(default=default, metadata={**metadata, **more})
+
+
+def part(text: str) -> tuple[int, int]:
+    """Parse I/N, the part and how many there are. Raises UsageError."""
+    match = re.fullmatch(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,4})", text)
+    if match is None or int(match[1]) > int(match[2]):
+        raise UsageError(f'--part: found "{text}", expected I/N such as 3/8, from 1/8 to 8/8')
+    return int(match[1]), int(match[2])
+
+
+# Each tracker, and how its projects may be named: Trackio makes files of the names.
+TRACKERS = {"trackio": r"\w[\w .-]*", "wandb": r"\w[\w .-]*", "mlflow": r"[\w/][\w /@.-]*"}
+
+
+def tracker(text: str) -> str:
+    """Check KIND:PROJECT of --track. Raises UsageError, also where the package is missing."""
+    kind, _, project = text.partition(":")
+    if kind not in TRACKERS or not re.fullmatch(TRACKERS[kind], project) or len(project) > 100:
+        raise UsageError(
+            f'--track: found "{text}", expected trackio:PROJECT, wandb:PROJECT or '
+            "mlflow:EXPERIMENT, a name of letters, digits, spaces and . _ -"
+        )
+    if find_spec(kind) is None:
+        raise UsageError(
+            f"--track {text}: the package {kind} is not installed; run: pip install {kind}"
+        )
+    return text
 
 
 FINISH_REASONS = ("stop", "length", "content_filter")
@@ -255,6 +283,19 @@ class SelectionOptions:
     limit: int | None = option(
         "only the first K rows of each file", valid=AT_LEAST_1, usual=True, metavar="K"
     )
+    sample: int | None = option(
+        "only N rows of each file, drawn at random: the same questions at all lengths; a larger "
+        "sample has the smaller one in it",
+        decides=True,
+        valid=AT_LEAST_1,
+        metavar="N",
+    )
+    sample_seed: int | None = option(
+        "of --sample (default: 0)",
+        decides=True,
+        valid=(lambda value: 0 <= value < 2**32, f"0 to {2**32 - 1}"),
+        metavar="SEED",
+    )
     prompts: str = option(
         "builtin, official, or a file with DATASET_PROMPT (default: builtin)", "", decides=True
     )
@@ -384,7 +425,19 @@ class ProcessOptions:
         valid=(lambda value: 0 < value < 1e5, "a number of hours above 0"),
         metavar="HOURS",
     )
+    part: tuple[int, int] | None = option(
+        "answer part I of N alone, in a folder of its own, for job arrays; evaluation.py --merge "
+        "joins them (docs/cluster.md)",
+        type=part,
+        metavar="I/N",
+    )
     retry_failed: bool = option("try rows again that exceeded the model's window", False)
+    track: str | None = option(
+        "tell an experiment tracker the settings and the scores: trackio:PROJECT, wandb:PROJECT or "
+        "mlflow:EXPERIMENT (docs/running.md)",
+        type=tracker,
+        metavar="KIND:PROJECT",
+    )
     verbose: bool = option("say more on standard error", False, names=("-v",))
     quiet: bool = option("say only what is wrong", False, names=("-q",))
     overwrite: bool = option("rename an earlier run of this name and start anew", False)

@@ -166,7 +166,12 @@ class RunOptions(
     @property
     def folder(self) -> Path:
         """The run's folder. Raises UsageError for a name that is no plain folder name."""
-        return run_folder(self.output_dir, self.model_name)
+        return run_folder(self.output_dir, self.model_name, self.part)
+
+    @property
+    def drawn(self) -> tuple[int, int] | None:
+        """(rows of each file, seed) of --sample; None without it."""
+        return None if self.sample is None else (self.sample, self.sample_seed or 0)
 
     def given(self) -> dict[str, Json]:
         """What was given of the options that not every run has, for the run's identity."""
@@ -177,6 +182,8 @@ class RunOptions(
         }
         # These are known by their files, which the engine's fingerprint has: they may be moved.
         files = ("adapter", "plugin", "tokenizer")
+        if self.drawn is not None:  # the sample itself may grow
+            values["sample"] = {"seed": self.drawn[1]}
         return {k: v for k, v in values.items() if v is not None and k not in files}
 
     def engine_options(self) -> EngineOptions:
@@ -262,6 +269,14 @@ APPENDED = [
 
 # What does not go together, and the sentence that says so.
 CONFLICTS: list[tuple[Callable[[RunOptions], object], str]] = [
+    (
+        lambda o: o.limit is not None and o.sample is not None,
+        "--limit and --sample: found both, expected the first rows or rows drawn at random",
+    ),
+    (
+        lambda o: o.sample_seed is not None and o.sample is None,
+        "--sample-seed: found no --sample; expected both",
+    ),
     (lambda o: o.plugin_args and not o.plugin, "--plugin-args: found no --plugin; expected both"),
     (
         lambda o: not o.model_name,

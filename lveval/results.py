@@ -328,6 +328,18 @@ class Evaluation:
         return control if isinstance(control, str) else None
 
     @property
+    def sample_seed(self) -> int | None:
+        """By what the rows were drawn; None where they are all, or the first ones."""
+        seed = (self.identity.get("given", {}).get("sample") or {}).get("seed")
+        return seed if type(seed) is int else None
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """(number, of how many) where the folder holds one part of a run."""
+        part = self.manifest.get("part")
+        return (part[0], part[1]) if part else None
+
+    @property
     def name(self) -> str:
         """The folder's own name, with the run's control."""
         return self._with_control(self.folder.resolve().name)
@@ -439,6 +451,8 @@ class Evaluation:
         }
         if self.control:
             recipe["control"] = self.control
+        if self.sample_seed is not None:
+            recipe["sample"] = f"seed-{self.sample_seed}"
         if prompts := self.prompts:
             recipe["prompts"] = f"{prompts['name']}-{str(prompts['sha256'])[:8]}"
         return "|".join(f"{name}:{value}" for name, value in recipe.items())

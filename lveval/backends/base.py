@@ -285,11 +285,11 @@ class BackendModule:
         self,
         options: EngineOptions,
         is_answered: Callable[[RowKey], bool],
-        selection: Mapping[str, int],
+        selection: Mapping[str, Sequence[int]],
     ) -> set[RowKey]:
         """Return the rows in flight without an answer, for the process that holds the run's lock.
 
-        `selection`: `<subset>_<level>` -> number of its first rows that are selected. Raises
+        `selection`: `<subset>_<level>` -> its rows that this start may ask. Raises
         LVEvalError where a paid answer would be lost.
         """
         return set()

@@ -77,6 +77,13 @@ class DataFile:
         found: list[str] = self._mapped().unique("language")
         return found
 
+    def question_keys(self) -> list[str]:
+        """What each row asks, by its id or its text: the same at every level. Reads no context."""
+        ids, texts = (
+            self._mapped().data.column(name).to_pylist() for name in ("question_id", "input")
+        )
+        return [question or text for question, text in zip(ids, texts, strict=True)]
+
     def _mapped(self) -> "Dataset":
         dataset = _open_cache(self.path)
         if dataset is None:

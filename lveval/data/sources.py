@@ -1,10 +1,12 @@
-"""Where the JSON lines of a file come from: a folder, a zip archive, or the Hub's archive.
+"""Where the JSON lines of a file come from: a file, packed or not, or an archive.
 
 for line in read_lines(find_source("lic_mixup", "lic_mixup_16k.jsonl", data_path)): ...
 """
 
+import gzip
 import hashlib
 import io
+import math
 import os
 import stat
 import zipfile
@@ -26,8 +28,7 @@ HUB_REVISION = "86a3b0e6f2266281d481bcb46a0bda5b511cffb0"
 MAX_LINE_BYTES = 64 * 2**20
 MAX_MEMBER_BYTES = 4 * 2**30
 
-# Text deflates 3 to 10 times; a zip bomb up to 1,032 times. Small members cannot do harm at any
-# ratio.
+# Text deflates 3 to 10 times; a bomb up to 1,032 times. Small members cannot do harm at any ratio.
 MAX_RATIO, RATIO_FREE_BYTES = 200, 64 * 2**20
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -38,7 +39,7 @@ METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 @dataclass(frozen=True)
 class DataSource:
-    """A file of JSON lines: `path` itself, or one of `members` of the archive `path`."""
+    """A file of JSON lines: `path`, unpacked if it ends in .gz, or one of its `members`."""
 
     path: Path
     members: tuple[str, ...] = ()
@@ -54,7 +55,11 @@ class DataSource:
         """The stream, and for a member the size that its archive states."""
         if not self.members:
             with self.path.open("rb", buffering=2**20) as stream:
-                yield stream, None
+                if self.path.suffix == ".gz":
+                    with gzip.GzipFile(fileobj=stream) as unpacked:
+                        yield cast(IO[bytes], unpacked), None
+                else:
+                    yield stream, None
             return
         with zipfile.ZipFile(self.path) as archive:
             member = self._member(archive)
@@ -63,6 +68,13 @@ class DataSource:
                 io.BufferedReader(cast(io.RawIOBase, packed), 2**20) as unpacked,
             ):
                 yield unpacked, member.file_size
+
+    @property
+    def most_bytes(self) -> float:
+        """How many bytes may come out of a gzip file; a member of a zip is checked before."""
+        if self.members or self.path.suffix != ".gz":
+            return math.inf
+        return min(MAX_MEMBER_BYTES, max(RATIO_FREE_BYTES, MAX_RATIO * self.path.stat().st_size))
 
     def _member(self, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
         """The expected member.
@@ -102,6 +114,8 @@ def find_source(subset: str, name: str, data_path: Path | None) -> DataSource:
     local = (
         DataSource(data_path / name),
         DataSource(data_path / subset / name),
+        DataSource(data_path / f"{name}.gz"),
+        DataSource(data_path / subset / f"{name}.gz"),
         DataSource(data_path / f"{subset}.zip", members),
     )
     try:
@@ -147,6 +161,7 @@ def read_lines(source: DataSource) -> Iterator[bytes]:
     """The file's lines with their ends, no more of it in memory than one line."""
     size = number = 0
     try:
+        most = source.most_bytes
         with source.open() as (stream, stated):
             while line := stream.readline(MAX_LINE_BYTES + 1):
                 number += 1
@@ -156,11 +171,24 @@ def read_lines(source: DataSource) -> Iterator[bytes]:
                         f"{source.origin}:{number}: found a line of more than {MAX_LINE_BYTES} "
                         "bytes; expected one row"
                     )
+                if size > most:
+                    raise DataError(
+                        f"{source.origin}:{number}: found more than {most} bytes when unpacked; "
+                        f"expected at most {MAX_RATIO} times the file's size, {MAX_MEMBER_BYTES} "
+                        "in all"
+                    )
                 yield line
             if stated not in (None, size):
                 raise zipfile.BadZipFile(f"{size} bytes where the archive states {stated}")
     # ValueError: zipfile decodes the name of every member, and a damaged one may be no UTF-8.
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        gzip.BadGzipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        ValueError,
+    ) as error:
         # Resolved: the Hub client's path is a link, and the client would link a damaged blob again.
         raise DataError(
             f"{source.origin}: found a damaged archive ({str(error)[:200] or 'it ends early'}); "

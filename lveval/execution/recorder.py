@@ -5,7 +5,7 @@ failures = Recorder(store, files, cost).record(results)
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from lveval.common.errors import IncompleteRun, UsageError
 from lveval.common.logs import log
@@ -28,21 +28,26 @@ class Recorder:
         store: RunStore,
         files: Sequence[SelectedFile],
         cost: CostTracker,
+        finished: Callable[[str, str], object] = lambda subset, level: None,
         *,
         alike: bool = False,
     ) -> None:
-        """Begin the bar and export the files that are complete; `alike` is Progress's."""
+        """Begin the bar and export the files that are complete; `finished` is called with each.
+
+        `alike` is Progress's.
+        """
         self._store = store
         self._files = files
         self._cost = cost
+        self._finished = finished  # called with each file that has all its answers
         self._missing = {file.name: len(file.missing(store.answered(*file.key))) for file in files}
         self._failures: Counter[str] = Counter()  # cause -> rows
         self._messages: dict[str, str] = {}  # a failure's message without its numbers -> with them
         self._repeated = 0
         self._progress = Progress(files, self._missing, cost, alike=alike)
         for file in files:
-            if not self._missing[file.name]:
-                store.export_predictions(*file.key)
+            if not self._missing[file.name] and store.export_predictions(*file.key):
+                finished(*file.key)
 
     def record(self, results: Iterable[TaskResult]) -> Counter[str]:
         """Record every result; return the failed rows by cause.
@@ -74,7 +79,8 @@ class Recorder:
                 rows += 1
         self._progress.add(rows, tokens, result.generated_tokens)
         if result.records and not self._missing[name]:
-            self._store.export_predictions(task.subset, task.level)
+            if self._store.export_predictions(task.subset, task.level):
+                self._finished(task.subset, task.level)
             rows = len(self._store.answered(task.subset, task.level))
             log.info("finished %s: %d rows", name, rows)
 

@@ -286,8 +286,9 @@ def notes(evaluation: Evaluation) -> list[str]:
         found.append(f"Incomplete: {missing} have no answer; scores are of the others.")
     limited = [file for file in files if 0 < file.rows >= file.selected and not file.is_complete]
     if limited:
-        part = "are scored on a part of their data file's rows"
-        found.append(f"Limited: {len(limited)} files {part}.")
+        part, seed = "are scored on a part of their data file's rows", evaluation.sample_seed
+        drawn = "" if seed is None else f", drawn at random (seed {seed})"
+        found.append(f"Limited: {len(limited)} files {part}{drawn}.")
     if synthetic := sum(file.is_synthetic for file in files):
         found.append(f"{synthetic} files hold constructed data, not the published questions.")
     if refused := sum(file.statuses["refused"] for file in files):

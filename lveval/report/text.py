@@ -176,9 +176,11 @@ def comparability_notes(evaluation: Evaluation) -> list[str]:
 
 def _partial_files(evaluation: Evaluation) -> list[str]:
     partial = [file for file in evaluation.files if file.rows and not file.is_complete]
+    seed = evaluation.sample_seed
+    drawn = "" if seed is None else f", drawn at random (seed {seed})"
     said = [
         f"{file.name}: scored on {file.rows} of the {file.available or file.selected} rows of the "
-        "data file."
+        f"data file{drawn}."
         for file in partial[:MOST_FILES]
     ]
     if len(partial) > MOST_FILES:

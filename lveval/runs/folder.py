@@ -12,6 +12,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from lveval.common.errors import StorageError, UsageError
 from lveval.common.files import disk_errors
@@ -26,12 +27,12 @@ FILE_NAME = re.compile(r"(?P<subset>.+)_(?P<level>[1-9][0-9]*k)\.jsonl")
 CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\Z')
 
 
-def run_folder(output_dir: Path, model_name: str) -> Path:
-    """`<output-dir>/<model-name>`, with `/` written as `__`.
+def run_folder(output_dir: Path, model_name: str, part: tuple[int, int] | None = None) -> Path:
+    """`<output-dir>/<model-name>`, with `/` written as `__`; of a part with `.part3of8` after it.
 
     Raises UsageError for a name that is no plain folder name, or a link that leads elsewhere.
     """
-    name = model_name.replace("/", "__")
+    name = model_name.replace("/", "__") + (".part{}of{}".format(*part) if part else "")
     plain = name.isprintable() and printable(name) == name and "\\" not in name
     if not plain or name in ("", ".", "..") or len(name.encode()) > 200:
         expected = "printable characters that can name one folder"
@@ -125,6 +126,13 @@ def run_files(folder: Path) -> list[FileKey]:
     names |= {f"{name}.jsonl" for name in (read_manifest(folder) or {}).get("selection", {})}
     matches = filter(None, map(FILE_NAME.fullmatch, names))
     return sorted((match["subset"], match["level"]) for match in matches)
+
+
+def rows_to_answer(manifest: Mapping[str, Any], name: str) -> set[int]:
+    """The rows of the file `<subset>_<level>` that a run is to answer, in all its parts."""
+    sampled = manifest.get("sampled", {}).get(name)
+    selected = range(manifest["selection"][name]) if sampled is None else sampled
+    return set(selected).difference(manifest.get("left_out", {}).get(name, ()))
 
 
 def read_records(folder: Path, subset: str, level: str) -> list[LocatedRecord]:

@@ -36,6 +36,7 @@ from lveval.runs.folder import (
     read_lines,
     read_manifest,
     read_rows,
+    rows_to_answer,
     run_files,
 )
 from lveval.runs.record import (
@@ -47,7 +48,7 @@ from lveval.runs.record import (
     parse_record,
 )
 from lveval.runs.spec import require_same_spec
-from lveval.runs.times import TimesFile
+from lveval.runs.times import TimesFile, read_times
 
 Counts = Mapping[str, int]  # <subset>_<level> -> a number of rows
 RowKey = tuple[str, str, int]  # (subset, level, index)
@@ -78,15 +79,19 @@ class RunStore:
         rows: Counts,
         *,
         left_out: Mapping[str, Iterable[int]] | None = None,
+        sampled: Mapping[str, Iterable[int]] | None = None,
+        part: tuple[int, int] | None = None,
         overwrite: bool = False,
     ) -> "RunStore":
         """Lock the folder, refuse another spec, cut torn tails, read what is answered.
 
         `selection`: `<subset>_<level>` -> number of its first rows that are selected; merged with
-        what was selected before. `rows`: the same names -> rows in the data file. `left_out`: the
-        same names -> selected rows that are not to be answered; merged, too. Raises UsageError
-        where another process writes here, SettingsMismatch where the spec differs, StorageError
-        where the disk fails or a recorded line is damaged.
+        what was selected before. `rows`: the same names -> rows in the data file. `sampled`: the
+        same names -> the selected rows, where they are not the first ones; `left_out`: those that
+        are not to be answered; merged, too. `part`: (number, of how many) of a run whose other
+        parts are in other folders. Raises UsageError where another process writes here,
+        SettingsMismatch where the spec differs, StorageError where the disk fails or a recorded
+        line is damaged.
         """
         with disk_errors("opening the run", folder):
             durable_mkdir(folder)
@@ -96,7 +101,11 @@ class RunStore:
                     lock = _start_anew(folder, lock)
                 asked = json.loads(json.dumps(identity))
                 manifest = _merge_manifest(folder, asked, selection, rows)
-                _leave_out(manifest, left_out or {})
+                _note_rows(manifest, "sampled", sampled or {})
+                _note_rows(manifest, "left_out", left_out or {})
+                if part is not None:
+                    known = {"part": manifest.setdefault("part", list(part))}
+                    require_same_spec(folder, known, {"part": list(part)})
                 store = cls(folder, lock, manifest)
                 store._recover()
                 store._write_manifest()
@@ -115,6 +124,11 @@ class RunStore:
             os.close(descriptor)
 
     # --- What is there --------------------------------------------------------------------------
+
+    @property
+    def manifest(self) -> JsonObject:
+        """What run.json holds; to be read only."""
+        return self._manifest
 
     def answered(self, subset: str, level: str) -> set[int]:
         """The positions of the rows that have their final record."""
@@ -160,10 +174,40 @@ class RunStore:
         if times:  # first, so that no kill leaves an answered row without
             self._times.append(times)
         line = encode(record)
-        checked = line[:-1] + b', "crc32": "%08x"}\n' % zlib.crc32(line)
-        self._append_line(self.folder / "rows" / f"{name}.jsonl", checked)
+        self._append_line(self.folder / "rows" / f"{name}.jsonl", _checked(line))
         known[record["index"]] = line
         return True
+
+    def adopt(self, source: Path) -> tuple[int, int]:
+        """Take over the rows that another folder of this run has and this one lacks.
+
+        With their times, and the failed attempts there. `source` is only read, a row that is here
+        stays as it is. Returns how many rows were taken, and how many are here with other content.
+        """
+        attempts = self.folder / "attempts.jsonl"
+        noted = {line for line, _ in read_lines(attempts)}
+        failures = [line for line, _ in read_lines(source / attempts.name) if line not in noted]
+        if failures:
+            self._append_line(attempts, b"".join(line + b"\n" for line in failures))
+        times, own_times = read_times(source), read_times(self.folder)
+        taken = others = 0
+        for path in sorted(source.glob("rows/*.jsonl")):
+            if not (match := FILE_NAME.fullmatch(path.name)):
+                continue
+            found = {index: line for index, (line, _) in sorted(read_rows(path).items())}
+            known = self._lines.setdefault(path.stem, {})
+            others += sum(known.get(index, line) != line for index, line in found.items())
+            new = {index: line for index, line in found.items() if index not in known}
+            for index in new:  # first, as in `append`
+                key = match["subset"], match["level"], index
+                if (line_of_times := times.get(key)) and line_of_times != own_times.get(key):
+                    self._times.append(line_of_times)
+            if new:
+                content = b"".join(map(_checked, new.values()))
+                self._append_line(self.folder / "rows" / path.name, content)
+                known |= new
+            taken += len(new)
+        return taken, others
 
     def record_failure(self, subset: str, level: str, index: int, cause: str, message: str) -> None:
         """Note that a row got no answer, when and why; the row stays missing."""
@@ -178,8 +222,7 @@ class RunStore:
         """Write `<run>/<subset>_<level>.jsonl` in index order, once all selected rows are there."""
         name = file_name(subset, level)
         known = self._lines.get(name, {})
-        left_out = self._manifest.get("left_out", {}).get(name, ())
-        if not set(range(self._manifest["selection"][name])).difference(left_out) <= known.keys():
+        if not rows_to_answer(self._manifest, name) <= known.keys():
             return None
         path = self.folder / f"{name}.jsonl"
         content = b"".join(known[index] + b"\n" for index in sorted(known))
@@ -222,7 +265,7 @@ class RunStore:
         self._broken = ""
 
     def _append_line(self, path: Path, line: bytes) -> None:
-        """Append by one write and one fsync: what a kill leaves is a whole line or a torn tail."""
+        """Append by one write and one fsync: what a kill leaves are whole lines or a torn tail."""
         with self._writing(path):
             if path not in self._files:
                 path.parent.mkdir(mode=0o755, exist_ok=True)
@@ -255,6 +298,11 @@ class RunStore:
                 raise UsageError(
                     f"{where}: found {found}; expected an attempt; remove the line"
                 ) from None
+
+
+def _checked(line: bytes) -> bytes:
+    """Give a record's line its checksum and its break, as rows/ has it."""
+    return line[:-1] + b', "crc32": "%08x"}\n' % zlib.crc32(line)
 
 
 def _now() -> str:
@@ -330,12 +378,12 @@ def _merge_manifest(
     return manifest
 
 
-def _leave_out(manifest: JsonObject, left_out: Mapping[str, Iterable[int]]) -> None:
-    """Note the rows that are not to be answered; a run without any has no such field."""
-    recorded = manifest.get("left_out", {})
-    for name, rows in left_out.items():
+def _note_rows(manifest: JsonObject, field: str, found: Mapping[str, Iterable[int]]) -> None:
+    """Add to the rows that are sampled, or left out; a run without any has no such field."""
+    recorded = manifest.get(field, {})
+    for name, rows in found.items():
         if every := sorted({*rows, *recorded.get(name, ())}):
-            manifest.setdefault("left_out", {})[name] = every
+            manifest.setdefault(field, {})[name] = every
 
 
 def _truncate_torn_line(path: Path) -> None:

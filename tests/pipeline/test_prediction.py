@@ -1,5 +1,6 @@
 """rows → answers: options, selection, resuming, refusals. Run as a user runs it."""
 
+import gzip
 import json
 import subprocess
 from dataclasses import fields
@@ -34,12 +35,11 @@ def derived(folder: Path) -> dict[str, bytes]:
 DECIDING = {each.name for each in fields(RunOptions) if each.metadata["decides"]}
 # Each was judged: no value of it can change an answer.
 NOT_DECIDING = """
-    datasets lengths limit output_dir num_workers single_process retry_failed overwrite allow_pickle
+    datasets lengths limit part output_dir num_workers single_process retry_failed overwrite allow_pickle
     gpus_per_worker row_hours concurrency tokens_per_minute requests_per_minute max_outage batch
     scheduler insecure_scheduler tls_ca_file tls_cert tls_key wait_for_workers plan price_in
     price_out batch_discount tokens_per_second calibrate max_cost max_hours check
-    export_prompts
-    verbose quiet header stream wait_for_service price_cached
+    export_prompts track verbose quiet header stream wait_for_service price_cached
 """.split()  # noqa: SIM905 - reads as a list of words
 
 
@@ -79,6 +79,8 @@ def test_every_deciding_option_reaches_the_identity(
         "chat_template": ["--chat-template", "none"],
         "batch_size": ["--batch-size", "2"],
         "control": ["--control", "closed-book"],
+        "sample": ["--sample", "3"],
+        "sample_seed": ["--sample", "3", "--sample-seed", "9"],
         "revision": ["--revision", "v2"],
         "adapter": ["--adapter", str(adapter)],
         "hf_overrides": ["--hf-overrides", '{"rope_scaling": {"type": "yarn", "factor": 2}}'],
@@ -129,10 +131,12 @@ def test_every_deciding_option_reaches_the_identity(
         return prediction.build_spec(run, prompts, files, {}).as_identity()
 
     plain = identity()
-    assert identity("--allow-pickle", "--single-process", "--limit", "2") == plain
+    assert identity("--allow-pickle", "--single-process", "--limit", "2", "--part", "1/2") == plain
     for option, words in changes.items():
         assert identity(*words) != plain, option
     assert identity(*changes["plugin_args"]) != identity(*plugged)
+    assert identity("--sample", "2") == identity(*changes["sample"])
+    assert identity(*changes["sample_seed"]) != identity(*changes["sample"])
     plain = identity(*asked)
     assert identity(*asked, "--concurrency", "2", "--max-outage", "1", "--batch") == plain
     for option, words in of_a_service.items():
@@ -149,6 +153,7 @@ def test_every_deciding_option_reaches_the_identity(
         ("--chat-template", "none"),
         ("--prompts", "PROMPTS"),
         ("--control", "closed-book"),
+        ("--sample", "1"),
     ],
 )
 def test_a_deciding_option_refuses_to_resume(
@@ -190,6 +195,12 @@ def test_overwrite_moves_the_earlier_run_aside(data_path: Path, tmp_path: Path) 
         (("--datasets", "hotpot"), 'unknown subset "hotpot"; expected one of: '),
         (("--lengths", "16"), 'found "16", expected a level such as 16k'),
         (("--limit", "0"), "--limit: found 0, expected at least 1"),
+        (("--sample", "0"), "--sample: found 0, expected at least 1"),
+        (("--sample", "2", "--limit", "2"), "--limit and --sample: found both"),
+        (("--sample-seed", "2"), "--sample-seed: found no --sample"),
+        (("--part", "0/2"), '--part: found "0/2", expected I/N such as 3/8'),
+        (("--part", "3/2"), '--part: found "3/2", expected I/N such as 3/8'),
+        (("--part", "../x"), '--part: found "../x", expected I/N such as 3/8'),
         (("--seed", "-1"), "--seed: found -1, expected 0 to 4294967295"),
         (("--model-max-len", "1"), "--model-max-len: found 1, expected at least 2"),
         (("--chat-template", "chatml"), 'unknown --chat-template "chatml"'),
@@ -250,6 +261,17 @@ def test_the_published_alias_of_a_subset_is_known() -> None:
 def test_the_selection_of_config_is_the_default() -> None:
     given = RunOptions.parse(["--model-name", "dry"])
     assert len(given.selected_files(config.DATASET_PROMPT)) == 55
+
+
+def test_a_run_goes_on_with_its_data_compressed(data_path: Path, tmp_path: Path) -> None:
+    assert predict(data_path, tmp_path / "plain", *SELECTION).returncode == 0
+    assert predict(data_path, tmp_path / "out", *SELECTION, "--limit", "2").returncode == 0
+    for path in list(data_path.iterdir()):
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    found = predict(data_path, tmp_path / "out", *SELECTION)
+    assert found.returncode == 0, found.stderr
+    assert derived(tmp_path / "out/dry") == derived(tmp_path / "plain/dry")
 
 
 # --- Resuming ---------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """data.py's sources: local layouts, archives with every kind of damage, the Hub's client against a server of ours."""
 
+import gzip
 import hashlib
 import io
 import stat
@@ -57,6 +58,52 @@ def test_layouts_and_their_order(tmp_path: Path) -> None:
     assert len(dataset.load_file(SUBSET, LEVEL, folder)) == 2
     folder_with(tmp_path, line() * 3)
     assert len(dataset.load_file(SUBSET, LEVEL, folder)) == 3
+
+
+@pytest.mark.parametrize("name", [f"{NAME}.gz", f"{SUBSET}/{NAME}.gz"])
+def test_a_gzip_file_is_the_file_in_it(tmp_path: Path, name: str) -> None:
+    plain = dataset.load_file(SUBSET, LEVEL, folder_with(tmp_path / "plain", line() * 3))
+    # Two members after each other are one file, as `cat a.gz b.gz` makes it.
+    content = gzip.compress(line() * 2) + gzip.compress(line(), 1)
+    file = dataset.load_file(SUBSET, LEVEL, folder_with(tmp_path, content, name))
+    assert (file.fingerprint, len(file)) == (plain.fingerprint, 3)
+    assert file.row(2) == plain.row(2)
+    zipped(tmp_path / "data" / f"{SUBSET}.zip", {NAME: line()})
+    assert len(dataset.load_file(SUBSET, LEVEL, tmp_path / "data")) == 3
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (lambda packed: packed[: len(packed) // 2], "damaged archive (Compressed file ended"),
+        (lambda packed: packed[:-3], "damaged archive (Compressed file ended"),
+        (lambda packed: packed + b"more", "damaged archive (Not a gzipped file"),
+        (lambda packed: line(), "damaged archive (Not a gzipped file"),
+        (lambda packed: packed[:-8] + b"12345678", "damaged archive (CRC check failed"),
+        (lambda packed: packed[:20] + b"\xff" * 9 + packed[29:], "damaged archive (Error -3"),
+        (lambda packed: b"", "found an empty file"),
+        (lambda packed: gzip.compress(b"[]\n"), f"{NAME}.gz:1: found []"),
+    ],
+)
+def test_a_damaged_gzip_file_is_named(
+    tmp_path: Path, damage: Callable[[bytes], bytes], found: str
+) -> None:
+    packed = gzip.compress(b"".join(line(input=f"Which reef {n}?") for n in range(99)))
+    folder = folder_with(tmp_path, damage(packed), f"{NAME}.gz")
+    message = refusal(lambda: dataset.load_file(SUBSET, LEVEL, folder))
+    assert message.startswith(f"{folder}/{NAME}.gz") and found in message
+
+
+def test_a_gzip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "RATIO_FREE_BYTES", 2**20)
+    packed = gzip.compress(line() * 20_000)
+    folder = folder_with(tmp_path, packed, f"{NAME}.gz")
+    message = refusal(lambda: dataset.load_file(SUBSET, LEVEL, folder))
+    assert f"found more than {max(2**20, 200 * len(packed))} bytes when unpacked" in message
+    monkeypatch.setattr(sources, "MAX_LINE_BYTES", 2**16)  # a line without an end
+    folder_with(tmp_path, gzip.compress(b" " * 2**20), f"{NAME}.gz")
+    message = refusal(lambda: dataset.load_file(SUBSET, LEVEL, folder))
+    assert "found a line of more than 65536 bytes" in message
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -225,6 +272,7 @@ def test_an_archive_changed_or_cut_at_any_byte(tmp_path: Path) -> None:
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
     """Its first reading named the content, its second one makes the copy: they must agree."""
     folder, copy = folder_with(tmp_path, line()), tmp_path / "cache" / "copy.arrow"
+    copy.parent.mkdir()
     source = sources.find_source(SUBSET, NAME, folder)
     assert "changed while it was read" in refusal(
         lambda: dataset._write_cache(source, SUBSET, "sha256:" + "0" * 64, 1, copy)

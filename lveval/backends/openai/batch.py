@@ -367,12 +367,14 @@ def row_of(key: str) -> RowKey:
 
 
 def claim_rows_in_flight(
-    options: EngineOptions, is_answered: Callable[[RowKey], bool], selection: Mapping[str, int]
+    options: EngineOptions,
+    is_answered: Callable[[RowKey], bool],
+    selection: Mapping[str, Sequence[int]],
 ) -> set[RowKey]:
     """Return the rows in batches that are not recorded; for the process that holds the run's lock.
 
-    `selection`: `<subset>_<level>` -> number of its first rows that are selected. Raises UsageError
-    for a row that is not selected, or without --batch: a paid answer would be lost.
+    `selection`: `<subset>_<level>` -> its rows that this start may ask. Raises UsageError for a row
+    that is not one of them, or without --batch: a paid answer would be lost.
     """
     service = options.api or ApiOptions()
     folder = Path(service.batch_folder)
@@ -388,7 +390,7 @@ def claim_rows_in_flight(
             subset, level, index = row_of(key)
             if is_answered((subset, level, index)):
                 continue
-            if index >= selection.get(f"{subset}_{level}", 0):
+            if index not in selection.get(f"{subset}_{level}", ()):
                 raise UsageError(
                     f"{folder}: a batch of this run is out with rows that are not selected now, "
                     f"such as {key}; let the command that submitted it run to its end, then select "
