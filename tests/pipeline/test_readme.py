@@ -1,6 +1,7 @@
 """The README: its commands run, what it names is there, and the Chinese one says the same."""
 
 import re
+import shlex
 import subprocess
 import sys
 from itertools import zip_longest
@@ -54,6 +55,43 @@ def test_the_readmes_marked_blocks_run(path: Path, tmp_path: Path) -> None:
             ["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
         )
         assert found.returncode == 0, f"{block}\n{found.stderr}"
+
+
+MANUALS = (README, README_ZH, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
+
+
+@pytest.mark.parametrize("path", MANUALS, ids=lambda path: path.name)
+def test_each_command_is_run_here_or_says_what_it_needs(path: Path) -> None:
+    before = re.findall(r"^(.*)\n```bash$", path.read_text(encoding="utf-8"), re.M)
+    assert not [line for line in before if not re.fullmatch(r"<!-- (run|needs: .+) -->", line)]
+
+
+def options_of(command: str) -> set[str]:
+    """The options that a command's help names."""
+    words = [sys.executable, "-m", "lveval", command]
+    more = ["--help-all"] if command == "predict" else ["--help"]
+    found = subprocess.run([*words, *more], cwd=ROOT, capture_output=True, text=True, check=True)
+    return {"--config", "--formats", *re.findall(r"--[a-z][a-z0-9-]*", found.stdout)}
+
+
+def test_the_options_that_the_manuals_name_are_those_of_their_command() -> None:
+    spellings = {"python prediction.py": "predict", "python evaluation.py": "evaluate"}
+    spellings |= {f"bash batch_eval_{how}.sh": "predict" for how in ("multiple", "single")}
+    spellings |= {"bash batch_eval_gpt_single.sh": "predict"}
+    for command in ("report", "export", "construct"):
+        spellings |= {f"python -m lveval {command}": command}
+    known = {command: options_of(command) for command in set(spellings.values())}
+    seen = set()
+    for path in MANUALS:
+        for block in re.findall(r"```bash\n(.*?)```", path.read_text(encoding="utf-8"), re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                for spelling, command in spellings.items():
+                    if line.startswith(f"{spelling} "):
+                        words = shlex.split(line, comments=True)
+                        named = {word.partition("=")[0] for word in words if word.startswith("--")}
+                        assert named <= known[command], (path.name, line, named - known[command])
+                        seen.add(command)
+    assert seen == set(known)
 
 
 # --- The Chinese README says the same ---------------------------------------------------------------------------------
