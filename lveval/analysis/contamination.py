@@ -11,6 +11,7 @@ one run has, and the subsets of one question (results.ONE_QUESTION), where the g
 question's own, count nowhere. Imports numpy at once: import this module where it is used.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -27,7 +28,7 @@ from lveval.analysis.clusters import (
 from lveval.analysis.intervals import Interval, interval, notes
 from lveval.analysis.mismatches import mismatches, model_differences, section
 from lveval.common.errors import SettingsMismatch
-from lveval.common.table import text_table
+from lveval.common.table import WIDTH, text_table
 from lveval.common.text import one_line, printable
 from lveval.results import HEADLINE, ONE_QUESTION, Evaluation, ScoredRow, table_order
 
@@ -114,7 +115,7 @@ def unlike(published: Evaluation, fresh: Evaluation) -> list[str]:
             "on fresh data"
         )
     a, b = ({**each.identity, "data": {"": ""}} for each in (published, fresh))
-    found = mismatches(a, b, ("the published run", "the fresh one"))
+    found = mismatches(a, b, ("published", "fresh"))
     return [each.text for each in (*found, *model_differences(a, b))]
 
 
@@ -130,7 +131,7 @@ def report(published: Evaluation, fresh: Evaluation) -> str:
     said = [
         f"published: {printable(published.place)}",
         f"fresh: {printable(fresh.place)}",
-        *(f"unlike beyond the data: {one_line(each)}" for each in differ),
+        *(textwrap.fill(f"unlike beyond the data: {one_line(each)}", WIDTH) for each in differ),
         text_table(lines, rules=[1, len(lines) - 1]),
         *(f"intervals: {note}" for note in notes({n: gap.interval for n, gap in named.items()})),
         f"at {', '.join(gaps.levels)}, {HEADLINE} protocol",

@@ -202,7 +202,7 @@ def test_a_refusal_is_scored_as_the_empty_answer_and_counted(
     folder = write_run(tmp_path / "run", {"factrecall_en_16k": rows}, {"factrecall_en_16k": 2})
     done = evaluate("--input-dir", folder)
     assert results(folder) == {"factrecall_en_16k": 50.0}
-    assert "ok 1, refused 1" in done.stdout
+    assert "ok 1, refused 1" in " ".join(done.stdout.split())
     assert results(folder, "results_meta.json")["files"]["factrecall_en_16k"]["statuses"] == {
         "ok": 1,
         "refused": 1,

@@ -13,7 +13,7 @@ import pytest
 from support.construct_parts import CHINESE, ENGLISH, articles, sources
 
 from lveval import config
-from lveval.common.errors import ExitCode, LVEvalError
+from lveval.common.errors import ExitCode, LVEvalError, WrongOption
 from lveval.construct import write
 from lveval.construct.describe import describe
 from lveval.construct.near import nearest
@@ -229,9 +229,8 @@ def test_bad_options(tmp_path: Path, words: list[str], message: str) -> None:
     ],
 )
 def test_options_that_exclude_each_other(words: list[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(WrongOption):
         write.main(words)
-    assert ended.value.code == ExitCode.USAGE
 
 
 # --- Describe ---------------------------------------------------------------------------------------------------------
