@@ -57,10 +57,10 @@ def test_the_readmes_marked_blocks_run(path: Path, tmp_path: Path) -> None:
         assert found.returncode == 0, f"{block}\n{found.stderr}"
 
 
-MANUALS = (README, README_ZH, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
+ALL_MANUALS = (README, README_ZH, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
 
 
-@pytest.mark.parametrize("path", MANUALS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", ALL_MANUALS, ids=lambda path: path.name)
 def test_each_command_is_run_here_or_says_what_it_needs(path: Path) -> None:
     before = re.findall(r"^(.*)\n```bash$", path.read_text(encoding="utf-8"), re.M)
     assert not [line for line in before if not re.fullmatch(r"<!-- (run|needs: .+) -->", line)]
@@ -82,7 +82,7 @@ def test_the_options_that_the_manuals_name_are_those_of_their_command() -> None:
         spellings |= {f"python -m lveval {command}": command}
     known = {command: options_of(command) for command in set(spellings.values())}
     seen = set()
-    for path in MANUALS:
+    for path in ALL_MANUALS:
         for block in re.findall(r"```bash\n(.*?)```", path.read_text(encoding="utf-8"), re.S):
             for line in block.replace("\\\n", " ").splitlines():
                 for spelling, command in spellings.items():
