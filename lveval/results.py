@@ -219,6 +219,7 @@ class FileResult:
     causes: list[Cause] = field(default_factory=list)  # of each scored row
     variants: list[Mapping[str, float]] = field(default_factory=list)  # of it too, see ablation.py
     left_out: int = 0  # rows, beside the selected ones, that the run's control does not apply to
+    edited: Mapping[str, int] = field(default_factory=dict)  # place in the run's folder -> rows
 
     @property
     def name(self) -> str:
@@ -326,6 +327,17 @@ class Evaluation:
         """What was asked instead of the benchmark (data/controls.py); None: the benchmark."""
         control = self.identity.get("given", {}).get("control")
         return control if isinstance(control, str) else None
+
+    @property
+    def edited(self) -> dict[str, int]:
+        """How many rows were edited after they were written: place in the folder -> rows."""
+        return {place: rows for file in self.files for place, rows in file.edited.items()}
+
+    @property
+    def edited_note(self) -> str:
+        """Say which rows were edited; blank where none was."""
+        places = ", ".join(f"{rows} rows of {place}" for place, rows in self.edited.items())
+        return f"Edited: {places}; scored as they stand." if places else ""
 
     @property
     def sample_seed(self) -> int | None:
@@ -451,6 +463,8 @@ class Evaluation:
         }
         if self.control:
             recipe["control"] = self.control
+        if self.edited:
+            recipe["edited"] = sum(self.edited.values())
         if self.sample_seed is not None:
             recipe["sample"] = f"seed-{self.sample_seed}"
         if prompts := self.prompts:
