@@ -468,7 +468,7 @@ class Evaluation:
         if self.sample_seed is not None:
             recipe["sample"] = f"seed-{self.sample_seed}"
         if prompts := self.prompts:
-            recipe["prompts"] = f"{prompts['name']}-{str(prompts['sha256'])[:8]}"
+            recipe["prompts"] = f"{prompts.get('name')}-{str(prompts.get('sha256'))[:8]}"
         return "|".join(f"{name}:{value}" for name, value in recipe.items())
 
 

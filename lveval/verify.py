@@ -8,7 +8,7 @@ Every fault is a line that names the file, what is wrong and what to do; the las
 
 import argparse
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
@@ -74,7 +74,7 @@ class Verifier:
             self._damage(f"{path}: left by a process that was killed in mid-write; remove it")
         for key in keys:
             self._verify_data(*key)
-        if readable:  # else there is nothing to compare results with
+        if readable:
             with self._faults():
                 self._verify_results()
         if self.damages:
@@ -106,23 +106,31 @@ class Verifier:
         name = file_name(subset, level)
         derived = self._look_at(f"{name}.jsonl")
         before = len(self.damages)
-        rows = self._verify_rows(name)
+        selected = name in self._manifest.get("selection", {})
+        wanted = runs.rows_to_answer(self._manifest, name) if selected else set()
+        rows = self._verify_rows(name, wanted)
         if len(self.damages) > before:  # with rows in doubt all else would be
             return
         if derived:
             if rows is not None:
-                self._verify_derived(derived, name, rows)
+                self._verify_derived(derived, rows, wanted)
             elif any(self._folder.glob("rows/*.jsonl")):
                 self._damage(
                     f"{self._folder / 'rows' / name}.jsonl: is missing, and {derived.name} was "
                     "derived from it; restore it from a copy"
                 )
             else:
-                rows = self._verify_alone(derived, name)
-        if self._manifest and len(self.damages) == before:
-            self._verify_selection(name, rows or {}, exported=derived is not None)
+                rows = self._verify_alone(derived, name, wanted)
+        # Of a part the selection has rows that other parts answer.
+        if len(self.damages) > before or self._manifest.get("part"):
+            return
+        path = self._folder / f"{name}.jsonl"
+        if missing := sorted(wanted.difference(rows or ())):
+            self.gaps.append(f"{path}: {_named(missing)} of {len(wanted)} have no answer; {ANSWER}")
+        elif wanted and not derived:
+            self.gaps.append(f"{path}: is missing, and all its rows are there; {runs.ANEW}")
 
-    def _verify_rows(self, name: str) -> dict[int, bytes] | None:
+    def _verify_rows(self, name: str, wanted: Set[int]) -> dict[int, bytes] | None:
         """Index -> line as it is derived; None where there is no such file in rows/."""
         path = self._look_at(f"rows/{name}.jsonl")
         if path is None:
@@ -132,12 +140,14 @@ class Verifier:
         for checked, where in runs.read_lines(path):
             with self._faults():
                 line, item = runs.parse_row(checked, where, name)
-                self._note_index(item, name, places)
+                self._note_index(item, name, wanted, places)
                 rows.setdefault(index_of(item), line)
-        self._verify_end(path, "its row is answered again")
+        self._verify_end(path, f"{ANSWER}, its row is answered again")
         return rows
 
-    def _note_index(self, item: LocatedRecord, name: str, places: dict[int, str]) -> None:
+    def _note_index(
+        self, item: LocatedRecord, name: str, wanted: Set[int], places: dict[int, str]
+    ) -> None:
         """Look whether a record may be there, as far as its index tells."""
         index, where = index_of(item), item.where
         if index in places:
@@ -153,9 +163,7 @@ class Verifier:
                 f"{where}: run.json selects no row of {name}; move the file elsewhere, or restore "
                 "run.json"
             )
-        elif index not in runs.rows_to_answer(self._manifest, name) or (
-            available is not None and index >= available
-        ):
+        elif index not in wanted or (available is not None and index >= available):
             self._damage(
                 f"{where}: run.json does not select row {index}, of {available} rows; restore "
                 "run.json, or remove the line"
@@ -165,11 +173,11 @@ class Verifier:
         """A file that is appended to ends with a line break, unless a write was torn."""
         if (content := path.read_bytes()) and not content.endswith(b"\n"):
             number = content.count(b"\n") + 1
-            self._damage(f"{path}:{number}: the last line is torn; {ANSWER}: {then}")
+            self._damage(f"{path}:{number}: the last line is torn; {then}")
 
-    def _verify_derived(self, path: Path, name: str, rows: Mapping[int, bytes]) -> None:
+    def _verify_derived(self, path: Path, rows: Mapping[int, bytes], wanted: Set[int]) -> None:
         """Each line is the row's, in the order of indexes."""
-        last, places = -1, dict[int, str]()
+        seen, last, before = set[int](), -1, len(self.damages)
         for line, where in runs.read_lines(path, keep_torn=True):
             with self._faults():
                 item = LocatedRecord(parse_record(line, where), where)
@@ -177,16 +185,14 @@ class Verifier:
                 if rows.get(index) != line or index <= last:
                     self._damage(f"{where}: is not as rows/{path.name} has it; {runs.ANEW}")
                 last = max(last, index)
-                places[index] = where
-        if not path.read_bytes().endswith(b"\n"):
-            self._damage(f"{path}: the last line is torn; {runs.ANEW}")
-        if (lacking := sorted(rows.keys() - places)) and self._is_complete(name, rows):
+                seen.add(index)
+        self._verify_end(path, runs.ANEW)
+        lacking = sorted(rows.keys() - seen)
+        # While rows are missing, an export of an earlier, smaller selection may stand.
+        if lacking and wanted <= rows.keys() and len(self.damages) == before:
             self.gaps.append(f"{path}: lacks {_named(lacking)}; {runs.ANEW}")
 
-    def _is_complete(self, name: str, rows: Mapping[int, bytes]) -> bool:
-        return bool(self._manifest) and runs.rows_to_answer(self._manifest, name) <= rows.keys()
-
-    def _verify_alone(self, path: Path, name: str) -> dict[int, bytes]:
+    def _verify_alone(self, path: Path, name: str, wanted: Set[int]) -> dict[int, bytes]:
         """A file without rows/: that of the published harness, whose rows have no index, or of
         answers that were copied.
         """
@@ -195,23 +201,9 @@ class Verifier:
         for number, (line, where) in enumerate(runs.read_lines(path, keep_torn=True)):
             with self._faults():
                 item = LocatedRecord({"index": number, **parse_record(line, where)}, where)
-                self._note_index(item, name, places)
+                self._note_index(item, name, wanted, places)
                 rows[index_of(item)] = line
         return rows
-
-    def _verify_selection(self, name: str, rows: Mapping[int, bytes], *, exported: bool) -> None:
-        if self._manifest.get("part"):  # the other parts have rows of the selection
-            return
-        missing = sorted(runs.rows_to_answer(self._manifest, name) - rows.keys())
-        if missing:
-            self.gaps.append(
-                f"{self._folder / name}.jsonl: {_named(missing)} of "
-                f"{len(missing) + len(rows)} have no answer; {ANSWER}"
-            )
-        elif not exported:
-            self.gaps.append(
-                f"{self._folder / name}.jsonl: is missing, and all its rows are there; {runs.ANEW}"
-            )
 
     # --- what is beside them --------------------------------------------------------------------
 
@@ -220,7 +212,7 @@ class Verifier:
             for line, where in runs.read_lines(path):
                 with self._faults():
                     parse_attempt(line, where)
-            self._verify_end(path, "it is cut")
+            self._verify_end(path, f"{ANSWER}, which cuts it")
 
     def _verify_times(self) -> None:
         if path := self._look_at(times.FILE):

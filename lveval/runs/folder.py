@@ -112,7 +112,9 @@ def read_manifest(folder: Path) -> JsonObject | None:
         manifest = parse_record(path.read_bytes(), str(path))
     match manifest:
         case {"format": 1, "identity": dict(), "selection": dict(), "rows": dict(), "log": list()}:
-            return manifest
+            counts = (*manifest["selection"].values(), *manifest["rows"].values())
+            if all(type(number) is int for number in counts):
+                return manifest
     raise UsageError(
         f"{path}: expected format 1 with identity, selection, rows, log; damaged, or of another "
         "version"
