@@ -334,6 +334,11 @@ class Evaluation:
         return {place: rows for file in self.files for place, rows in file.edited.items()}
 
     @property
+    def edited_rows(self) -> int:
+        """How many rows were edited, in all places."""
+        return sum(self.edited.values())
+
+    @property
     def edited_note(self) -> str:
         """Say which rows were edited; blank where none was."""
         places = ", ".join(f"{rows} rows of {place}" for place, rows in self.edited.items())
@@ -425,6 +430,7 @@ class Evaluation:
         table = DataFrame(lines, columns=["subset", *levels, "mean"])
         missing = f"; {self.missing} rows have no answer yet" if self.missing else ""
         title = f"{self.name}: scores of the {HEADLINE} protocol, 0 to 100, {self.row_counts} rows"
+        title += f", {self.edited_rows} of them edited" if self.edited else ""
         shown = table.to_html(index=False, float_format="{:.2f}".format, na_rep="", border=0)
         return f"<p>{html.escape(printable(title + missing))}</p>{shown}"
 
@@ -464,7 +470,7 @@ class Evaluation:
         if self.control:
             recipe["control"] = self.control
         if self.edited:
-            recipe["edited"] = sum(self.edited.values())
+            recipe["edited"] = self.edited_rows
         if self.sample_seed is not None:
             recipe["sample"] = f"seed-{self.sample_seed}"
         if prompts := self.prompts:

@@ -19,6 +19,7 @@ from lveval.common import logs
 from lveval.common.command_line import Command
 from lveval.common.errors import ExitCode, LVEvalError, UsageError
 from lveval.common.levels import file_name
+from lveval.common.logs import log
 from lveval.common.processes import collector_paused
 from lveval.common.text import one_line
 from lveval.data import dataset, sources
@@ -54,6 +55,8 @@ class Verifier:
 
         Raises UsageError where the folder holds no run, DataError where `data_path` lacks its data.
         """
+        from tqdm import tqdm
+
         if not self._folder.is_dir():
             raise UsageError(f"{self._folder}: no such folder; expected that of a run")
         with self._faults():
@@ -72,11 +75,13 @@ class Verifier:
         self._verify_times()
         for path in sorted(self._folder.rglob(".*.tmp")):
             self._damage(f"{path}: left by a process that was killed in mid-write; remove it")
-        for key in keys:
+        for key in tqdm(keys, desc="looking at the data", unit="file", delay=2, leave=False):
             self._verify_data(*key)
-        if readable:
-            with self._faults():
-                self._verify_results()
+        if not readable:
+            log.info("results are not compared with rows that are in doubt")
+            return ExitCode.STORAGE
+        with self._faults():
+            self._verify_results()
         if self.damages:
             return ExitCode.STORAGE
         return ExitCode.INCOMPLETE if self.gaps else ExitCode.COMPLETE
@@ -107,6 +112,12 @@ class Verifier:
         derived = self._look_at(f"{name}.jsonl")
         before = len(self.damages)
         selected = name in self._manifest.get("selection", {})
+        if self._manifest and not selected:
+            self._damage(
+                f"{self._folder / name}.jsonl: run.json selects no row of it; move the file "
+                "elsewhere, or restore run.json"
+            )
+            return
         wanted = runs.rows_to_answer(self._manifest, name) if selected else set()
         rows = self._verify_rows(name, wanted)
         if len(self.damages) > before:  # with rows in doubt all else would be
@@ -158,12 +169,7 @@ class Verifier:
         if not self._manifest:
             return
         available = self._manifest["rows"].get(name)
-        if name not in self._manifest["selection"]:
-            self._damage(
-                f"{where}: run.json selects no row of {name}; move the file elsewhere, or restore "
-                "run.json"
-            )
-        elif index not in wanted or (available is not None and index >= available):
+        if index not in wanted or (available is not None and index >= available):
             self._damage(
                 f"{where}: run.json does not select row {index}, of {available} rows; restore "
                 "run.json, or remove the line"

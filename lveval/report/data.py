@@ -274,8 +274,8 @@ def badges(evaluation: Evaluation) -> list[Badge]:
         found.append(Badge(f"backend {backend}", is_warning=backend == "echo"))
     if evaluation.control:
         found.append(Badge(f"control {evaluation.control}", is_warning=True))
-    if edited := sum(evaluation.edited.values()):
-        found.append(Badge(f"edited: {edited:,} rows", is_warning=True))
+    if evaluation.edited:
+        found.append(Badge(f"edited: {evaluation.edited_rows:,} rows", is_warning=True))
     return found
 
 

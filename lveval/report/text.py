@@ -280,8 +280,8 @@ def print_comparisons(
 
     names = run_names(runs)
     for name, run in zip(names, runs, strict=True):
-        edited = f". {run.edited_note}" if run.edited else ""
-        say(f"{name}: {run.place}, {run.row_counts} rows{edited}")
+        said = (f"{name}: {run.place}, {run.row_counts} rows", run.edited_note)
+        say(". ".join(filter(None, said)))
     found = compared[HEADLINE]
     if len(runs) > 2:
         for table in (runs_table(runs, found), pairs_table(found)):

@@ -111,10 +111,14 @@ def read_manifest(folder: Path) -> JsonObject | None:
             return None
         manifest = parse_record(path.read_bytes(), str(path))
     match manifest:
-        case {"format": 1, "identity": dict(), "selection": dict(), "rows": dict(), "log": list()}:
-            counts = (*manifest["selection"].values(), *manifest["rows"].values())
-            if all(type(number) is int for number in counts):
-                return manifest
+        case {
+            "format": 1,
+            "identity": dict(),
+            "selection": dict(selection),
+            "rows": dict(rows),
+            "log": list(),
+        } if all(type(number) is int for number in (*selection.values(), *rows.values())):
+            return manifest
     raise UsageError(
         f"{path}: expected format 1 with identity, selection, rows, log; damaged, or of another "
         "version"

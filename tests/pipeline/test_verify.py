@@ -120,12 +120,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "restore it from a copy",
     ),
     "other file": (
-        lambda run: (run / f"rows/{NAME}.jsonl").rename(run / "rows/cmrc_mixup_4k.jsonl"),
-        "rows/cmrc_mixup_4k.jsonl:1: a record of another file",
-        "expected only those of cmrc_mixup_4k",
+        lambda run: (run / f"rows/{NAME}.jsonl").rename(run / "rows/cmrc_mixup_2k.jsonl"),
+        "rows/cmrc_mixup_2k.jsonl:1: a record of another file",
+        "expected only those of cmrc_mixup_2k",
     ),
     "selection": (shrink, f"rows/{NAME}.jsonl:3: run.json does not select row 2", "restore run"),
-    "no selection": (deselect, f"run.json selects no row of {NAME}", "restore run.json"),
+    "no selection": (deselect, f"/{NAME}.jsonl: run.json selects no row of it", "restore run.json"),
     "data": (
         other_data,
         f"data/{NAME}.jsonl: found the content sha256:",
@@ -313,6 +313,8 @@ def test_an_edited_run_is_named_where_runs_are_compared(run: Path, scored: Path)
     other = shutil.copytree(scored, run.parent / "other")
     said = evaluate(other, "--compare", run, "--accept-edited")
     assert f"Edited: 1 rows of rows/{NAME}.jsonl" in " ".join(said.split())
+    flags = json.loads((other / "comparison.json").read_text())["compared"][str(run)]["unlike"]
+    assert "1 rows of run were edited" in flags
 
 
 def test_a_run_without_edits_is_the_same_with_the_option(run: Path) -> None:

@@ -40,7 +40,8 @@ def scored_run(folder: Path, rows: int = 3) -> Path:
         assert found.returncode == 0, found.stderr
     for path in (folder / "out/dry/rows").iterdir():  # they came in any order
         content = path.read_bytes().splitlines(keepends=True)
-        path.write_bytes(b"".join(sorted(content, key=lambda line: json.loads(line)["index"])))
+        content.sort(key=lambda line: int(json.loads(line)["index"]))
+        path.write_bytes(b"".join(content))
     return folder / "out/dry"
 
 
