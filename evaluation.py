@@ -186,8 +186,9 @@ def score_file(
         # known length.
         selected, left_out = len(records), 0
         available = config.DATASET_ROWS.get(subset) if level in PUBLISHED_LEVELS else None
-    result = FileResult(subset, level, selected - left_out, available, left_out=left_out)
-    result.edited = edited
+    result = FileResult(
+        subset, level, selected - left_out, available, left_out=left_out, edited=edited
+    )
     for place, (record, where) in enumerate(records):
         try:
             row = score_row(record, subset, level, place)

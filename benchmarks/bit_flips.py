@@ -18,6 +18,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from support.bit_flips import KINDS, scored_run, try_flips
 
+from lveval.common import logs
+
 
 def main() -> int:
     """Try each kind of file; 1 where an altered one was accepted."""
@@ -29,6 +31,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LVEVAL_CACHE"] = f"{folder}/cache"
         run = scored_run(Path(folder))
+        logs.configure(quiet=True)
         for kind in KINDS:
             told = try_flips(run, kind, options.flips or None, options.seed)
             name = f"{kind}: {told['tried']:,} bits flipped, {told['harmless']:,} of no effect"

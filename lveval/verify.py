@@ -231,10 +231,10 @@ class Verifier:
     def _verify_data(self, subset: str, level: str) -> None:
         """The data of a file, where they are here, have the content that the run recorded."""
         name = file_name(subset, level)
-        identity = self._manifest.get("identity", {})
-        if name not in self._manifest.get("selection", {}) or "data" not in identity:
+        recorded_of = self._manifest.get("identity", {}).get("data")
+        if name not in self._manifest.get("selection", {}) or not isinstance(recorded_of, dict):
             return
-        recorded = identity["data"].get(name)
+        recorded = recorded_of.get(name)
         where = f"{self._folder / 'run.json'}: identity.data.{name}"
         if not isinstance(recorded, str) or not FINGERPRINT.fullmatch(recorded):
             self._damage(f"{where}: found {recorded!r}; expected sha256: and 64 digits; restore it")
@@ -266,7 +266,8 @@ class Verifier:
         if self._data_path is not None:
             return sources.find_source(subset, name, self._data_path)
         for entry in reversed(self._manifest["log"]):
-            words = entry.get("argv", []) if isinstance(entry, dict) else []
+            words = entry.get("argv") if isinstance(entry, dict) else None
+            words = words if isinstance(words, list) else []
             for word, following in zip_longest(words, words[1:]):
                 option, _, value = str(word).partition("=")
                 if option == "--data-path" and Path(given := value or str(following)).is_dir():

@@ -10,6 +10,8 @@ from conftest import ROOT, in_process, row, write_data
 from support.bit_flips import scored_run
 from support.part_runs import contents
 
+from lveval.data import dataset
+
 NAME = "cmrc_mixup_1k"
 
 
@@ -104,6 +106,13 @@ def other_data(run: Path) -> None:
     path.write_text(json.dumps(manifest))
 
 
+def more_data(run: Path) -> None:
+    path = run / "run.json"
+    manifest = json.loads(path.read_text())
+    manifest["rows"][NAME] = 4
+    path.write_text(json.dumps(manifest))
+
+
 def stale_comparison(run: Path) -> None:
     (run / "comparison.json").write_text('{"a": {"released": "rows:11/12"}}')
 
@@ -131,6 +140,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         f"data/{NAME}.jsonl: found the content sha256:",
         "which the run was asked",
     ),
+    "rows of the data": (more_data, f"run.json: rows.{NAME} is 4", "expected 3, the rows of the"),
     "run.json": (
         lambda run: replace(run / "run.json", b'"format": 1', b'"format": 3'),
         "run.json: expected format 1",
@@ -177,6 +187,26 @@ def test_each_fault_is_a_line_with_its_place_and_what_to_do(run: Path, damage: s
     *faults, last = verify(run, code=6)
     assert last.endswith(f"files, {len(faults)} faults")
     assert any(where in fault and what in fault for fault in faults), faults
+
+
+def test_a_damaged_copy_of_the_data_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LVEVAL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(dataset, "_datasets", {})  # as a new process knows of no copy
+    run = scored_run(tmp_path, 1)
+    assert verify(run) == ["20 files, 0 faults"]
+    copies = sorted((tmp_path / "cache").rglob("cmrc_mixup-*.arrow"))
+    content = bytearray(copies[0].read_bytes())
+    content[100] ^= 1
+    copies[0].unlink()  # what is mapped stays
+    copies[0].write_bytes(content)
+    monkeypatch.setattr(dataset, "_datasets", {})
+    fault, _ = verify(run, code=6)
+    assert f"{copies[0]}: the cached copy of cmrc_mixup_" in fault and "remove it" in fault
+    copies[0].unlink()
+    shutil.rmtree(tmp_path / "data")  # where nothing is, nothing is compared
+    assert verify(run) == ["16 files, 0 faults"]
 
 
 def test_every_fault_of_a_folder_is_told_at_once(run: Path) -> None:
