@@ -1,7 +1,7 @@
 """Bits flipped one by one in every file of a scored run: verify finds a fault, or nothing has changed.
 
     python benchmarks/bit_flips.py               20,000 bits of each kind of file, drawn at random
-    python benchmarks/bit_flips.py --flips 0     all bits; some hours
+    python benchmarks/bit_flips.py --flips 0     all bits; a night
 
 The run is a small dry one. No flip may be taken for the run and score otherwise.
 """
