@@ -25,7 +25,9 @@ import io
 import json
 import os
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -73,11 +75,14 @@ if TYPE_CHECKING:
     from lveval.analysis.run_analysis import RunAnalysis
 
 
-def evaluate(folder: Path | str, data_path: Path | str | None = None) -> Evaluation:
+def evaluate(
+    folder: Path | str, data_path: Path | str | None = None, *, accept_edited: bool = False
+) -> Evaluation:
     """Score every recorded row of the run in `folder`, complete or not.
 
     `data_path`: a folder whose subset.toml says what run.json does not, of answers from elsewhere.
-    Raises LVEvalError, which names file and line at a row that cannot be scored.
+    Raises LVEvalError, which names file and line at a row that cannot be scored, or was edited;
+    with `accept_edited` such rows are scored as they stand and counted in `edited` of their file.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -105,7 +110,7 @@ def evaluate(folder: Path | str, data_path: Path | str | None = None) -> Evaluat
                 )
     order = list(config.DATASET_METRIC)
     pairs.sort(key=lambda pair: (order.index(pair[0]), level_length(pair[1])))
-    files = [score_file(folder, manifest, *pair) for pair in pairs]
+    files = [score_file(folder, manifest, *pair, accept_edited=accept_edited) for pair in pairs]
     return Evaluation(
         folder, manifest, files, read_times(folder), recorded_protocols=recorded_protocols(folder)
     )
@@ -155,10 +160,17 @@ def _one_thread() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def score_file(folder: Path, manifest: Mapping[str, object], subset: str, level: str) -> FileResult:
+def score_file(
+    folder: Path,
+    manifest: Mapping[str, object],
+    subset: str,
+    level: str,
+    *,
+    accept_edited: bool = False,
+) -> FileResult:
     """Score the recorded rows of one file under all protocols."""
-    name = f"{subset}_{level}"
-    records = run_folders.read_records(folder, subset, level)
+    name, edited = f"{subset}_{level}", Counter[str]()
+    records = run_folders.read_records(folder, subset, level, edited if accept_edited else None)
     if manifest:
         selection = cast(dict[str, int], manifest["selection"])
         if name not in selection:
@@ -174,7 +186,9 @@ def score_file(folder: Path, manifest: Mapping[str, object], subset: str, level:
         # known length.
         selected, left_out = len(records), 0
         available = config.DATASET_ROWS.get(subset) if level in PUBLISHED_LEVELS else None
-    result = FileResult(subset, level, selected - left_out, available, left_out=left_out)
+    result = FileResult(
+        subset, level, selected - left_out, available, left_out=left_out, edited=edited
+    )
     for place, (record, where) in enumerate(records):
         try:
             row = score_row(record, subset, level, place)
@@ -292,20 +306,25 @@ def final_scores(evaluation: Evaluation, found: "RunAnalysis") -> dict[str, floa
 
 
 def write_results(evaluation: Evaluation, found: "RunAnalysis") -> None:
-    """Write the result files of all protocols; `.partial` ones where rows are missing.
+    """Write the result files of all protocols."""
+    for name, text in result_files(evaluation, found).items():
+        write_atomic(evaluation.folder / name, text)
+
+
+def result_files(evaluation: Evaluation, found: "RunAnalysis") -> dict[str, str]:
+    """Make the result files of all protocols, name -> text; `.partial` where rows are missing.
 
     The metadata comes first and the headline last, so that results.json never stands without what
     explains it.
     """
     part = ".partial" if evaluation.unfinished else ""
-    write_atomic(
-        evaluation.folder / f"results_meta{part}.json", as_json(metadata(evaluation, found))
-    )
+    files = {f"results_meta{part}.json": as_json(metadata(evaluation, found))}
     for protocol in reversed(PROTOCOLS.values()):
-        scores, stem = evaluation.scores(protocol.name), evaluation.folder / protocol.stem
+        scores = evaluation.scores(protocol.name)
         flat = {f"{subset}_{level}": score for (subset, level), score in scores.items()}
-        write_atomic(stem.with_name(f"{stem.name}{part}.csv"), as_csv(scores, evaluation.levels))
-        write_atomic(stem.with_name(f"{stem.name}{part}.json"), as_json(flat))
+        files[f"{protocol.stem}{part}.csv"] = as_csv(scores, evaluation.levels)
+        files[f"{protocol.stem}{part}.json"] = as_json(flat)
+    return files
 
 
 def as_json(value: object) -> str:
@@ -343,6 +362,7 @@ def metadata(evaluation: Evaluation, found: "RunAnalysis") -> dict[str, object]:
         "signature": signatures(evaluation),
         "run": {name: value for name, value in evaluation.identity.items() if name != "data"},
         "complete": not evaluation.unfinished,
+        **({"edited": edited} if (edited := evaluation.edited) else {}),
         "limited": [
             file.name
             for file in evaluation.files
@@ -400,15 +420,19 @@ def write_comparisons(
 
 def mark_stale_comparison(a: Evaluation) -> None:
     """Rename comparison.json if it is not of the run as it is now."""
-    path = a.folder / "comparison.json"
+    if has_stale_comparison(a):
+        mark_stale(a.folder / "comparison.json")
+
+
+def has_stale_comparison(a: Evaluation) -> bool:
+    """Tell whether there is a comparison.json that is not of the run as it is now."""
     try:
-        of_now = json.loads(path.read_text(encoding="utf-8"))["a"] == signatures(a)
+        text = (a.folder / "comparison.json").read_text(encoding="utf-8")
+        return bool(json.loads(text)["a"] != signatures(a))
     except FileNotFoundError:
-        return
-    except (OSError, ValueError, TypeError, KeyError):
-        of_now = False
-    if not of_now:
-        mark_stale(path)
+        return False
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return True
 
 
 def mark_stale_results(folder: Path) -> None:
@@ -517,8 +541,9 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     if arguments.merge:
         merge_parts(arguments.folder)
     folders = (arguments.folder, *arguments.compare)
-    evaluation, *others = (evaluate(each, arguments.data_path) for each in folders)
-    fresh = evaluate(arguments.fresh_run) if arguments.fresh_run else None
+    scored = partial(evaluate, accept_edited=arguments.accept_edited)
+    evaluation, *others = (scored(each, arguments.data_path) for each in folders)
+    fresh = scored(arguments.fresh_run) if arguments.fresh_run else None
     if not others or evaluation.unfinished:
         print_counts(evaluation, every_file=arguments.verbose)
     if evaluation.unfinished:

@@ -11,6 +11,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "predict": ("lveval.prediction:main", (), "answer the questions with a model; resumes"),
     "evaluate": ("lveval.evaluation:main", (), "score a run; compare it with others"),
+    "verify": ("lveval.verify:main", (), "look whether a run's files are whole; writes nothing"),
     "report": ("lveval.cli:report", (), "show a run as one HTML page; plots and tables"),
     "plan": ("lveval.prediction:main", ("--plan",), "tell tokens, money and hours of a run"),
     "check": ("lveval.prediction:main", ("--check",), "look whether a run can work"),
@@ -122,6 +124,7 @@ def report_of_folder(
     measure: str = "",
     data_path: Path | None = None,
     with_passages: bool = True,
+    accept_edited: bool = False,
 ) -> "ReportData":
     """Analyse the run in `folder` for its page.
 
@@ -134,7 +137,8 @@ def report_of_folder(
     from lveval.report.data import build_report
     from lveval.report.leaderboard import read_leaderboards
 
-    evaluation, *compared = (evaluate(each, data_path) for each in (folder, *others))
+    scored = partial(evaluate, data_path=data_path, accept_edited=accept_edited)
+    evaluation, *compared = map(scored, (folder, *others))
     if not evaluation.rows:
         raise UsageError(
             f"{folder}: no row has an answer yet; run prediction.py with this folder's options "
@@ -152,9 +156,7 @@ def report_of_folder(
             evaluation, {other.place: other for other in compared}
         ),
         others=compared,
-        sweep=sweep.sweep_runs(
-            evaluation, {run.name: evaluate(run, data_path) for run in swept}, measure
-        )
+        sweep=sweep.sweep_runs(evaluation, {run.name: scored(run) for run in swept}, measure)
         if swept
         else None,
     )
@@ -178,6 +180,7 @@ def report(argv: Sequence[str] | None = None) -> ExitCode:
         measure=arguments.sweep_by,
         data_path=arguments.data_path,
         with_passages=arguments.context_passages != "none",
+        accept_edited=arguments.accept_edited,
     )
     if page.sweep:
         print(f"{tables.sweep_table(page.sweep).text()}\n")

@@ -500,6 +500,8 @@ def add_run_folder_options(parser: argparse.ArgumentParser) -> None:
     add("-q", "--quiet", action="store_true", help="say only what is wrong")
     data = "a folder with the run's data, for want of a cached copy; computes depths of old runs"
     add("--data-path", type=Path, metavar="FOLDER", help=data)
+    edited = "score rows that were edited on purpose as they stand; the results say so"
+    add("--accept-edited", action="store_true", help=edited)
     compared = "other runs, compared question by question"
     add("--compare", type=Path, nargs="+", default=[], metavar="RUN", help=compared)
 

@@ -219,6 +219,7 @@ class FileResult:
     causes: list[Cause] = field(default_factory=list)  # of each scored row
     variants: list[Mapping[str, float]] = field(default_factory=list)  # of it too, see ablation.py
     left_out: int = 0  # rows, beside the selected ones, that the run's control does not apply to
+    edited: Mapping[str, int] = field(default_factory=dict)  # place in the run's folder -> rows
 
     @property
     def name(self) -> str:
@@ -328,6 +329,22 @@ class Evaluation:
         return control if isinstance(control, str) else None
 
     @property
+    def edited(self) -> dict[str, int]:
+        """How many rows were edited after they were written: place in the folder -> rows."""
+        return {place: rows for file in self.files for place, rows in file.edited.items()}
+
+    @property
+    def edited_rows(self) -> int:
+        """How many rows were edited, in all places."""
+        return sum(self.edited.values())
+
+    @property
+    def edited_note(self) -> str:
+        """Say which rows were edited; blank where none was."""
+        places = ", ".join(f"{rows} rows of {place}" for place, rows in self.edited.items())
+        return f"Edited: {places}; scored as they stand." if places else ""
+
+    @property
     def sample_seed(self) -> int | None:
         """By what the rows were drawn; None where they are all, or the first ones."""
         seed = (self.identity.get("given", {}).get("sample") or {}).get("seed")
@@ -413,6 +430,7 @@ class Evaluation:
         table = DataFrame(lines, columns=["subset", *levels, "mean"])
         missing = f"; {self.missing} rows have no answer yet" if self.missing else ""
         title = f"{self.name}: scores of the {HEADLINE} protocol, 0 to 100, {self.row_counts} rows"
+        title += f", {self.edited_rows} of them edited" if self.edited else ""
         shown = table.to_html(index=False, float_format="{:.2f}".format, na_rep="", border=0)
         return f"<p>{html.escape(printable(title + missing))}</p>{shown}"
 
@@ -451,10 +469,12 @@ class Evaluation:
         }
         if self.control:
             recipe["control"] = self.control
+        if self.edited:
+            recipe["edited"] = self.edited_rows
         if self.sample_seed is not None:
             recipe["sample"] = f"seed-{self.sample_seed}"
         if prompts := self.prompts:
-            recipe["prompts"] = f"{prompts['name']}-{str(prompts['sha256'])[:8]}"
+            recipe["prompts"] = f"{prompts.get('name')}-{str(prompts.get('sha256'))[:8]}"
         return "|".join(f"{name}:{value}" for name, value in recipe.items())
 
 

@@ -508,7 +508,9 @@ def _accepted_mismatches(
         )
     if not b.rows:
         raise SettingsMismatch(f"{name}: no row has an answer; expected a run to compare with")
-    missing = zip(names, (a.missing, b.missing), strict=True)
-    return [mismatch.text for mismatch in found] + [
-        f"{rows} rows of {run} have no answer" for run, rows in missing if rows
+    runs = ((names[0], a), (names[1], b))
+    return [
+        *(mismatch.text for mismatch in found),
+        *(f"{run.missing} rows of {name} have no answer" for name, run in runs if run.missing),
+        *(f"{run.edited_rows} rows of {name} were edited" for name, run in runs if run.edited),
     ]

@@ -146,6 +146,12 @@ def cached_file(subset: str, level: str, fingerprint: str) -> DataFile | None:
     return DataFile(subset, level, fingerprint, f"{subset}_{level}.jsonl", path, len(dataset))
 
 
+def damaged_copy(subset: str, fingerprint: str) -> Path | None:
+    """Find a cached copy of a file that is there and not intact."""
+    path = _cache_path(subset, fingerprint)
+    return path if path.exists() and _open_cache(path) is None else None
+
+
 def _rows_of_source(source: DataSource, subset: str) -> Iterator[tuple[bytes, Row | None]]:
     """Each line with its row; blank lines, of which only the last ones may be, have none."""
     blank = rows = 0

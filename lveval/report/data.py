@@ -274,12 +274,14 @@ def badges(evaluation: Evaluation) -> list[Badge]:
         found.append(Badge(f"backend {backend}", is_warning=backend == "echo"))
     if evaluation.control:
         found.append(Badge(f"control {evaluation.control}", is_warning=True))
+    if evaluation.edited:
+        found.append(Badge(f"edited: {evaluation.edited_rows:,} rows", is_warning=True))
     return found
 
 
 def notes(evaluation: Evaluation) -> list[str]:
     """Say what a reader must know before quoting a number."""
-    found = [note] if (note := control_note(evaluation)) else []
+    found = [note for note in (evaluation.edited_note, control_note(evaluation)) if note]
     files, unfinished = evaluation.files, evaluation.unfinished
     if unfinished:
         missing = f"{evaluation.missing} rows of {len(unfinished)} files"

@@ -233,6 +233,8 @@ def _selection_reasons(evaluation: Evaluation) -> list[str]:
     reasons = []
     if evaluation.missing:
         reasons.append(f"{evaluation.missing} selected rows have no answer yet")
+    if evaluation.edited:
+        reasons.append(f"{evaluation.edited_rows} rows were edited after they were answered")
     if synthetic := [file.name for file in evaluation.files if file.is_synthetic]:
         reasons.append(f"{len(synthetic)} files hold constructed data ({synthetic[0]} …)")
     if own := sorted({file.subset for file in evaluation.files} - set(PUBLISHED)):

@@ -145,11 +145,11 @@ def score_table(title: str, evaluation: Evaluation, found: "RunAnalysis") -> Tab
 
 def comparability_notes(evaluation: Evaluation) -> list[str]:
     """Say which means are the leaderboard's, which are not and why, and which files are partial."""
+    notes = [note] if (note := evaluation.edited_note) else []
     if note := control_note(evaluation):
-        return [note, *_partial_files(evaluation)]
+        return [*notes, note, *_partial_files(evaluation)]
     present = level_means(evaluation.scores(HEADLINE))
     comparable = evaluation.leaderboard_levels
-    notes = []
     if comparable:
         notes.append(
             f"The mean at {', '.join(comparable)} is the leaderboard's overall score: "
@@ -280,7 +280,8 @@ def print_comparisons(
 
     names = run_names(runs)
     for name, run in zip(names, runs, strict=True):
-        say(f"{name}: {run.place}, {run.row_counts} rows")
+        said = (f"{name}: {run.place}, {run.row_counts} rows", run.edited_note)
+        say(". ".join(filter(None, said)))
     found = compared[HEADLINE]
     if len(runs) > 2:
         for table in (runs_table(runs, found), pairs_table(found)):
@@ -337,7 +338,7 @@ def resume_commands(evaluation: Evaluation) -> str:
     for entry in reversed(cast(list[dict[str, Any]], evaluation.manifest.get("log", []))):
         selection = entry.get("selection", {})
         covered = [name for name, rows in left.items() if selection.get(name, 0) >= rows]
-        if covered:
+        if covered and "argv" in entry:
             # --overwrite would start anew.
             argv = [word for word in entry["argv"] if word != "--overwrite"]
             commands.append(f"python prediction.py {shlex.join(argv)}")

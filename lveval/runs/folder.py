@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ FILE_NAME = re.compile(r"(?P<subset>.+)_(?P<level>[1-9][0-9]*k)\.jsonl")
 # How a line in rows/ ends: with the checksum of the line without this key, which is the line of
 # the exported file.
 CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\Z')
+ANEW = "run prediction.py again with the same arguments to derive the file anew"
+OR_ACCEPT = ", or, edited on purpose, score it with evaluation.py --accept-edited"
 
 
 def run_folder(output_dir: Path, model_name: str, part: tuple[int, int] | None = None) -> Path:
@@ -60,26 +63,42 @@ def read_lines(path: Path, *, keep_torn: bool = False) -> Iterator[tuple[bytes, 
         yield line, f"{path}:{number}"
 
 
-def read_rows(path: Path) -> dict[int, tuple[bytes, LocatedRecord]]:
+def parse_row(
+    checked: bytes, where: str, name: str, edited: dict[int, str] | None = None
+) -> tuple[bytes, LocatedRecord]:
+    """Read a line in rows/ of the file `name`: (line without checksum, record).
+
+    Raises StorageError at a damaged line, UsageError at a record of another file. With `edited` a
+    line whose checksum does not fit is taken as it stands, and noted there: index -> checksum.
+    """
+    match = CHECKSUM.search(checked)
+    line = checked[: match.start()] + b"}" if match else checked
+    recorded, expected = match[1].decode() if match else "none", f"{zlib.crc32(line):08x}"
+    if recorded != expected and edited is None:
+        raise StorageError(
+            f"{where}: damaged, or edited after it was written: found checksum {recorded}, "
+            f"expected {expected}; restore the line from a copy, or remove it to have its row "
+            f"answered again{OR_ACCEPT}"
+        )
+    item = LocatedRecord(parse_record(line, where), where)
+    if f"{item.record.get('dataset')}_{item.record.get('level')}" != name:
+        raise UsageError(f"{where}: a record of another file; expected only those of {name}")
+    index = index_of(item)
+    if recorded != expected and edited is not None:
+        edited[index] = recorded
+    return line, item
+
+
+def read_rows(
+    path: Path, edited: dict[int, str] | None = None
+) -> dict[int, tuple[bytes, LocatedRecord]]:
     """Read a file in rows/: index -> (line without checksum, record); an index's first counts.
 
-    Raises StorageError at a damaged line, UsageError at a record of another file.
+    Raises as `parse_row` does, which `edited` is for.
     """
     found: dict[int, tuple[bytes, LocatedRecord]] = {}
     for checked, where in read_lines(path):
-        match = CHECKSUM.search(checked)
-        line = checked[: match.start()] + b"}" if match else checked
-        recorded, expected = match[1].decode() if match else "none", f"{zlib.crc32(line):08x}"
-        if recorded != expected:
-            raise StorageError(
-                f"{where}: damaged, or edited after it was written: found checksum {recorded}, "
-                f"expected {expected}; restore the line from a copy, or remove it to have its row "
-                "answered again"
-            )
-        item = LocatedRecord(parse_record(line, where), where)
-        if f"{item.record.get('dataset')}_{item.record.get('level')}" != path.stem:
-            expected = f"only those of {path.stem}"
-            raise UsageError(f"{where}: a record of another file; expected {expected}")
+        line, item = parse_row(checked, where, path.stem, edited)
         found.setdefault(index_of(item), (line, item))
     return found
 
@@ -92,7 +111,13 @@ def read_manifest(folder: Path) -> JsonObject | None:
             return None
         manifest = parse_record(path.read_bytes(), str(path))
     match manifest:
-        case {"format": 1, "identity": dict(), "selection": dict(), "rows": dict(), "log": list()}:
+        case {
+            "format": 1,
+            "identity": dict(),
+            "selection": dict(selection),
+            "rows": dict(rows),
+            "log": list(),
+        } if all(type(number) is int for number in (*selection.values(), *rows.values())):
             return manifest
     raise UsageError(
         f"{path}: expected format 1 with identity, selection, rows, log; damaged, or of another "
@@ -121,9 +146,14 @@ def _has_answers(path: Path) -> bool:
 
 def run_files(folder: Path) -> list[FileKey]:
     """List each file that the run selected or that lies in its folder, sorted."""
+    return list_files(folder, read_manifest(folder) or {})
+
+
+def list_files(folder: Path, manifest: Mapping[str, Any]) -> list[FileKey]:
+    """List the files that `manifest` selects or that lie in the run's folder, sorted."""
     parts = [part for part in (folder, folder / "rows") if part.is_dir()]
     names = {path.name for part in parts for path in part.iterdir()}
-    names |= {f"{name}.jsonl" for name in (read_manifest(folder) or {}).get("selection", {})}
+    names |= {f"{name}.jsonl" for name in manifest.get("selection", {})}
     matches = filter(None, map(FILE_NAME.fullmatch, names))
     return sorted((match["subset"], match["level"]) for match in matches)
 
@@ -135,36 +165,49 @@ def rows_to_answer(manifest: Mapping[str, Any], name: str) -> set[int]:
     return set(selected).difference(manifest.get("left_out", {}).get(name, ()))
 
 
-def read_records(folder: Path, subset: str, level: str) -> list[LocatedRecord]:
+def read_records(
+    folder: Path, subset: str, level: str, edited: Counter[str] | None = None
+) -> list[LocatedRecord]:
     """Read the records of one file: the exported ones, then those that only rows/ has.
 
     In index order, an index's first record counts; lines of the published harness have no index
     and keep their order. Raises UsageError at a line that is no record, StorageError at a damaged
     one and at an exported line that is not what rows/ recorded, or that adds to it.
+
+    With `edited` a row that was changed in one of the two places is taken from there, as it stands,
+    and counted: file -> rows; StorageError where it was changed in both.
     """
     name = f"{file_name(subset, level)}.jsonl"
-    recorded = read_rows(folder / "rows" / name)
+    checksums: dict[int, str] | None = None if edited is None else {}
+    recorded = read_rows(folder / "rows" / name, checksums)
     exported = [
         (line, LocatedRecord(parse_record(line, where), where))
         for line, where in read_lines(folder / name, keep_torn=True)
     ]
     if not recorded and not any("index" in item.record for _, item in exported):
         return [item for _, item in exported]
+    if edited is not None and checksums:
+        edited[f"rows/{name}"] += len(checksums)
     found: dict[int, LocatedRecord] = {}
-    anew = "run prediction.py again with the same arguments to derive the file anew"
     for line, item in exported:
         index = index_of(item)
         if recorded and index not in recorded:
             raise StorageError(
                 f"{item.where}: found a record with index {index}; expected only rows that "
-                f"{folder / 'rows' / name} has, which the file was derived from; {anew}"
+                f"{folder / 'rows' / name} has, which the file was derived from; {ANEW}"
             )
         old_line, old = recorded.get(index, (b"", found.get(index, item)))
         if line != old_line and item.record != old.record:
-            raise StorageError(
-                f"{item.where}: found another record of row {index} than the one at {old.where}; "
-                f"{anew}"
-            )
+            original = (checksums or {}).get(index)
+            if original == f"{zlib.crc32(line):08x}":  # the row was edited in rows/
+                continue
+            if edited is None or original or index in found:
+                todo = "both were edited: keep one of the two" if original else ANEW + OR_ACCEPT
+                raise StorageError(
+                    f"{item.where}: found another record of row {index} than the one at "
+                    f"{old.where}; {todo}"
+                )
+            edited[name] += 1
         found.setdefault(index, item)
     for index, (_, item) in recorded.items():
         found.setdefault(index, item)

@@ -45,7 +45,7 @@ from lveval.runs.record import (
     ROW_VERSION,
     JsonObject,
     Prediction,
-    parse_record,
+    parse_attempt,
 )
 from lveval.runs.spec import require_same_spec
 from lveval.runs.times import TimesFile, read_times
@@ -289,15 +289,8 @@ class RunStore:
         if attempts.exists():
             _truncate_torn_line(attempts)
         for line, where in read_lines(attempts):
-            entry = parse_record(line, where)
-            try:
-                row = str(entry["dataset"]), str(entry["level"]), int(cast(int, entry["index"]))
-                self._causes[row] = str(entry["cause"])
-            except (KeyError, TypeError, ValueError):
-                found = ", ".join(entry)
-                raise UsageError(
-                    f"{where}: found {found}; expected an attempt; remove the line"
-                ) from None
+            row, cause = parse_attempt(line, where)
+            self._causes[row] = cause
 
 
 def _checked(line: bytes) -> bytes:

@@ -23,7 +23,10 @@ ECHO = ("--backend", "echo", "--model-name", "dry", "--single-process")
 COMMANDS = (
     ("prediction.py",),
     ("evaluation.py",),
-    *(("-m", "lveval", name) for name in ("predict", "evaluate", "report", "plan", "check")),
+    *(
+        ("-m", "lveval", name)
+        for name in ("predict", "evaluate", "report", "plan", "check", "verify")
+    ),
     ("-m", "lveval", "construct"),
 )
 
@@ -65,7 +68,7 @@ def test_the_long_help_has_every_option_in_groups(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_wrong_option_is_one_line(command: tuple[str, ...]) -> None:
-    required = ("--output-dir", "x") if command[-1] == "construct" else ()
+    required = {"construct": ("--output-dir", "x"), "verify": ("x",)}.get(command[-1], ())
     found = in_process(*command, *required, "--colour", "re\nd\x1b[31m")
     assert found.returncode == 2 and not found.stdout
     (line,) = found.stderr.splitlines()

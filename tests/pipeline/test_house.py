@@ -123,7 +123,15 @@ def test_a_module_stays_small_and_says_what_it_is(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("prediction.py",), ("evaluation.py",), ("report",), ("construct",), ("plan",), ("export",)],
+    [
+        ("prediction.py",),
+        ("evaluation.py",),
+        ("report",),
+        ("construct",),
+        ("plan",),
+        ("export",),
+        ("verify",),
+    ],
 )
 def test_help_loads_nothing_heavy(words: tuple[str, ...]) -> None:
     run = f"runpy.run_path({words[0]!r}, run_name='__main__')"

@@ -207,9 +207,22 @@ def test_rows_of_another_file_are_refused(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
+COUNTED = '{"format": 1, "identity": {}, "selection": {"a_1k": "3"}, "rows": {}, "log": []}'
+
+
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", '{"format": 2}', '{"format": 1, "identity": []}', "\xff", "[" * 100000],
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"format": 2}',
+        '{"format": 1, "identity": []}',
+        COUNTED,
+        "\xff",
+        "[" * 100000,
+    ],
 )
 def test_a_damaged_manifest_is_an_error(tmp_path: Path, text: str) -> None:
     filled(tmp_path)
