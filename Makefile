@@ -48,8 +48,9 @@ check: model  ## ruff, mypy and all tests
 bench: model  ## the benchmarks, as ratios inside one run
 	@for script in benchmarks/bench_*.py; do $(PYTHON) $$script || exit; done
 
-torture: model  ## the long trials: full size against a server that fails
+torture: model  ## the long trials: full size against a server that fails; bits flipped in every file of a run
 	$(PYTHON) benchmarks/bench_api.py --torture
+	$(PYTHON) benchmarks/bit_flips.py --flips 4000
 
 clean:  ## remove the demo's data and answers (the environment and the model stay)
 	rm -rf demo
