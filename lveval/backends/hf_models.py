@@ -33,9 +33,9 @@ from lveval.backends.model_files import (
     is_mlx_quantized,
     model_source,
     reject_pickled_weights,
-    remote_code,
     require_on_hub,
     tokenizer_source,
+    unasked_code,
     what_it_is,
 )
 from lveval.common import reasoning
@@ -111,12 +111,9 @@ def from_pretrained(
                 f"{source.name}: there is too little memory to load it; spread it over more GPUs "
                 "(--single-process), use a smaller --dtype, fewer --num-workers or a smaller model"
             ) from error
-        files = remote_code(source)
-        if files and not options.trust_remote_code:
-            raise UsageError(
-                f"{source.name}: this model needs code of its own ({', '.join(files)}), which is "
-                "not run unasked; read these files and, if you trust them, add --trust-remote-code"
-            ) from None
+        refusal = unasked_code(source.name, source.folder)
+        if refusal and not options.trust_remote_code:
+            raise refusal from None
         if found := what_it_is(source.folder) if source.folder and not source.gguf else "":
             raise UsageError(f"{source.name}: {found}") from error
         hint = ""
@@ -145,6 +142,8 @@ def load_config(source: ModelSource, options: EngineOptions) -> Any:  # noqa: AN
             f"{source.name}: weights packed for MLX, which transformers does not read; expected "
             "the original model"
         )
+    if not options.trust_remote_code:
+        checkpoints.reject_hub_kernels(config, source)
     checkpoints.require_generative(config, source)
     checkpoints.reject_adapter_beside_weights(source)
     return checkpoints.overridden(config, options.hf_overrides)
