@@ -14,7 +14,7 @@ from conftest import row as data_row
 from support.backends_parts import options
 from support.foreign_code import Folder
 
-from lveval.backends import chat_templates, hf
+from lveval.backends import chat_templates, hf, hf_models
 from lveval.common.errors import UsageError
 
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
@@ -58,7 +58,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_templates, "SECONDS", 2)
 
 
-def tokenizer(tmp_path: Path, model: Path, template: str) -> hf.hf_models.HFTokenizer:
+def tokenizer(tmp_path: Path, model: Path, template: str) -> hf_models.HFTokenizer:
     folder = Folder(model, tmp_path / "model")
     (folder.path / "chat_template.jinja").write_text(template)
     return hf.tokenizer(options(folder.path))
