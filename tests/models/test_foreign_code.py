@@ -2,6 +2,7 @@
 leaves.
 """
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from support.backends_parts import ask, options
 from support.foreign_code import KINDS, Folder
 
-from lveval.backends import hf
+from lveval.backends import hf, vllm
 from lveval.backends.base import EngineOptions
 from lveval.backends.openai import tokenizers
 from lveval.common.errors import UsageError
@@ -52,6 +53,26 @@ def test_no_code_of_a_model_runs_unasked(
     assert "\n" not in said
     if refusal:
         assert re.search(refusal, said), said
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="it would be started")
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_comes_before_vllm_runs_none_either(
+    kind: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = made(kind, tiny_model, tmp_path, monkeypatch)
+    given = options(folder.path, adapter=folder.adapter and str(folder.adapter))
+    with pytest.raises(UsageError) as refused:  # at the latest where vllm itself is missing
+        vllm.load(given)
+    assert not folder.mark.exists()
+    refusal = KINDS[kind][1]
+    missing = "cannot be imported" in refused.value.message
+    assert missing or re.search(refusal or "cannot load", refused.value.message)
+    assert not (missing and "--" in refusal), refused.value.message
+    if missing:
+        arguments = vllm.engine_arguments(given, 2048)
+        assert arguments["trust_remote_code"] is False
+        assert arguments["load_format"] == "safetensors"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -99,7 +120,7 @@ def __getattr__(name):
 
 STEPS = """
 import sys
-from lveval.backends import hf
+from lveval.backends import hf, vllm
 from lveval.backends.base import EngineOptions
 from lveval.common.errors import UsageError
 given = EngineOptions(sys.argv[1], 500, trust_remote_code=sys.argv[2] == "trusted")
