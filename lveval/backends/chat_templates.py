@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lveval.backends import template_process
 from lveval.backends.base import Json
 from lveval.common.errors import UsageError
 from lveval.common.text import one_line
@@ -31,37 +32,6 @@ LONGEST = 1 << 20  # characters that a template may put around a prompt
 # Of the environment no key and no token; threads would take memory.
 NEEDED = ("PATH", "HOME", "LD_LIBRARY_PATH", "PYTHONHOME")
 SMALL = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-# The process: a request and its reply are a line of JSON each. The alarm's default is to kill,
-# which also ends what Python does not interrupt, a power of large numbers or a long search. The
-# process ends with its standard input, and by the alarm where the parent is killed meanwhile.
-SERVER = """
-import json, os, resource, signal, sys
-sys.path[:] = json.loads(sys.argv[1])
-out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-os.dup2(2, 1)
-from transformers.utils.chat_template_utils import render_jinja_template
-used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]),) * 2)
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-for line in sys.stdin:
-    turns, template, words, seconds, longest = json.loads(line)
-    signal.alarm(seconds)
-    try:
-        texts, _ = render_jinja_template(
-            [turns], chat_template=template, add_generation_prompt=True, **words
-        )
-        reply = {"text": texts[0]}
-        if len(texts[0]) > longest:
-            reply = {"large": len(texts[0])}
-        line = json.dumps(reply)
-    except MemoryError:
-        line = json.dumps({"memory": True})
-    except Exception as error:
-        line = json.dumps({"error": f"{type(error).__name__}: {str(error)[:500]}"})
-    signal.alarm(0)
-    print(line, file=out, flush=True)
-"""
 
 
 class _Renderer:
@@ -87,26 +57,26 @@ class _Renderer:
             finally:  # also where it is interrupted: the next request must not get this reply
                 if not line.endswith("\n"):
                     self.close()
-            reply: dict[str, Any] = json.loads(line or "{}")
-            return reply or {"ended": process.returncode}
+            if not line.endswith("\n"):
+                return {"ended": process.returncode}
+            reply: dict[str, Any] = json.loads(line)
+            return reply
 
     def close(self) -> None:
         """End the process."""
         process, self._process = self._process, None
         if process is not None:
             assert process.stdin is not None and process.stdout is not None
+            process.kill()  # what has ended keeps the code that it ended with
+            process.wait()
             process.stdout.close()
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(SECONDS)  # it ends with its input
-            process.kill()
-            process.wait()
 
     @staticmethod
     def _start() -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-P", "-c", SERVER, json.dumps(sys.path), str(MEMORY)],
+            [sys.executable, "-P", template_process.__file__, json.dumps(sys.path), str(MEMORY)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
