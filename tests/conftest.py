@@ -190,6 +190,7 @@ def in_process(*words: str | Path) -> subprocess.CompletedProcess[str]:
     files = io.BytesIO(), io.BytesIO()
     safe = "utf-8", "backslashreplace"  # as streams.make_safe does
     printed, said = (io.TextIOWrapper(file, *safe) for file in files)
+    called = sys.argv[0]
     with redirect_stdout(printed), redirect_stderr(said):
         try:
             code = int(main([str(word) for word in words[first:]]))
@@ -198,6 +199,8 @@ def in_process(*words: str | Path) -> subprocess.CompletedProcess[str]:
             print(printable(message), file=said)
         except SystemExit as ended:  # argparse's
             code = int(ended.code or 0)
+        finally:
+            sys.argv[0] = called  # which cli.main sets
     printed.flush()
     said.flush()
     texts = (file.getvalue().decode() for file in files)
