@@ -188,7 +188,10 @@ def test_scores_pages_tables_and_exports_of_a_hostile_run(kind: str, tmp_path: P
 
 
 @pytest.mark.parametrize("kind", PAYLOADS)
-def test_options_and_names_that_are_hostile_text(kind: str, tmp_path: Path) -> None:
+def test_options_and_names_that_are_hostile_text(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LVEVAL_CONFIG", "")  # as --config leaves it, for this test alone
     payload = PAYLOADS[kind].replace("\x00", ":")  # no argument of a process holds one
     folder = tmp_path / as_name(payload)
     out = "--output-dir", tmp_path / "outputs"
