@@ -30,7 +30,7 @@ from lveval.common.command_line import next_step, program
 from lveval.common.errors import ExitCode, IncompleteRun, UsageError, run_cli
 from lveval.common.levels import FileKey
 from lveval.common.logs import log
-from lveval.common.text import printable
+from lveval.common.text import unbroken
 from lveval.data.controls import CONTROLS
 from lveval.data.own_subsets import declare, read_own_subsets
 from lveval.data.prompt_sets import OFFICIAL_MAPPING_SHA256, PromptSet, load_prompts
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     code = execute(options, words)
     looked = options.plan or options.check or options.export_prompts
     if code in (ExitCode.COMPLETE, ExitCode.INCOMPLETE) and not looked:
-        print(printable(str(options.folder)))
+        print(unbroken(str(options.folder)))
     return code
 
 
@@ -121,7 +121,7 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
             job = make_job(run, prompts, files)
             if options.export_prompts:
                 write_workload(options.export_prompts, job, files, pool)
-                print(printable(str(options.export_prompts)))
+                print(unbroken(str(options.export_prompts)))
                 return ExitCode.COMPLETE
             more = print_plan(options, job, files, spec.as_identity(), run.gpu_groups, pool)
         print(next_step("run folder", options.folder, run_command(words) if more else run.scoring))

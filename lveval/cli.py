@@ -21,7 +21,7 @@ from lveval.common.command_line import Command
 from lveval.common.errors import ExitCode, UsageError
 from lveval.common.files import disk_errors, write_atomic
 from lveval.common.logs import log
-from lveval.common.text import printable
+from lveval.common.text import unbroken
 from lveval.options import add_run_folder_options, named_run_folder
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def report(argv: Sequence[str] | None = None) -> ExitCode:
     if page.headline.standing and arguments.leaderboard:
         say(page.headline.standing.in_words)
     for path in (*written, output):
-        print(printable(str(path)))
+        print(unbroken(str(path)))
     return ExitCode.COMPLETE
 
 
@@ -260,5 +260,5 @@ def export(argv: Sequence[str] | None = None) -> ExitCode:
             evaluation, output, hashes, arguments.model_id, arguments.organization
         )
     log.info("%d files of rows, and one of scores:", len(written) - 1)
-    print(printable(str(written[-1])))
+    print(unbroken(str(written[-1])))
     return ExitCode.COMPLETE

@@ -16,7 +16,8 @@ import pytest
 
 from lveval import cli, evaluation, prediction
 from lveval.common import logs
-from lveval.common.errors import LVEvalError
+from lveval.common.errors import LVEvalError, ending
+from lveval.common.text import printable
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "models" / "SmolLM2-135M-Instruct"
@@ -187,15 +188,19 @@ def in_process(*words: str | Path) -> subprocess.CompletedProcess[str]:
     mains = {"prediction.py": prediction.main, "evaluation.py": evaluation.main}
     main, first = (cli.main, 2) if words[0] == "-m" else (mains[str(words[0])], 1)
     files = io.BytesIO(), io.BytesIO()
-    printed, said = (io.TextIOWrapper(file, encoding="utf-8") for file in files)
+    safe = "utf-8", "backslashreplace"  # as streams.make_safe does
+    printed, said = (io.TextIOWrapper(file, *safe) for file in files)
+    called = sys.argv[0]
     with redirect_stdout(printed), redirect_stderr(said):
         try:
             code = int(main([str(word) for word in words[first:]]))
         except LVEvalError as error:
-            print(f"error: {error.message}", file=said)
-            code = int(error.code)
+            message, code = ending(error) or ("", 1)  # as run_cli does
+            print(printable(message), file=said)
         except SystemExit as ended:  # argparse's
             code = int(ended.code or 0)
+        finally:
+            sys.argv[0] = called  # which cli.main sets
     printed.flush()
     said.flush()
     texts = (file.getvalue().decode() for file in files)

@@ -59,6 +59,18 @@ def require_generative(config: Any, source: "ModelSource") -> None:  # noqa: ANN
         )
 
 
+def reject_hub_kernels(config: Any, source: "ModelSource") -> None:  # noqa: ANN401
+    """Raise UsageError for a configuration that asks for a kernel of the Hub, foreign code."""
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        for kind, field in (("attention", "attn"), ("experts", "experts")):
+            name = getattr(part, f"_{field}_implementation", None)
+            if "/" in str(name):
+                raise UsageError(
+                    f"{source.name}: config.json asks for the {kind} of {name}, a kernel from the "
+                    "Hub, which is foreign code; it needs --trust-remote-code"
+                )
+
+
 def require_known_packing(config: Any, source: "ModelSource") -> None:  # noqa: ANN401
     """Raise UsageError for weights packed in a way that transformers does not know.
 

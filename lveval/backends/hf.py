@@ -65,6 +65,9 @@ OWN_GENERATE_ARGS = frozenset(
     """.split()  # noqa: SIM905
 )
 
+# Of --model-args what fetches compiled code from the Hub.
+KERNEL_ARGS = frozenset({"use_kernels", "kernel_config", "allow_all_kernels"})
+
 # Each flash attention and the package that it comes in.
 FLASH_PACKAGES = {
     "flash_attention_2": "flash_attn",
@@ -90,6 +93,12 @@ def settings_fingerprint(options: EngineOptions) -> dict[str, Json]:
 
 def _refuse_own(options: EngineOptions) -> None:
     """Raise UsageError for arguments that have an option of their own, or are not greedy."""
+    kernels = sorted(KERNEL_ARGS & options.model_args.keys())
+    if kernels and not options.trust_remote_code:
+        raise UsageError(
+            f"--model-args: {', '.join(kernels)} runs kernels from the Hub, which are foreign "
+            "code; it needs --trust-remote-code"
+        )
     allowed = checkpoints.ALLOWED_GENERATION_SETTINGS - OWN_GENERATE_ARGS
     if refused := sorted(OWN_MODEL_ARGS & options.model_args.keys()):
         raise UsageError(f"--model-args: {', '.join(refused)} cannot be set with it")
@@ -289,11 +298,11 @@ def load(options: EngineOptions) -> HFEngine:
     """
     import transformers
 
+    source = model_files.model_source(options)
     # Or weights that a bot converted could take the place of these.
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     transformers.utils.logging.disable_progress_bar()
     transformers.set_seed(options.seed)
-    source = model_files.model_source(options)
     model_files.reject_pickled_weights(source, options)
     words = tokenizer(options)
     hf_models.require_gpu(options)

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lveval.backends import checkpoints
+from lveval.backends import chat_templates, checkpoints
 from lveval.backends.base import (
     CheckResult,
     EngineOptions,
@@ -33,9 +33,9 @@ from lveval.backends.model_files import (
     is_mlx_quantized,
     model_source,
     reject_pickled_weights,
-    remote_code,
     require_on_hub,
     tokenizer_source,
+    unasked_code,
     what_it_is,
 )
 from lveval.common import reasoning
@@ -111,12 +111,9 @@ def from_pretrained(
                 f"{source.name}: there is too little memory to load it; spread it over more GPUs "
                 "(--single-process), use a smaller --dtype, fewer --num-workers or a smaller model"
             ) from error
-        files = remote_code(source)
-        if files and not options.trust_remote_code:
-            raise UsageError(
-                f"{source.name}: this model needs code of its own ({', '.join(files)}), which is "
-                "not run unasked; read these files and, if you trust them, add --trust-remote-code"
-            ) from None
+        refusal = unasked_code(source.name, source.folder)
+        if refusal and not options.trust_remote_code:
+            raise refusal from None
         if found := what_it_is(source.folder) if source.folder and not source.gguf else "":
             raise UsageError(f"{source.name}: {found}") from error
         hint = ""
@@ -145,6 +142,8 @@ def load_config(source: ModelSource, options: EngineOptions) -> Any:  # noqa: AN
             f"{source.name}: weights packed for MLX, which transformers does not read; expected "
             "the original model"
         )
+    if not options.trust_remote_code:
+        checkpoints.reject_hub_kernels(config, source)
     checkpoints.require_generative(config, source)
     checkpoints.reject_adapter_beside_weights(source)
     return checkpoints.overridden(config, options.hf_overrides)
@@ -406,23 +405,31 @@ class HFTokenizer:
 
         A multimodal model's template may read the turn as parts of text and images only.
         """
-        try:
-            text = self._template_turn(prompt)
-            if prompt.strip() in text:
-                return text
-            in_parts = self._template_turn([{"type": "text", "text": prompt}])
-        except Exception as error:  # a template may raise anything
-            raise UsageError(
-                f"the tokenizer's chat template fails ({type(error).__name__}: "
-                f"{first_line(error)}); mend it, or use --chat-template none"
-            ) from error
+        text = self._template_turn(prompt)
+        if prompt.strip() in text:
+            return text
+        in_parts = self._template_turn([{"type": "text", "text": prompt}])
         # A template that cuts its text would print the parts as Python does.
         return in_parts if prompt.strip() in in_parts and "{'type': " not in in_parts else text
 
     def _template_turn(self, content: object) -> str:
+        from transformers import PreTrainedTokenizerBase as Plain
+
         turns = [{"role": "user", "content": content}]
-        how = {"tokenize": False, "add_generation_prompt": True, **self._template_args}
-        return str(self.raw.apply_chat_template(turns, **how))
+        try:
+            if type(self.raw).apply_chat_template is Plain.apply_chat_template:
+                place = chat_templates.place_of(self.raw.name_or_path)
+                words = {**self.raw.special_tokens_map, **self._template_args}
+                return chat_templates.render(place, self.raw.get_chat_template(), turns, words)
+            how = {"tokenize": False, "add_generation_prompt": True, **self._template_args}
+            return str(self.raw.apply_chat_template(turns, **how))  # code of its own, or Mistral's
+        except UsageError:
+            raise
+        except Exception as error:  # it may raise anything
+            raise UsageError(
+                f"the tokenizer's chat template fails ({type(error).__name__}: "
+                f"{first_line(error)}); mend it, or use --chat-template none"
+            ) from error
 
     def build_prompt(self, prompt: str) -> str:
         """Format `prompt` as ChatGLM2 does; raises UsageError in any other tokenizer."""

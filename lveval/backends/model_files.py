@@ -9,6 +9,7 @@ Nothing is read as code, and nothing is downloaded here.
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,11 @@ CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+
+# The weights without code that transformers and peft look for; beside others, and beside an index
+# that names other files, they would read a pickle.
+SAFE_WEIGHTS = frozenset({"model.safetensors", "adapter_model.safetensors"})
+SAFE_INDEX = "model.safetensors.index.json"
 
 # What a trainer keeps beside the weights, to go on from there.
 TRAINER_FILES = re.compile(r"(optimizer|scheduler|scaler|training_args|rng_state.*)\.(pt|pth|bin)")
@@ -159,8 +165,12 @@ def hash_files(paths: Iterable[Path]) -> str:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """List a folder's files, sorted by name, the hidden ones left out."""
-    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    """List a folder's files, sorted by name, the hidden ones left out.
+
+    Of its folders only the one whose code takes the place of `generate` is looked into.
+    """
+    files = [*folder.iterdir(), *folder.glob("custom_generate/*.py")]
+    return sorted(path for path in files if path.is_file() and not path.name.startswith("."))
 
 
 def what_it_is(folder: Path) -> str:
@@ -229,6 +239,7 @@ def model_source(options: EngineOptions) -> ModelSource:
 
     A path that is an adapter's folder stands for the base model that its config names.
     """
+    block_hub_kernels(options)
     if not options.model_path:
         raise UsageError(
             "--model-path is missing; expected a model folder, a .gguf file or a Hub name"
@@ -262,6 +273,18 @@ def tokenizer_source(options: EngineOptions) -> ModelSource | None:
         )
     needs = ("tokenizer_config.json", "tokenizer.json")
     return ModelSource(name, needs=needs, option="--tokenizer")
+
+
+def block_hub_kernels(options: EngineOptions) -> None:
+    """Hide the package `kernels` from this process unless --trust-remote-code is given.
+
+    With it transformers fetches compiled code from the Hub: for an attention that config.json
+    names, for packed weights, and for what is slow without. It looks for the package once, so this
+    comes before anything that loads a model.
+    """
+    hidden: Any = None  # as import itself marks what is not there
+    if not options.trust_remote_code:
+        sys.modules.setdefault("kernels", hidden)
 
 
 def require_on_hub(source: ModelSource) -> None:
@@ -305,10 +328,14 @@ def reject_pickled_weights(source: ModelSource, options: EngineOptions) -> None:
     adapted = files_of(source.adapter) if source.adapter else []
     for paths in ([] if source.gguf else source.files(), adapted):
         names = [path.name for path in paths]
+        if options.allow_pickle or SAFE_WEIGHTS & {*names}:
+            continue
         pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
         pickles = [name for name in pickles if not TRAINER_FILES.fullmatch(name)]
-        safe = any(name.endswith(".safetensors") for name in names)
-        if options.allow_pickle or safe or not pickles:
+        if SAFE_INDEX in names:
+            shards = _shards(paths[0].parent / SAFE_INDEX)
+            pickles = sorted(name for name in shards if not name.endswith(".safetensors"))
+        if not pickles:
             continue
         raise UsageError(
             f"{paths[0].parent}: its weights are pickle files ({', '.join(pickles[:4])}), which "
@@ -316,11 +343,22 @@ def reject_pickled_weights(source: ModelSource, options: EngineOptions) -> None:
         )
 
 
-def remote_code(source: ModelSource) -> list[str]:
-    """List the Python files that --trust-remote-code would run."""
+def _shards(index: Path) -> set[str]:
+    """The files that an index of weights names; none where transformers will not read it either."""
+    try:
+        return {str(name) for name in json.loads(index.read_bytes())["weight_map"].values()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return set()
+
+
+def unasked_code(name: str, folder: Path | None) -> UsageError | None:
+    """The refusal of a model or tokenizer whose own Python files would have to run, naming them.
+
+    None where the folder's configurations name no code.
+    """
     files: set[str] = set()
-    for name in ("config.json", "tokenizer_config.json"):
-        path = source.folder / name if source.folder is not None else None
+    for config in (CONFIG, "tokenizer_config.json"):
+        path = folder / config if folder is not None else None
         if path is None or not path.is_file():
             continue
         try:
@@ -330,5 +368,12 @@ def remote_code(source: ModelSource) -> list[str]:
         for target in targets:
             for reference in target if isinstance(target, list) else [target]:
                 if isinstance(reference, str):
-                    files.add(reference.rpartition(".")[0].split("--")[-1] + ".py")
-    return sorted(files)
+                    where, _, place = reference.rpartition("--")
+                    module = f"{place.rpartition('.')[0]}.py"
+                    files.add(f"{module} of {where} on the Hub" if where else module)
+    if not files:
+        return None
+    return UsageError(
+        f"{name}: this model needs code of its own ({', '.join(sorted(files))}), which is not run "
+        "unasked; read these files and, if you trust them, add --trust-remote-code"
+    )

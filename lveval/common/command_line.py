@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lveval.common.errors import WrongOption
-from lveval.common.text import one_line, printable
+from lveval.common.text import one_line, unbroken
 
 WIDTH = 100  # columns of help, at most
 
@@ -63,4 +63,4 @@ def program(command: str) -> str:
 
 def next_step(what: str, folder: Path, then: str) -> str:
     """Say where a command has written, and what to do next: how a command ends."""
-    return printable(f"{what}: {folder}; next: {then}")
+    return unbroken(f"{what}: {folder}; next: {then}")

@@ -14,7 +14,7 @@ from enum import IntEnum
 from types import TracebackType
 
 from lveval.common import interrupts, streams
-from lveval.common.text import first_line, printable
+from lveval.common.text import first_line, printable, unbroken
 
 
 class ExitCode(IntEnum):
@@ -105,8 +105,10 @@ def ending(error: BaseException) -> tuple[str, int] | None:
     match error:
         case WrongOption():
             return f"{error.program}: error: {error.message}", int(error.code)
-        case LVEvalError():
+        case SettingsMismatch():  # a difference a line
             return f"error: {error.message}", int(error.code)
+        case LVEvalError():
+            return f"error: {unbroken(error.message)}", int(error.code)
         case ModuleNotFoundError():
             how = "run: pip install -r requirements.txt (or the extra of lveval that has it)"
             return f"error: the package {error.name} is not installed; {how}", int(ExitCode.USAGE)
@@ -124,7 +126,7 @@ def ending(error: BaseException) -> tuple[str, int] | None:
             where = f"{error.filename}: " if error.filename is not None else ""
             hint = "; raise ulimit -n" if number in (errno.EMFILE, errno.ENFILE) else ""
             code = ExitCode.USAGE if number in USERS_ERRNO else ExitCode.STORAGE
-            return f"error: {where}{why}{hint}", int(code)
+            return f"error: {unbroken(where)}{why}{hint}", int(code)
     return None
 
 

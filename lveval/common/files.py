@@ -59,7 +59,8 @@ def write_atomic(path: Path, content: str | bytes | Iterable[bytes]) -> None:
     """Replace `path` by `content` whole or not at all: temporary file, fsync, rename, fsync of the
     folder. Content that comes in parts is written as they come.
     """
-    whole = content.encode() if isinstance(content, str) else content
+    # A name may hold a lone surrogate, which UTF-8 cannot; as an escape it is JSON's own.
+    whole = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors("writing", path):
         try:

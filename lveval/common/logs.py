@@ -12,8 +12,9 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from lveval.common.text import printable
+from lveval.common.text import printable, unbroken
 
 log = logging.getLogger("lveval")
 
@@ -25,6 +26,8 @@ class _StderrHandler(logging.Handler):
         """Write the message without controls that could steer a terminal."""
         from tqdm import tqdm
 
+        if isinstance(record.args, tuple):
+            record.args = tuple(unbroken(str(a)) if isinstance(a, Path) else a for a in record.args)
         tqdm.write(printable(record.getMessage()), file=sys.stderr)
         sys.stderr.flush()
 

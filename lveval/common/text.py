@@ -15,6 +15,13 @@ def printable(text: str) -> str:
     )
 
 
+def unbroken(text: str) -> str:
+    """`text`, with a path or a name in it, as `printable` has it and its line breaks likewise: what
+    follows one would pass for a line of ours.
+    """
+    return printable(text).replace("\n", "\\u000a")
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its class where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

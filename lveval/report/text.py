@@ -20,7 +20,7 @@ from lveval.analysis import evidence
 from lveval.analysis.causes import IN_WORDS, label
 from lveval.common.command_line import next_step, program
 from lveval.common.table import WIDTH
-from lveval.common.text import one_line, printable
+from lveval.common.text import one_line, unbroken
 from lveval.data import controls
 from lveval.report.tables import (
     ABLATION_NOTE,
@@ -319,11 +319,11 @@ def in_bold(text: str) -> str:
 
 def print_unfinished(evaluation: Evaluation) -> None:
     """Print why there are no results and how to get them."""
-    name = printable(str(evaluation.folder))
+    name = unbroken(str(evaluation.folder))
     print(
         f"{name}: incomplete: {evaluation.missing} rows of {len(evaluation.unfinished)} files "
         "have no answer yet, so nothing is written.\n"
-        f"To finish: {printable(resume_commands(evaluation))}\n"
+        f"To finish: {resume_commands(evaluation)}\n"
         "To score the rows that are there: add --allow-partial",
         file=sys.stderr,
     )
@@ -341,6 +341,6 @@ def resume_commands(evaluation: Evaluation) -> str:
         if covered and "argv" in entry:
             # --overwrite would start anew.
             argv = [word for word in entry["argv"] if word != "--overwrite"]
-            commands.append(f"python prediction.py {shlex.join(argv)}")
+            commands.append(unbroken(f"python prediction.py {shlex.join(map(str, argv))}"))
             left = {name: rows for name, rows in left.items() if name not in covered}
     return "\n".join(commands) or "run prediction.py again as it was started"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from lveval.backends.base import ApiOptions, Json, PlainTokenizer, Tokenizer, Tokens
+from lveval.backends.model_files import unasked_code
 from lveval.backends.openai.retry import RetryPolicy, call_with_retry
 from lveval.common.errors import ServiceError, UsageError
 
@@ -166,7 +167,8 @@ def load(spec: str, *, trust_remote_code: bool) -> ServiceTokenizer:
     try:
         raw = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception as error:  # noqa: BLE001 - what transformers and a tokenizer's own code raise is not ours to foresee
-        raise _unloadable(name, error) from None
+        refusal = None if trust_remote_code else unasked_code(f"--tokenizer {spec}", Path(name))
+        raise refusal or _unloadable(name, error) from None
     return hf_models.HFTokenizer(raw)
 
 
