@@ -150,6 +150,7 @@ def run_cli(main: Callable[[], ExitCode | int]) -> None:
     """
     streams.make_safe()
     interrupts.listen()
+    out_of_memory = False
     try:
         code = int(main())
     except BrokenPipeError:
@@ -158,6 +159,7 @@ def run_cli(main: Callable[[], ExitCode | int]) -> None:
         if (found := ending(error)) is None:
             raise
         message, code = found
+        out_of_memory = isinstance(error, MemoryError)
         print(printable(message), file=sys.stderr)
     try:
         sys.stdout.flush()
@@ -169,11 +171,14 @@ def run_cli(main: Callable[[], ExitCode | int]) -> None:
         if not code:
             print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
             code = int(ExitCode.STORAGE)
-    if code and any(
-        thread is not threading.main_thread() and not thread.daemon
-        for thread in threading.enumerate()
+    if out_of_memory or (
+        code
+        and any(
+            thread is not threading.main_thread() and not thread.daemon
+            for thread in threading.enumerate()
+        )
     ):
         # A thread still answers a row that nobody will record, perhaps for minutes; Python would
-        # wait for it.
+        # wait for it. Without memory libraries crash as Python's end takes them down.
         os._exit(code)
     sys.exit(code)

@@ -114,7 +114,9 @@ def test_the_sections_stay_in_reach(opened: Open, width: int) -> None:
     bar = tab.locator("#sections")
     link = bar.get_by_role("link", name="Evidence")
     link.click()
-    tab.wait_for_timeout(800)  # it scrolls smoothly
+    # It scrolls smoothly, past what is drawn only then.
+    bar.locator("[aria-current=location]", has_text="Evidence").wait_for(timeout=10_000)
+    tab.wait_for_timeout(500)
     box = bar.bounding_box()
     assert box is not None and 0 <= box["y"] < 200
     assert link.get_attribute("aria-current") == "location"
