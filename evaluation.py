@@ -63,6 +63,7 @@ from lveval.results import (
     ScoredRow,
     Scores,
     level_means,
+    overall_mean,
     subset_means,
 )
 from lveval.runs import folder as run_folders
@@ -139,19 +140,19 @@ def recorded_protocols(folder: Path) -> dict[str, str]:
             name: str(signature).partition("|")[0].removeprefix("protocol:")
             for name, signature in signatures.items()
         }
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return {}
 
 
 def analyze(evaluation: Evaluation) -> "RunAnalysis":
     """What the scores mean; see analysis/run_analysis.py."""
-    _one_thread()
+    one_thread()
     from lveval.analysis import run_analysis
 
     return run_analysis.analyze_run(evaluation)
 
 
-def _one_thread() -> None:
+def one_thread() -> None:
     """Keep numpy, which is not imported yet, to one thread.
 
     The analyses multiply small matrices: threads would wait for each other longer than they work,
@@ -298,11 +299,16 @@ def final_scores(evaluation: Evaluation, found: "RunAnalysis") -> dict[str, floa
                 for end in ("low", "high"):
                     if (bound := getattr(around[name], end)) is not None:
                         values[f"{protocol}/{name}/{end}"] = bound
-        values[f"{protocol}/mean"] = round(intervals.overall.value, 2)
+        values[f"{protocol}/mean"] = overall_mean(scores)
     return {f"final/{name}": value for name, value in values.items()}
 
 
 # --- writing ------------------------------------------------------------------------------------
+
+RESULT_FILES = (
+    *(f"{protocol.stem}{end}" for protocol in PROTOCOLS.values() for end in (".json", ".csv")),
+    "results_meta.json",
+)
 
 
 def write_results(evaluation: Evaluation, found: "RunAnalysis") -> None:
@@ -439,12 +445,8 @@ def mark_stale_results(folder: Path) -> None:
     """Rename results.* to results.stale.*: the run has grown since, and they must not pass for its
     scores.
     """
-    for name in (
-        *(f"{protocol.stem}{end}" for protocol in PROTOCOLS.values() for end in (".json", ".csv")),
-        "results_meta.json",
-    ):
+    for name in (*RESULT_FILES, "comparison.json"):
         mark_stale(folder / name)
-    mark_stale(folder / "comparison.json")
 
 
 def mark_stale(path: Path) -> None:
@@ -506,6 +508,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="first join the parts of the run (prediction.py --part) that are beside its folder",
     )
     arguments = parser.parse_args(user_tables.taken(argv))
+    logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
     if arguments.imported is None:
         if arguments.overwrite:
             parser.error("--overwrite is for --import")
@@ -525,7 +528,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> ExitCode:
     """Evaluate one folder; see the module's docstring."""
     arguments = parse_arguments(argv)
-    logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
     if arguments.imported:
         from lveval.exchange.importing import import_answers
 
@@ -554,7 +556,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         if each.unfinished and not arguments.allow_partial:
             print_unfinished(each)
             return ExitCode.INCOMPLETE
-    _one_thread()
+    one_thread()
     from lveval.analysis import comparison, contamination, contexts
 
     if arguments.data_path:
@@ -580,7 +582,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
 
 
 def _a_part(folder: Path, number: int, of: int) -> IncompleteRun:
-    whole = str(folder).removesuffix(f".part{number}of{of}")
+    whole = str(folder).removesuffix(run_folders.part_suffix((number, of)))
     then = f"{program('evaluate')} --merge --input-dir {shlex.quote(whole)}"
     return IncompleteRun(f"{folder}: is part {number} of {of} of a run; join them: {then}")
 

@@ -35,7 +35,6 @@ from lveval.data.controls import CONTROLS
 from lveval.data.own_subsets import declare, read_own_subsets
 from lveval.data.prompt_sets import OFFICIAL_MAPPING_SHA256, PromptSet, load_prompts
 from lveval.data.selection import SelectedFile, load_selection
-from lveval.evaluation import LiveScores
 from lveval.execution import dispatch, remote_cluster
 from lveval.execution.cost import CostTracker
 from lveval.execution.pool import gpu_groups, visible_gpus, worker_pool
@@ -67,8 +66,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     options = RunOptions.parse(user_tables.taken(words))
     logs.configure(verbose=options.verbose, quiet=options.quiet)
     code = execute(options, words)
-    looked = options.plan or options.check or options.export_prompts
-    if code in (ExitCode.COMPLETE, ExitCode.INCOMPLETE) and not looked:
+    if code in (ExitCode.COMPLETE, ExitCode.INCOMPLETE) and not options.looks:
         print(unbroken(str(options.folder)))
     return code
 
@@ -176,6 +174,8 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
             warn_of_surprises(run, spec)
 
         # --- 5. Answers: each is recorded as it comes -----------------------------------------
+        from lveval.evaluation import LiveScores  # here, so that no --help waits for scoring
+
         with track_run(options.track, options.folder, store.manifest["identity"]) as tracker:
             live = LiveScores(tracker, options.folder)
             alike = options.control is not None and CONTROLS[options.control].short
@@ -221,8 +221,8 @@ class Run:
         gpus = visible_gpus() if options.module.ON_GPUS and not scheduler else []
         each = max(1, len(gpus)) if options.single_process else options.gpus_per_worker
         # A plan can be made on a machine without the GPUs that the run will have.
-        looks = options.plan or options.export_prompts
-        absent = looks and not options.calibrate and not gpus
+        needs_none = (options.plan or options.export_prompts) and not options.calibrate
+        absent = needs_none and not gpus
         groups = [] if scheduler or absent else gpu_groups(gpus, each)
         path = engine.model_path
         if scheduler and path and Path(path).exists():  # workers have another working directory

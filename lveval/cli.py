@@ -57,11 +57,10 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     parser.add_argument("--version", action="version", version=f"lveval {__version__}")
     parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help="one of these")
     chosen: str = parser.parse_args(words[:1]).command
-    rest = user_tables.taken(words[1:])
     where, first, _ = COMMANDS[chosen]
     module, _, function = where.partition(":")
     sys.argv[0] = f"{called} {chosen}"  # what argparse shows as the program
-    found: ExitCode = getattr(importlib.import_module(module), function)([*first, *rest])
+    found: ExitCode = getattr(importlib.import_module(module), function)([*first, *words[1:]])
     return found
 
 
@@ -110,7 +109,8 @@ def report_parser(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="MEASURE",
         help="what the runs are placed by, a measure or seconds, prefill, decode (default: kept)",
     )
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(user_tables.taken(argv))
+    logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
     arguments.folder = named_run_folder(parser, arguments)
     return arguments
 
@@ -131,14 +131,16 @@ def report_of_folder(
     `data_path`: a folder with its data, for want of cached copies. Raises LVEvalError where the run
     cannot be read, has no row, cannot be compared, or has other data.
     """
-    from lveval.analysis import comparison, run_analysis, sweep
+    from lveval.evaluation import analyze, evaluate, one_thread
+
+    one_thread()
+    from lveval.analysis import comparison, sweep
     from lveval.analysis.contexts import read_contexts
-    from lveval.evaluation import evaluate
     from lveval.report.data import build_report
     from lveval.report.leaderboard import read_leaderboards
 
     scored = partial(evaluate, data_path=data_path, accept_edited=accept_edited)
-    evaluation, *compared = map(scored, (folder, *others))
+    evaluation, *compared = map(scored, (folder, *dict.fromkeys(others)))
     if not evaluation.rows:
         raise UsageError(
             f"{folder}: no row has an answer yet; run prediction.py with this folder's options "
@@ -148,7 +150,7 @@ def report_of_folder(
     evaluation.depths = contexts.depths
     return build_report(
         evaluation,
-        run_analysis.analyze_run(evaluation),
+        analyze(evaluation),
         contexts=contexts if with_passages else None,
         published=read_leaderboards(),
         rank=leaderboard,
@@ -165,7 +167,6 @@ def report_of_folder(
 def report(argv: Sequence[str] | None = None) -> ExitCode:
     """Write what was asked for; the last line printed is the page's path."""
     arguments = report_parser(argv)
-    logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
     output: Path = arguments.output or arguments.folder / "report.html"
     if output.suffix not in (".html", ".htm"):
         raise UsageError(f"--output {output}: expected the name of a page, ending in .html")
@@ -224,9 +225,8 @@ def export_parser(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--organization", default="unknown", metavar="NAME", help="who made the run (unknown)")
     add("--data-path", type=Path, metavar="FOLDER", help="the run's data, for want of cached ones")
     add("--allow-partial", action="store_true", help="export an incomplete run's rows")
-    add("-v", "--verbose", action="store_true", help="say more on standard error")
-    add("-q", "--quiet", action="store_true", help="say only what is wrong")
-    return parser.parse_args(argv)
+    parser.add_loudness()
+    return parser.parse_args(user_tables.taken(argv))
 
 
 def export(argv: Sequence[str] | None = None) -> ExitCode:
@@ -237,7 +237,7 @@ def export(argv: Sequence[str] | None = None) -> ExitCode:
     from lveval.exchange import every_eval_ever, exporting, lm_eval
     from lveval.report.text import print_unfinished
 
-    evaluation = evaluate(arguments.run)
+    evaluation = evaluate(arguments.run, arguments.data_path)
     if evaluation.unfinished and not arguments.allow_partial:
         print_unfinished(evaluation)
         return ExitCode.INCOMPLETE

@@ -27,10 +27,9 @@ from lveval.backends import (
     run_name,
 )
 from lveval.backends.base import ApiOptions, BackendModule, EngineOptions, Json
-from lveval.common import logs
 from lveval.common.command_line import Command, Help, program
 from lveval.common.errors import UsageError, WrongOption, unknown_name
-from lveval.common.levels import FileKey
+from lveval.common.levels import LEVEL, FileKey
 from lveval.common.logs import log
 from lveval.common.text import first_line
 from lveval.data.controls import CONTROLS
@@ -153,10 +152,15 @@ class RunOptions(
             options = cls.parse(words)
         except WrongOption as error:
             raise UsageError(f"predict(): {error.message}") from None
-        for name in ("plan", "check"):
-            if getattr(options, name):
-                raise UsageError(f"predict({name}=…): found the command {name}; run lveval {name}")
+        for name in options.looks:
+            command = f"predict {flag(name)}" if name == "export_prompts" else name
+            raise UsageError(f"predict({name}=…): found the command {name}; run lveval {command}")
         return options
+
+    @property
+    def looks(self) -> list[str]:
+        """The options given that look at a run in place of answering it."""
+        return [name for name in ("plan", "check", "export_prompts") if getattr(self, name)]
 
     @property
     def module(self) -> BackendModule:
@@ -256,7 +260,7 @@ class RunOptions(
                         "selected subset"
                     )
         for level in levels:
-            if not re.fullmatch(r"[1-9][0-9]*k", level):
+            if not re.fullmatch(LEVEL, level):
                 raise UsageError(f'--lengths: found "{level}", expected a level such as 16k')
         unique = dict.fromkeys
         return [(subset, level) for subset in unique(subsets) for level in unique(levels)]
@@ -309,7 +313,7 @@ CONFLICTS: list[tuple[Callable[[RunOptions], object], str]] = [
         "--calibrate: found no --plan; expected both, or neither to start the run",
     ),
     (
-        lambda o: sum(map(bool, (o.plan, o.check, o.export_prompts))) > 1,
+        lambda o: len(o.looks) > 1,
         "--plan, --check and --export-prompts: found several, expected one of them",
     ),
     (
@@ -489,15 +493,14 @@ def option_parser(*, usual: bool = False) -> Command:
     return command
 
 
-def add_run_folder_options(parser: argparse.ArgumentParser) -> None:
+def add_run_folder_options(parser: Command) -> None:
     """Add the options that name a run to be read, in one of two ways, and runs to compare."""
     add = parser.add_argument
     newest = "the run's folder, as prediction.py prints it (default: the newest in --output-dir)"
     add("--input-dir", type=Path, metavar="RUN", help=newest)
     add("--output-dir", type=Path, default=Path("outputs"), help="as for prediction.py (outputs)")
     add("--model-name", help="as for prediction.py; names the folder together with --output-dir")
-    add("-v", "--verbose", action="store_true", help="say more on standard error")
-    add("-q", "--quiet", action="store_true", help="say only what is wrong")
+    parser.add_loudness()
     data = "a folder with the run's data, for want of a cached copy; computes depths of old runs"
     add("--data-path", type=Path, metavar="FOLDER", help=data)
     edited = "score rows that were edited on purpose as they stand; the results say so"
@@ -512,7 +515,6 @@ def named_run_folder(parser: argparse.ArgumentParser, arguments: argparse.Namesp
         parser.error("expected either --input-dir, or --model-name with --output-dir; found both")
     if arguments.model_name:
         return run_folder(arguments.output_dir, arguments.model_name)
-    logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)  # the newest run is said
     return arguments.input_dir or newest_run(arguments.output_dir, arguments.compare)
 
 

@@ -14,6 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from lveval import evaluation as scoring
+from lveval import user_tables
 from lveval.analysis.contexts import read_contexts
 from lveval.common import logs
 from lveval.common.command_line import Command
@@ -28,7 +29,6 @@ from lveval.runs import folder as runs
 from lveval.runs import times
 from lveval.runs.record import JsonObject, LocatedRecord, index_of, parse_attempt, parse_record
 
-ROWS_NAMED = 5  # of those that one fault is about
 MOST = 60  # characters of a line that is not as expected
 
 ANSWER = "run prediction.py again with the same arguments"
@@ -287,10 +287,7 @@ class Verifier:
                 f"{self._folder / 'comparison.json'}: is of other answers than these, or damaged; "
                 f"{SCORE} with --compare"
             )
-        names = {
-            name for of in PROTOCOLS.values() for name in (f"{of.stem}.json", f"{of.stem}.csv")
-        }
-        present = {name for name in (*names, META) if self._look_at(name)}
+        present = {name for name in scoring.RESULT_FILES if self._look_at(name)}
         if evaluation.unfinished:
             for name in sorted(present):
                 self._damage(f"{self._folder / name}: is from before rows were missing; {SCORE}")
@@ -328,8 +325,7 @@ class Verifier:
 
 def _named(rows: Sequence[int]) -> str:
     """Name the first rows of many."""
-    more = " …" if len(rows) > ROWS_NAMED else ""
-    return f"{len(rows)} rows ({', '.join(map(str, rows[:ROWS_NAMED]))}{more})"
+    return f"{len(rows)} rows ({runs.first_rows(rows)})"
 
 
 def _difference(found: bytes, expected: bytes) -> str:
@@ -361,15 +357,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("run", type=Path, metavar="RUN", help="the run's folder")
     data = "a folder with the run's data (default: that of the run's last start, and cached copies)"
     add("--data-path", type=Path, metavar="FOLDER", help=data)
-    add("-v", "--verbose", action="store_true", help="say more on standard error")
-    add("-q", "--quiet", action="store_true", help="say only what is wrong")
-    return parser.parse_args(argv)
+    parser.add_loudness()
+    return parser.parse_args(user_tables.taken(argv))
 
 
 @collector_paused()
 def main(argv: Sequence[str] | None = None) -> ExitCode:
     """Verify one folder: a line a fault, and their number last."""
     arguments = parse_arguments(argv)
+    scoring.one_thread()
     logs.configure(verbose=arguments.verbose, quiet=arguments.quiet)
     verifier = Verifier(arguments.run, arguments.data_path)
     code = verifier.verify()

@@ -69,17 +69,10 @@ def label(cause: Cause) -> str:
 FAMILIES: dict[str, tuple[Cause, ...]] = {
     "right": ("correct", "verbose"),
     "not in the prompt": ("evidence_cut",),
-    "the model failed": (
-        "refused",
-        "empty",
-        "loop",
-        "wrong_language",
-        "distracted",
-        "length",
-        "gated",
-        "wrong",
-    ),
 }
+FAMILIES["the model failed"] = tuple(
+    cause for cause in CAUSES if all(cause not in some for some in FAMILIES.values())
+)
 
 
 # Right by more than half; at just half it depends on which: "312 °C" has what counts in "312

@@ -26,7 +26,7 @@ from lveval.analysis.clusters import (
     resample,
 )
 from lveval.analysis.intervals import Interval, interval, notes
-from lveval.analysis.mismatches import mismatches, model_differences, section
+from lveval.analysis.mismatches import model_differences, section, setting_mismatches
 from lveval.common.errors import SettingsMismatch
 from lveval.common.table import WIDTH, text_table
 from lveval.common.text import one_line, printable
@@ -114,9 +114,9 @@ def unlike(published: Evaluation, fresh: Evaluation) -> list[str]:
             f"{fresh.place}: the data of {same[0]} are those of {published.place}; expected a run "
             "on fresh data"
         )
-    a, b = ({**each.identity, "data": {"": ""}} for each in (published, fresh))
-    found = mismatches(a, b, ("published", "fresh"))
-    return [each.text for each in (*found, *model_differences(a, b))]
+    both = published.identity, fresh.identity
+    found = setting_mismatches(*both, ("published", "fresh")) + model_differences(*both)
+    return [each.text for each in found]
 
 
 def report(published: Evaluation, fresh: Evaluation) -> str:

@@ -76,20 +76,27 @@ def mismatches(
 ) -> list[Mismatch]:
     """List what differs beyond the model in the `identity` of two run.json; refusals come first.
 
-    Refused: data of a common file that differ, no file in common. Flagged: other prompts, chat
-    format, limit of tokens, budgets or decoding, and what a run did not record (folders of the
-    published harness have no run.json: pass an empty mapping).
+    Refused: data of a common file that differ, no file in common. Flagged: other settings, and what
+    a run did not record (folders of the published harness have no run.json: pass an empty mapping).
     """
+    found = data_mismatches(section(identity_a, "data"), section(identity_b, "data"), names)
+    found += setting_mismatches(identity_a, identity_b, names)
+    return sorted(found, key=lambda mismatch: not mismatch.refuses)
+
+
+def setting_mismatches(
+    identity_a: Mapping[str, object], identity_b: Mapping[str, object], names: tuple[str, str]
+) -> list[Mismatch]:
+    """Flag other prompts, chat format, limit of tokens, budgets or decoding, as `mismatches`."""
     both = identity_a, identity_b
 
     def noted(words: str, values: Sequence[object], shown: Sequence[object] = ()) -> list[Mismatch]:
         return difference_notes(words, values, shown, names)
 
-    found = data_mismatches(section(identity_a, "data"), section(identity_b, "data"), names)
     prompts = [section(each, "prompts") for each in both]
     hashes = [each.get("sha256") for each in prompts]
     templates = [f"{each.get('name', 'unnamed')}-{str(each.get('sha256'))[:8]}" for each in prompts]
-    found += noted("prompts", hashes, templates)
+    found = noted("prompts", hashes, templates)
     for field, words in (("chat_template", "chat format"), ("model_max_len", "limit of tokens")):
         found += noted(words, [each.get(field) for each in both])
     engines = [section(each, "engine") for each in both]
@@ -111,7 +118,7 @@ def mismatches(
     own = [section(each, "subsets") for each in both]
     for subset in sorted(own[0].keys() & own[1].keys()):
         found += _own_mismatches(subset, section(own[0], subset), section(own[1], subset), names)
-    return sorted(found, key=lambda mismatch: not mismatch.refuses)
+    return found
 
 
 # Of the definition of a user's own subset: what its scores depend on, beside the answers.

@@ -1,6 +1,6 @@
 """A model's chat template rendered in a process of its own, within bounds of time and memory.
 
-    text = chat_templates.render("/models/m/chat_template.jinja", template, turns, words)
+    text = chat_templates.render("/models/m", template, turns, words)
 
 A template is a program that came with the model. transformers runs it in Jinja's sandbox, which
 keeps it from files and the network, not from looping for ever or filling the memory. Rendering a
@@ -94,12 +94,12 @@ def _renderer() -> _Renderer:
 
 
 def render(
-    place: str, template: str, turns: Sequence[Mapping[str, object]], words: Mapping[str, Json]
+    model: str, template: str, turns: Sequence[Mapping[str, object]], words: Mapping[str, Json]
 ) -> str:
     """The turns in the template's format, with the cue of the answer; `words` are its variables.
 
-    `place` says where the template is. Raises UsageError for one that fails, or that needs more
-    than SECONDS, MEMORY or LONGEST.
+    `model`: the tokenizer's folder or name. Raises UsageError, which names the template's file, for
+    one that fails, or that needs more than SECONDS, MEMORY or LONGEST.
     """
     longest = sum(len(str(turn["content"])) for turn in turns) + LONGEST
     reply = _renderer().ask([turns, template, words, SECONDS, longest])
@@ -118,7 +118,8 @@ def render(
         case _:
             found = f"ends its process (code {reply['ended']}), which may take {memory}"
     raise UsageError(
-        f"{place}: the tokenizer's chat template {found}; mend it, or use --chat-template none"
+        f"{place_of(model)}: the tokenizer's chat template {found}; mend it, or use "
+        "--chat-template none"
     )
 
 

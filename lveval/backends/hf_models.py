@@ -418,9 +418,9 @@ class HFTokenizer:
         turns = [{"role": "user", "content": content}]
         try:
             if type(self.raw).apply_chat_template is Plain.apply_chat_template:
-                place = chat_templates.place_of(self.raw.name_or_path)
+                model = self.raw.name_or_path
                 words = {**self.raw.special_tokens_map, **self._template_args}
-                return chat_templates.render(place, self.raw.get_chat_template(), turns, words)
+                return chat_templates.render(model, self.raw.get_chat_template(), turns, words)
             how = {"tokenize": False, "add_generation_prompt": True, **self._template_args}
             return str(self.raw.apply_chat_template(turns, **how))  # code of its own, or Mistral's
         except UsageError:

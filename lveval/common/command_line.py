@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lveval.common.errors import WrongOption
+from lveval.common.table import WIDTH
 from lveval.common.text import one_line, unbroken
-
-WIDTH = 100  # columns of help, at most
 
 SCRIPTS = {"predict": "python prediction.py", "evaluate": "python evaluation.py"}
 
@@ -47,6 +46,11 @@ class Command(argparse.ArgumentParser):
         **words: Any,  # noqa: ANN401 - as argparse takes them
     ) -> None:
         super().__init__(formatter_class=formatter_class, allow_abbrev=False, **words)
+
+    def add_loudness(self) -> None:
+        """Add -v and -q."""
+        self.add_argument("-v", "--verbose", action="store_true", help="say more on standard error")
+        self.add_argument("-q", "--quiet", action="store_true", help="say only what is wrong")
 
     def error(self, message: str) -> NoReturn:
         """Raise WrongOption."""

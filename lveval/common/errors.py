@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from types import TracebackType
 
@@ -83,6 +83,13 @@ class StorageError(LVEvalError):
     """A disk that fails, or recorded bytes that are damaged."""
 
     code = ExitCode.STORAGE
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception, what it was raised from or during, and so on to the first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def unknown_name(found: str, kind: str, known: list[str]) -> LVEvalError:

@@ -1,6 +1,7 @@
 """Levels of length and the files of a run: level_length("16k") is 16."""
 
 FileKey = tuple[str, str]  # (subset, level): a file
+LEVEL = "[1-9][0-9]*k"  # a level, as a regular expression
 
 
 def level_length(level: str) -> int:

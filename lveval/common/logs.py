@@ -17,6 +17,7 @@ from pathlib import Path
 from lveval.common.text import printable, unbroken
 
 log = logging.getLogger("lveval")
+HUB = logging.getLogger("huggingface_hub.utils._http")  # where its client tells of its retries
 
 
 class _StderrHandler(logging.Handler):
@@ -43,6 +44,7 @@ def shown(*, verbose: bool = False, quiet: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
+        HUB.removeFilter(_hub_retries)
         log.handlers.clear()
         log.setLevel(level)
         log.propagate = propagate
@@ -77,4 +79,4 @@ def configure(*, verbose: bool = False, quiet: bool = False) -> None:
     if not any(isinstance(handler, _StderrHandler) for handler in log.handlers):
         log.addHandler(_StderrHandler())
         log.propagate = False
-    logging.getLogger("huggingface_hub.utils._http").addFilter(_hub_retries)
+    HUB.addFilter(_hub_retries)

@@ -10,9 +10,13 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from typing import Any, TypeVar
+
+Out = TypeVar("Out")
 
 
 def process_pool(count: int) -> ProcessPoolExecutor:
@@ -20,6 +24,19 @@ def process_pool(count: int) -> ProcessPoolExecutor:
     locks).
     """
     return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start)
+
+
+def in_order(
+    executor: Executor, function: Callable[..., Out], tasks: Iterable[tuple[Any, ...]], ahead: int
+) -> Iterator[Out]:
+    """Yield `function` of each task's arguments, in order; at most `ahead` more are under way."""
+    futures: deque[Future[Out]] = deque()
+    for task in tasks:
+        futures.append(executor.submit(function, *task))
+        if len(futures) > ahead:
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()
 
 
 def _start() -> None:

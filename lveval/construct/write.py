@@ -18,16 +18,15 @@ import itertools
 import os
 import re
 import shlex
-from collections import deque
 from collections.abc import Generator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from lveval import config
+from lveval import config, user_tables
 from lveval.common.command_line import Command, next_step, program
 from lveval.common.errors import ExitCode, StorageError, UsageError, run_cli, unknown_name
 from lveval.common.files import disk_errors, write_atomic
-from lveval.common.processes import process_pool
+from lveval.common.processes import in_order, process_pool
 from lveval.construct.build import (
     EVEN,
     TOLERANCE,
@@ -93,14 +92,8 @@ def build_lines_ordered(
         yield from itertools.starmap(build_lines, tasks)
         return
     pool = process_pool(min(workers, len(tasks)))
-    todo = iter(tasks)
     try:
-        ahead = deque(
-            pool.submit(build_lines, *task) for task in itertools.islice(todo, 2 * workers)
-        )
-        while ahead:
-            yield ahead.popleft().result()
-            ahead.extend(pool.submit(build_lines, *task) for task in itertools.islice(todo, 1))
+        yield from in_order(pool, build_lines, tasks, 2 * workers)
     except BrokenProcessPool as error:
         raise UsageError(
             "a worker process died (out of memory?); try a smaller --num-workers"
@@ -234,7 +227,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="processes; files stay the same (default: CPUs)",
     )
     add("--overwrite", action="store_true", help="replace files that are there")
-    return parser.parse_args(arguments)
+    return parser.parse_args(user_tables.taken(arguments))
 
 
 def recipe_of(options: argparse.Namespace) -> BuildSpec:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, cast
 from lveval import config
 from lveval.common.errors import DataError, SettingsMismatch, StorageError
 from lveval.common.files import cache_dir
+from lveval.common.levels import LEVEL
 from lveval.data.rows import Row, invalid, parse_row
 from lveval.data.sources import DataSource, find_source, fingerprint_of, read_lines
 
@@ -106,7 +107,7 @@ def load_file(
     """
     for kind, value, pattern, expected in (
         ("subset", subset, r"\w[\w.-]*", 'letters, digits, "_", "-" and "."'),
-        ("level", level, r"[1-9][0-9]*k", "a length such as 16k"),
+        ("level", level, LEVEL, "a length such as 16k"),
         ("fingerprint", fingerprint, r"sha256:[0-9a-f]{64}", "sha256: and 64 hexadecimal digits"),
     ):
         if value is not None and not re.fullmatch(pattern, value):
@@ -152,7 +153,7 @@ def damaged_copy(subset: str, fingerprint: str) -> Path | None:
     return path if path.exists() and _open_cache(path) is None else None
 
 
-def _rows_of_source(source: DataSource, subset: str) -> Iterator[tuple[bytes, Row | None]]:
+def rows_of_source(source: DataSource, subset: str) -> Iterator[tuple[bytes, Row | None]]:
     """Each line with its row; blank lines, of which only the last ones may be, have none."""
     blank = rows = 0
     for number, line in enumerate(read_lines(source), start=1):
@@ -261,7 +262,7 @@ def _write_cache(source: DataSource, subset: str, fingerprint: str, size: int, p
                 disable=None,
             )
             with bar, pa.OSFile(name, "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-                for line, row in _rows_of_source(source, subset):
+                for line, row in rows_of_source(source, subset):
                     digest.update(line)
                     bar.update(len(line))
                     if row is not None:  # a batch is one row: memory stays that of a row

@@ -10,6 +10,7 @@ from typing import TypedDict
 
 from lveval import config
 from lveval.common.errors import DataError, LVEvalError
+from lveval.runs.record import Prediction
 
 _short_repr = reprlib.Repr()
 
@@ -32,6 +33,35 @@ class Row(TypedDict):
     offsets: (
         dict[str, list[list[int]]] | None
     )  # "evidence", "confusing_facts" -> [start, end) in characters of context
+
+
+# --- Its record ---------------------------------------------------------------------------------
+
+
+def row_record(row: Row, key: tuple[str, str, int], pred: str, own: Prediction) -> Prediction:
+    """The record of a row's answer: the published six keys first, then what the row is and `own`.
+
+    `key` is (subset, level, index).
+    """
+    subset, level, index = key
+    record: Prediction = {
+        "pred": pred,
+        "answers": row["answers"],
+        "gold_ans": row["answer_keywords"],
+        "input": row["input"],
+        "all_classes": row["all_classes"],
+        "length": row["length"],
+        "dataset": subset,
+        "level": level,
+        "index": index,
+        "language": row["language"],
+        **own,
+    }
+    if row["confusing_facts"] is not None:
+        record["confusing_facts"] = row["confusing_facts"]
+    if row["question_id"] is not None:
+        record["question_id"] = row["question_id"]
+    return record
 
 
 # --- One row ------------------------------------------------------------------------------------

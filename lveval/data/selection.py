@@ -114,11 +114,14 @@ def _select(
     if control is not None and controls.CONTROLS[control].lacking:  # else no row need be read
         applies = controls.CONTROLS[control].change
         left_out = frozenset(index for index in chosen if applies(file.row(index)) is None)
-    elsewhere = frozenset(
-        index
-        for place, index in enumerate(chosen)
-        if part is not None and part_of(subset, level, place, part[1]) != part[0]
-    )
+    elsewhere: frozenset[int] = frozenset()
+    if part is not None:
+        number, parts = part
+        elsewhere = frozenset(
+            index
+            for place, index in enumerate(chosen)
+            if part_of(subset, level, place, parts) != number
+        )
     drawn = None if sample is None else tuple(sorted(chosen))
     return SelectedFile(file, len(chosen), left_out, drawn, elsewhere)
 

@@ -20,9 +20,10 @@ from lveval import __version__, config, metrics
 from lveval.analysis.intervals import CONFIDENCE, Interval, score_intervals
 from lveval.common import jieba_dictionary
 from lveval.common.errors import DataError, UsageError
-from lveval.common.files import durable_mkdir, write_atomic
+from lveval.common.files import disk_errors, durable_mkdir, write_atomic
 from lveval.common.jsonl import encode
-from lveval.exchange.exporting import HUB_DATA, budget_of, ended_at, model_name, raw_output, sha256
+from lveval.data.sources import HUB_REPO
+from lveval.exchange.exporting import budget_of, ended_at, model_name, raw_output, sha256
 from lveval.results import PROTOCOLS, Evaluation, FileResult, RowKey, ScoredRow, level_means
 
 SCHEMA = "0.3.0"
@@ -97,7 +98,8 @@ def write(
             "total_rows": len(PROTOCOLS) * len(evaluation.rows),
         },
     }
-    durable_mkdir(folder / target)
+    with disk_errors("making the folder", folder / target):
+        durable_mkdir(folder / target)
     write_atomic(folder / samples, lines)
     text = json.dumps(aggregate, indent=2) + "\n"
     write_atomic(folder / f"{stem}.json", text)
@@ -196,7 +198,7 @@ def _source(*files: FileResult) -> dict[str, Any]:
         return {
             "dataset_name": name,
             "source_type": "hf_dataset",
-            "hf_repo": HUB_DATA,
+            "hf_repo": HUB_REPO,
             "hf_split": "test",
             "samples_number": number,
         }
@@ -229,9 +231,7 @@ def _sample(
     file = f"{row.subset}_{row.level}"
     question, truths = row.text("input") or "", [str(each) for each in row.record["answers"]]
     raw, status = raw_output(row), row.text("status")
-    usage = row.record.get("usage")
-    answer_tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    prompt_tokens = row.count("prompt_tokens")
+    answer_tokens, prompt_tokens = row.answer_tokens, row.count("prompt_tokens")
     sample: dict[str, Any] = {
         "schema_version": SCHEMA,
         "evaluation_id": identity,
@@ -267,7 +267,7 @@ def _sample(
             }
         ),
     }
-    if type(answer_tokens) is int and answer_tokens >= 0 and prompt_tokens is not None:
+    if answer_tokens is not None and prompt_tokens is not None:
         sample["token_usage"] = {
             "input_tokens": prompt_tokens,
             "output_tokens": answer_tokens,

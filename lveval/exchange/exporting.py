@@ -12,8 +12,6 @@ from pathlib import Path
 from lveval.analysis.contexts import data_of, rows_of
 from lveval.results import Evaluation, FileResult, RowKey, ScoredRow
 
-HUB_DATA = "Infinigence/LVEval"
-
 
 def model_name(evaluation: Evaluation) -> str:
     """The model as the run names it; of a folder without run.json the folder's name."""

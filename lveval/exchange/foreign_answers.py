@@ -21,7 +21,7 @@ from pathlib import Path
 from lveval import config
 from lveval.common.errors import DataError, UsageError
 from lveval.common.files import disk_errors
-from lveval.common.levels import FileKey
+from lveval.common.levels import LEVEL, FileKey
 from lveval.common.logs import log
 from lveval.data.own_subsets import unknown_subset
 from lveval.runs.record import parse_record
@@ -45,7 +45,7 @@ def named_file(path: Path) -> FileKey | None:
     """Find the `<subset>_<level>` in a file's name; None where there is none."""
     names = sorted({*config.DATASET_METRIC, *config.DATASET_ALIAS}, key=len, reverse=True)
     subset = "|".join(map(re.escape, names))
-    found = re.search(rf"(?<![^\W_])({subset})_([1-9][0-9]*k)(?![^\W_])", path.name)
+    found = re.search(rf"(?<![^\W_])({subset})_({LEVEL})(?![^\W_])", path.name)
     return found and (config.DATASET_ALIAS.get(found[1], found[1]), found[2])
 
 
@@ -189,7 +189,7 @@ def _csv_answer(path: Path, where: str, cells: dict[str, str | None]) -> Foreign
         key = config.DATASET_ALIAS.get(subset, subset), level
         if key[0] not in config.DATASET_METRIC:
             raise DataError(f"{where}: {unknown_subset(subset)}")
-        if not re.fullmatch(r"[1-9][0-9]*k", level):
+        if not re.fullmatch(LEVEL, level):
             raise DataError(f'{where}: level: found "{level}"; expected one such as 16k')
     else:
         key = _file_of(path)

@@ -17,7 +17,7 @@ from lveval.common.levels import FileKey, file_name
 from lveval.common.logs import log
 from lveval.data.dataset import DataFile, load_file
 from lveval.data.own_subsets import declare, read_own_subsets
-from lveval.data.rows import Row
+from lveval.data.rows import Row, row_record
 from lveval.exchange.foreign_answers import FORMATS, ForeignAnswer
 from lveval.runs.record import IMPORTED, Prediction
 from lveval.runs.store import RunStore
@@ -181,24 +181,8 @@ def _records(joined: Joined, model_name: str) -> Iterator[Prediction]:
 def _record(key: FileKey, index: int, row: Row, text: str, model_name: str) -> Prediction:
     """The row's record: of its prompt nothing is known, of the answer's end neither."""
     pred, unfinished = utils.post_process(text, model_name)
-    record = Prediction(
-        pred=pred,
-        answers=row["answers"],
-        gold_ans=row["answer_keywords"],
-        input=row["input"],
-        all_classes=row["all_classes"],
-        length=row["length"],
-        dataset=key[0],
-        level=key[1],
-        index=index,
-        language=row["language"],
-        status="length" if unfinished else "ok" if pred.strip() else "empty",
-        evidence_kept=None,
-    )
+    status = "length" if unfinished else "ok" if pred.strip() else "empty"
+    own = Prediction(status=status, evidence_kept=None)
     if text != pred:
-        record["raw_pred"] = text
-    if row["confusing_facts"] is not None:
-        record["confusing_facts"] = row["confusing_facts"]
-    if row["question_id"] is not None:
-        record["question_id"] = row["question_id"]
-    return record
+        own["raw_pred"] = text
+    return row_record(row, (*key, index), pred, own)

@@ -17,9 +17,10 @@ from typing import Any
 
 from lveval import __version__
 from lveval.common.errors import DataError
-from lveval.common.files import durable_mkdir, write_atomic
+from lveval.common.files import disk_errors, durable_mkdir, write_atomic
 from lveval.common.jsonl import encode
-from lveval.exchange.exporting import HUB_DATA, budget_of, ended_at, model_name, raw_output, sha256
+from lveval.data.sources import HUB_REPO
+from lveval.exchange.exporting import budget_of, ended_at, model_name, raw_output, sha256
 from lveval.results import PROTOCOLS, Evaluation, FileResult, RowKey, ScoredRow
 from lveval.runs.folder import run_folder
 
@@ -50,7 +51,8 @@ def write(
     if not files:
         raise DataError(f"{evaluation.folder}: found no scored row; expected at least one")
     target = run_folder(folder, model_id or model_name(evaluation))
-    durable_mkdir(target)
+    with disk_errors("making the folder", target):
+        durable_mkdir(target)
     ended = ended_at(evaluation)
     date = time.strftime("%Y-%m-%dT%H-%M-%S.000000", time.gmtime(ended))
     written = []
@@ -159,7 +161,7 @@ def _standard_error(rows: list[ScoredRow], protocol: str) -> float | str:
 def _config(evaluation: Evaluation, file: FileResult) -> dict[str, Any]:
     return {
         "task": _task(file),
-        "dataset_path": HUB_DATA if file.is_published_file else "json",
+        "dataset_path": HUB_REPO if file.is_published_file else "json",
         "dataset_name": file.name,
         "test_split": "test",
         "output_type": "generate_until",

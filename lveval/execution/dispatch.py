@@ -6,7 +6,6 @@ with worker_pool(single_process=False, count=2) as executor:
 
 import itertools
 import os
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -22,6 +21,7 @@ from typing import Any, TypeVar, cast
 
 from lveval.backends.base import EngineBroken, Prompt, RemoteEngine
 from lveval.common.errors import IncompleteRun
+from lveval.common.processes import in_order
 from lveval.execution import remote_cluster
 from lveval.execution.pool import PREPARING
 from lveval.execution.remote_cluster import POLL_SECONDS, RESUME
@@ -198,13 +198,7 @@ def _prefetch(function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Ou
     """Yield `function` of each item, in order; as many are made ahead as there are cores."""
     ahead = os.cpu_count() or 1
     threads = ThreadPoolExecutor(ahead)
-    futures: deque[Future[Out]] = deque()
     try:
-        for item in items:
-            futures.append(threads.submit(function, item))
-            if len(futures) > ahead:
-                yield futures.popleft().result()
-        while futures:
-            yield futures.popleft().result()
+        yield from in_order(threads, function, ((item,) for item in items), ahead)
     finally:
         threads.shutdown(wait=False, cancel_futures=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
-from lveval.common.errors import UsageError
+from lveval.common.errors import UsageError, causes
 from lveval.common.files import cache_dir
 from lveval.common.text import first_line
 from lveval.execution import remote_cluster
@@ -154,11 +154,10 @@ def _why_not_started(error: BaseException) -> BaseException:
     """What Dask's errors about its own half-made state stand on: an interruption, or the system's
     refusal.
     """
-    while (earlier := error.__cause__ or error.__context__) is not None:
-        error = earlier
-    if isinstance(error, (KeyboardInterrupt, OSError, MemoryError)):
-        return error
-    return UsageError(f"the workers did not start: {type(error).__name__}: {first_line(error)}")
+    *_, first = causes(error)
+    if isinstance(first, (KeyboardInterrupt, OSError, MemoryError)):
+        return first
+    return UsageError(f"the workers did not start: {type(first).__name__}: {first_line(first)}")
 
 
 def _worker_environment(count: int) -> dict[str, str]:

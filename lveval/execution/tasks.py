@@ -13,7 +13,7 @@ from lveval.backends.base import EngineOptions, Generation, Json, RowKey, Tokeni
 from lveval.common.levels import file_name
 from lveval.data.controls import controlled
 from lveval.data.dataset import load_file
-from lveval.data.rows import Row
+from lveval.data.rows import Row, row_record
 from lveval.runs.record import FINAL_STATUSES, Prediction
 
 
@@ -154,37 +154,22 @@ def make_record(
         pred = ""  # a refusal is scored as the empty answer; its words stay in raw_pred
     if status == "ok" and not pred.strip():
         status = "empty"
-    subset, level, index = item.key
-    record = Prediction(
-        pred=pred,
-        answers=row["answers"],
-        gold_ans=row["answer_keywords"],
-        input=row["input"],
-        all_classes=row["all_classes"],
-        length=row["length"],
-        dataset=subset,
-        level=level,
-        index=index,
-        language=row["language"],
+    own = Prediction(
         status=status,
         prompt_tokens=len(prepared.prompt.tokens),
         prompt_tokens_full=prepared.prompt_tokens_full,
         evidence_kept=prepared.evidence_kept,
     )
     if prepared.depths is not None:
-        record["depths"] = prepared.depths
+        own["depths"] = prepared.depths
     if prepared.cut is not None:
-        record["cut"] = list(prepared.cut)
+        own["cut"] = list(prepared.cut)
     if answer.text != pred:
-        record["raw_pred"] = answer.text
+        own["raw_pred"] = answer.text
     if answer.measures:
-        record["measures"] = dict(answer.measures)
+        own["measures"] = dict(answer.measures)
     if answer.finish_reason is not None:
-        record["finish_reason"] = answer.finish_reason
+        own["finish_reason"] = answer.finish_reason
     if answer.usage or answer.output_tokens is not None:
-        record["usage"] = dict(answer.usage) or {"completion_tokens": answer.output_tokens or 0}
-    if row["confusing_facts"] is not None:
-        record["confusing_facts"] = row["confusing_facts"]
-    if row["question_id"] is not None:
-        record["question_id"] = row["question_id"]
-    return record
+        own["usage"] = dict(answer.usage) or {"completion_tokens": answer.output_tokens or 0}
+    return row_record(row, item.key, pred, own)

@@ -19,7 +19,7 @@ from lveval.backends.base import Json
 from lveval.common.errors import IncompleteRun, SettingsMismatch
 from lveval.common.levels import FileKey
 from lveval.common.logs import log
-from lveval.common.table import text_table
+from lveval.common.table import WIDTH, text_table
 from lveval.data import dataset
 from lveval.data.controls import CONTROLS
 from lveval.data.selection import SelectedFile
@@ -133,8 +133,6 @@ def _answered(
 
 
 # --- The tables ---------------------------------------------------------------------------------
-
-WIDTH = 100  # columns
 
 HEADINGS = ("subset", "level", "rows", "longest", "prompt tokens", "before the cut", "answers ≤")
 CUT_HEADINGS = ("subset", "level", "rows cut", "tokens dropped", "evidence cut", "unknown")

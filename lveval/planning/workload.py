@@ -9,16 +9,15 @@ budget; beside them `dataset`, `level` and `index`. A service that formats promp
 bare, and the bench goes without --skip-chat-template.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from pathlib import Path
 
-from lveval import utils
 from lveval.backends import backend_module
 from lveval.backends.base import RowKey
 from lveval.common.files import disk_errors, durable_mkdir, write_atomic
 from lveval.common.jsonl import encode
+from lveval.common.processes import in_order
 from lveval.data.selection import SelectedFile
 from lveval.execution.tasks import Job
 from lveval.planning.token_counts import prepare_here
@@ -41,16 +40,12 @@ def _lines(job: Job, keys: Sequence[RowKey], executor: Executor) -> Iterator[byt
     """Each row's line, in order; a few are made ahead."""
     from tqdm import tqdm
 
-    module = backend_module(job.backend)
-    native_chat = utils.uses_native_chat(module.native_chat(job.options), job.chat_template)
-    futures: deque[Future[bytes]] = deque()
+    native_chat = backend_module(job.backend).native_chat(job.options)
+    tasks = ((job, native_chat, key) for key in keys)
     with tqdm(total=len(keys), unit="row", desc="writing prompts", delay=1, leave=False) as bar:
-        for number in range(len(keys) + AHEAD):
-            if number < len(keys):
-                futures.append(executor.submit(workload_line, job, native_chat, keys[number]))
-            if number >= AHEAD - 1 and futures:
-                yield futures.popleft().result()
-                bar.update()
+        for line in in_order(executor, workload_line, tasks, AHEAD):
+            yield line
+            bar.update()
 
 
 def workload_line(job: Job, native_chat: bool, key: RowKey) -> bytes:

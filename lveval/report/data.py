@@ -169,7 +169,7 @@ def build_report(
         reasoning=found.reasoning,
         measures=found.measures,
         positions=found.positions,
-        depths_note=depths_note(evaluation, told),
+        depths_note=depths_note(evaluation),
         passages_note=passages_note(evaluation, contexts),
         times=found.times,
         sweep=sweep,
@@ -298,13 +298,13 @@ def notes(evaluation: Evaluation) -> list[str]:
     return found
 
 
-def depths_note(evaluation: Evaluation, contexts: Contexts) -> str:
+def depths_note(evaluation: Evaluation) -> str:
     """Say which depths the run did not record, and what became of them."""
     rows = evaluation.rows
     unrecorded = [row for row in rows if row.depths is None]
     if not unrecorded:
         return ""
-    computed = sum(row.key in contexts.depths for row in unrecorded)
+    computed = sum(row.key in evaluation.depths for row in unrecorded)
     said = f"{len(unrecorded):,} of {len(rows):,} rows do not record where their passages stand"
     if computed:
         said += f"; for {computed:,} it is computed from the data"

@@ -98,12 +98,17 @@ def row_views(
     views = []
     for row, cause in zip(evaluation.rows, evaluation.causes, strict=True):
         beside = [_other_answer(row, rows.get(row.key)) for rows in asked]
-        views.append(_row_view(row, cause, told, beside))
+        depths = row.depths or evaluation.depths.get(row.key)
+        views.append(_row_view(row, cause, depths, told.passages.get(row.key, ()), beside))
     return views
 
 
 def _row_view(
-    row: ScoredRow, cause: Cause, told: Contexts, others: list[OtherAnswer | None]
+    row: ScoredRow,
+    cause: Cause,
+    depths: RowDepths | None,
+    passages: Sequence[Passage],
+    others: list[OtherAnswer | None],
 ) -> RowView:
     truths = [str(truth) for truth in row.record["answers"]]
     keywords = row.text("gold_ans")
@@ -132,8 +137,8 @@ def _row_view(
         prompt_tokens_full=row.count("prompt_tokens_full"),
         finish_reason=row.text("finish_reason"),
         length=row.count("length"),
-        depths=row.depths or told.depths.get(row.key),
-        passages=told.passages.get(row.key, ()),
+        depths=depths,
+        passages=passages,
         others=others,
     )
 
@@ -144,9 +149,7 @@ def _other_answer(row: ScoredRow, told: tuple[ScoredRow, Cause] | None) -> Other
         return None
     other, cause = told
     truth = str(row.record["answers"][0])
-    marks, _ = (
-        mark_words(row.subset, other.answer, truth) if any(other.scores.values()) else ((), ())
-    )
+    marks, _ = mark_words(row.subset, other.answer, truth)
     status = other.text("status") or "unrecorded"
     return OtherAnswer(other.record["pred"], status, cause, other.scores, marks)
 

@@ -514,15 +514,8 @@ function browseRows(data) {
       // The cut leaves as many tokens as the limit; promptTokens has the chat format, too, which is never cut.
       const kept = data.limit ?? row.promptTokens, lost = row.fullTokens - kept;
       if (lost > 0) {
-        const bar = make("div", "cut");
-        bar.setAttribute("aria-hidden", "true");
-        for (const [css, tokens] of [["kept", kept / 2], ["lost", lost], ["kept", kept / 2]]) {
-          const part = make("span", css);
-          part.style.flexGrow = tokens;
-          bar.append(part);
-        }
         const share = (100 * kept / row.fullTokens).toFixed(1);
-        parts.push(bar, `${count(kept)} of ${count(row.fullTokens)} tokens (${share} %): the middle ${count(lost)} were cut. `);
+        parts.push(`${count(kept)} of ${count(row.fullTokens)} tokens (${share} %): the middle ${count(lost)} were cut. `);
         if (kept !== row.promptTokens) parts.push(`${count(row.promptTokens)} in the chat format. `);
       } else parts.push(`${count(row.promptTokens)} tokens, nothing cut. `);
     }

@@ -6,7 +6,7 @@
 
   /* What a cell is sorted by: its number, that of a length such as 16k too, or its text; nothing sorts last. */
   function keyOf(cell) {
-    const said = (cell.dataset.value ?? cell.textContent).trim();
+    const said = cell.textContent.trim();
     if (["", "–"].includes(said)) return null;
     const found = /^(?:[<>]=|[≤≥+])?\s*([-−]?[\d,]*\.?\d+)([km](?![a-z]))?/.exec(said);
     return found ? parseFloat(found[1].replaceAll(",", "").replace("−", "-")) * (SIZES[found[2]] ?? 1) : said;

@@ -87,11 +87,12 @@ def print_counts(evaluation: Evaluation, *, every_file: bool = False) -> None:
         print(_counts_table(shown).text())
     if (more := len(evaluation.unfinished) - len(shown)) > 0:
         say(f"{more} more files are unfinished (-v lists them).")
-    files = {file.name: evidence.summarize(file.scored) for file in shown}
-    # Runs of the published harness record nothing of the truncation.
-    if every_file and any(part.known for part in files.values()):
-        print_title(EVIDENCE_TITLE)
-        print(evidence_table(files).text())
+    if every_file:
+        files = {file.name: evidence.summarize(file.scored) for file in shown}
+        # Runs of the published harness record nothing of the truncation.
+        if any(part.known for part in files.values()):
+            print_title(EVIDENCE_TITLE)
+            print(evidence_table(files).text())
 
 
 def _counts_table(files: Sequence[FileResult]) -> Table:

@@ -11,23 +11,25 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lveval.common.errors import StorageError, UsageError
 from lveval.common.files import disk_errors
-from lveval.common.levels import FileKey, file_name
+from lveval.common.levels import LEVEL, FileKey, file_name
 from lveval.common.text import printable
 from lveval.runs.record import ROW_VERSION, JsonObject, LocatedRecord, index_of, parse_record
 from lveval.runs.spec import require_same_spec
 
-FILE_NAME = re.compile(r"(?P<subset>.+)_(?P<level>[1-9][0-9]*k)\.jsonl")
+FILE_NAME = re.compile(rf"(?P<subset>.+)_(?P<level>{LEVEL})\.jsonl")
 # How a line in rows/ ends: with the checksum of the line without this key, which is the line of
 # the exported file.
 CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\Z')
 ANEW = "run prediction.py again with the same arguments to derive the file anew"
 OR_ACCEPT = ", or, edited on purpose, score it with evaluation.py --accept-edited"
+
+ROWS_NAMED = 5  # of many
 
 
 def run_folder(output_dir: Path, model_name: str, part: tuple[int, int] | None = None) -> Path:
@@ -35,7 +37,7 @@ def run_folder(output_dir: Path, model_name: str, part: tuple[int, int] | None =
 
     Raises UsageError for a name that is no plain folder name, or a link that leads elsewhere.
     """
-    name = model_name.replace("/", "__") + (".part{}of{}".format(*part) if part else "")
+    name = model_name.replace("/", "__") + (part_suffix(part) if part else "")
     plain = name.isprintable() and printable(name) == name and "\\" not in name
     if not plain or name in ("", ".", "..") or len(name.encode()) > 200:
         expected = "printable characters that can name one folder"
@@ -45,6 +47,16 @@ def run_folder(output_dir: Path, model_name: str, part: tuple[int, int] | None =
     if folder.is_symlink() and target.parent != Path(os.path.realpath(output_dir)):
         raise UsageError(f"{folder}: is a link that leads out of {output_dir}; expected a folder")
     return folder
+
+
+def part_suffix(part: tuple[int, int]) -> str:
+    """What a part's folder has after the run's name."""
+    return ".part{}of{}".format(*part)
+
+
+def first_rows(rows: Sequence[int]) -> str:
+    """Name the first of many rows."""
+    return ", ".join(map(str, rows[:ROWS_NAMED])) + " …" * (len(rows) > ROWS_NAMED)
 
 
 def read_lines(path: Path, *, keep_torn: bool = False) -> Iterator[tuple[bytes, str]]:

@@ -12,13 +12,19 @@ from pathlib import Path
 from lveval.common.errors import IncompleteRun, UsageError
 from lveval.common.files import disk_errors
 from lveval.common.logs import log
-from lveval.runs.folder import FILE_NAME, is_unanswered, read_manifest, read_rows, rows_to_answer
+from lveval.runs.folder import (
+    FILE_NAME,
+    first_rows,
+    is_unanswered,
+    read_manifest,
+    read_rows,
+    rows_to_answer,
+)
 from lveval.runs.record import ROW_VERSION, JsonObject
-from lveval.runs.spec import require_same_spec
+from lveval.runs.spec import grow, require_same_spec
 from lveval.runs.store import RunStore
 
 PART_NAME = re.compile(r"(?P<run>.+)\.part(?P<number>[1-9]\d*)of(?P<of>[1-9]\d*)")
-ROWS_NAMED = 5  # of each file's missing rows
 
 
 def find_parts(folder: Path) -> dict[tuple[int, int], Path]:
@@ -105,8 +111,7 @@ def _united(manifests: dict[Path, JsonObject]) -> JsonObject:
         known = whole.setdefault("identity", identity)
         versions = {"row_version": manifest.get("row_version")}, {"row_version": ROW_VERSION}
         require_same_spec(part, identity | versions[0], known | versions[1])
-        for field in ("data", "budgets"):
-            known[field] |= identity[field]
+        grow(known, identity)
         whole["rows"] |= manifest["rows"]
         for name, number in manifest["selection"].items():
             whole["selection"][name] = max(number, whole["selection"].get(name, 0))
@@ -140,5 +145,4 @@ def _report(
         log.warning("missing parts (of %d): %s", of, ", ".join(absent))
     for name, rows in missing.items():
         if rows:
-            named = ", ".join(map(str, rows[:ROWS_NAMED])) + " …" * (len(rows) > ROWS_NAMED)
-            log.warning("%s: %d rows have no answer: %s", name, len(rows), named)
+            log.warning("%s: %d rows have no answer: %s", name, len(rows), first_rows(rows))

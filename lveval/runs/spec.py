@@ -45,6 +45,13 @@ class RunSpec:
         return identity
 
 
+def grow(recorded: dict[str, Any], identity: Mapping[str, object]) -> None:
+    """Add to a recorded identity the entries per file or subset that the same spec has more of."""
+    for name, value in identity.items():
+        if isinstance(value, dict):
+            recorded[name] = recorded.get(name, {}) | value
+
+
 def require_same_spec(
     folder: Path, recorded: Mapping[str, object], asked: Mapping[str, object]
 ) -> None:

@@ -47,7 +47,7 @@ from lveval.runs.record import (
     Prediction,
     parse_attempt,
 )
-from lveval.runs.spec import require_same_spec
+from lveval.runs.spec import grow, require_same_spec
 from lveval.runs.times import TimesFile, read_times
 
 Counts = Mapping[str, int]  # <subset>_<level> -> a number of rows
@@ -362,9 +362,7 @@ def _merge_manifest(
             rename_to_backup(attempts)
         return new | {"log": manifest["log"]}
     require_same_spec(folder, recorded, identity)
-    for name, value in identity.items():
-        if isinstance(value, dict):
-            recorded[name] = recorded.get(name, {}) | value
+    grow(recorded, identity)
     for name, number in selection.items():
         manifest["selection"][name] = max(number, manifest["selection"].get(name, 0))
     manifest["rows"] |= rows

@@ -96,6 +96,17 @@ def test_it_is_answered_scored_without_its_file_and_shown(own_data: Path, tmp_pa
     assert "my_qa: qa_f1_score, 7 new tokens" in page and "own questions" in page
 
 
+def test_parts_of_which_one_has_it_are_joined(own_data: Path, tmp_path: Path) -> None:
+    words = ("--datasets", "hotpotwikiqa_mixup")
+    assert predict(own_data, tmp_path, *words, "--part", "1/2").returncode == 0
+    assert predict(own_data, tmp_path, *words, "my_qa", "--part", "2/2").returncode == 0
+    merge = ("evaluation.py", "--merge", "--allow-partial", "--input-dir", tmp_path / "dry")
+    with user_tables.restored():
+        found = in_process(*merge)
+    assert found.returncode == 0, found.stderr
+    assert identity(tmp_path / "dry")["subsets"].keys() == {"my_qa"}
+
+
 def test_a_run_without_it_has_nothing_of_it(own_data: Path, tmp_path: Path) -> None:
     published = ("--datasets", "hotpotwikiqa_mixup")
     assert predict(own_data, tmp_path / "beside", *published).returncode == 0

@@ -105,6 +105,8 @@ def test_settings_means_and_final_scores_are_told_and_the_run_is_the_same(
     assert messages(told)[1][1]["values"] == final
     scores = json.loads(results["results_meta.json"])["means"]["released"]
     assert final["final/released/1k"] == scores["levels"]["1k"]
+    levels = scores["levels"].values()  # as the tables have it: of the means that they show
+    assert final["final/released/mean"] == round(sum(levels) / len(levels), 2)
     assert final["final/released/cmrc_mixup"] == scores["subsets"]["cmrc_mixup"]
     # It decides nothing: with and without a tracker the files are the same.
     run(tmp_path / "without", data_path)

@@ -44,6 +44,17 @@ def test_a_subset_and_a_format_of_ones_own(tmp_path: Path) -> None:
     assert list(json.loads((folder / "results.json").read_text())) == ["mine_1k"]
 
 
+def test_the_command_that_comes_next_has_them(data_path: Path, tmp_path: Path) -> None:
+    formats = tmp_path / "formats.py"
+    formats.write_text(FORMATS)
+    words: list[str | Path] = ["-m", "lveval", "plan", "--backend", "echo", "--model-name", "dry"]
+    words += ["--formats", formats, "--data-path", data_path, "--output-dir", tmp_path]
+    with user_tables.restored():
+        found = in_process(*words, "--datasets", "cmrc_mixup", "--lengths", "1k")
+    assert found.returncode == 0, found.stderr
+    assert f"--formats {formats}" in found.stdout.splitlines()[-1]
+
+
 def test_a_checkouts_scripts_take_them_too_and_the_run_keeps_to_them(
     data_path: Path, tmp_path: Path
 ) -> None:

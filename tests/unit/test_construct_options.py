@@ -3,6 +3,7 @@
 python -m pytest tests/unit/test_construct_options.py
 """
 
+import gzip
 import hashlib
 import itertools
 import json
@@ -292,6 +293,15 @@ def test_describe_reads_what_a_run_reads(tmp_path: Path) -> None:
     ]
 
 
+def test_describe_reads_what_a_run_reads_in_every_spelling(tmp_path: Path) -> None:
+    row = {"input": "Where?", "context": "In Orr.", "answers": ["Orr"], "length": 2}
+    line = json.dumps(row | {"dataset": "mine", "language": "en"}).encode() + b"\n"
+    (tmp_path / "mine_1k.jsonl.gz").write_bytes(gzip.compress(line))
+    (tmp_path / "mine_2k.jsonl").write_bytes(b"\xef\xbb\xbf" + line + b"\n")
+    found = [line.split()[:2] for line in describe(tmp_path).splitlines()[2:4]]
+    assert found == [["mine_1k", "1"], ["mine_2k", "1"]]
+
+
 def test_describe_names_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(LVEvalError, match=r"found no data; expected <subset>_<level>.jsonl files"):
         describe(tmp_path)
@@ -300,7 +310,7 @@ def test_describe_names_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(LVEvalError, match=r'lic_mixup_1k.jsonl:1: no "context"'):
         describe(tmp_path)
     bad.write_text("")
-    with pytest.raises(LVEvalError, match=r"lic_mixup_1k.jsonl: found no row; expected one a line"):
+    with pytest.raises(LVEvalError, match=r"lic_mixup_1k.jsonl: found an empty file; expected"):
         describe(tmp_path)
     (tmp_path / "cmrc_mixup.zip").write_bytes(b"PK")
     with pytest.raises(

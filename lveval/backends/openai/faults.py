@@ -10,12 +10,13 @@ import socket
 import ssl
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote, quote_plus, urlsplit
 
 from lveval.backends.base import Status
 from lveval.backends.openai import dialects
+from lveval.common.errors import causes
 
 if TYPE_CHECKING:
     import openai
@@ -75,11 +76,11 @@ def _no_connection(error: "openai.APIError") -> ApiError:
     if isinstance(error, openai.APIConnectionError):
         url = error.request.url
         host, address = url.host, f"{url.scheme}://{url.netloc.decode()}"
-    causes = [*_causes(error)]
+    chain = [*causes(error)]
     proxy = _proxy(address)
     way = f" by the proxy {proxy}, which HTTP_PROXY or HTTPS_PROXY names" if proxy else ""
     past = f"; NO_PROXY={host} goes past it" if proxy else ""
-    for cause in causes:
+    for cause in chain:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return ApiError(
                 "fatal",
@@ -96,7 +97,7 @@ def _no_connection(error: "openai.APIError") -> ApiError:
                 f"nothing listens at {what} (connection refused){way}: is it started, is its port "
                 f"right?{past}",
             )
-    last = causes[1] if len(causes) > 1 else error
+    last = chain[1] if len(chain) > 1 else error
     if "Proxy" in type(last).__name__ and "407" in str(last):
         return _unknown_to_proxy(str(last))
     words = f"connection failed{way}: {type(last).__name__}: {last}"
@@ -105,12 +106,6 @@ def _no_connection(error: "openai.APIError") -> ApiError:
 
 def _unknown_to_proxy(said: str) -> ApiError:
     return ApiError("fatal", f"the proxy of HTTPS_PROXY wants a name and a password ({said})")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _proxy(address: str) -> str:

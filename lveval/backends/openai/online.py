@@ -250,15 +250,15 @@ class OpenAIEngine(ServiceEngine):
 
         Returns whether that was at once: if not, there was an outage.
         """
-        failures, question = 0, self._service.question
+        failures, question, limiter = 0, self._service.question, self._limiter
+        assert limiter is not None
         async with self._asking:
             while not self._stop and self._heard_at <= since:
                 try:
-                    if self._limiter:
-                        async with self._limiter.entered(
-                            len(question.tokens) + question.max_new_tokens
-                        ):
-                            await self._service.ask(client, question)
+                    async with limiter.entered(len(question.tokens) + question.max_new_tokens):
+                        if self._stop:
+                            break
+                        await self._service.ask(client, question)
                     self._heard_at = time.monotonic()
                 except ApiError as fault:
                     if fault.kind == "row":  # a refusal, say: the service is there
