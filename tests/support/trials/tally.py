@@ -1,0 +1,34 @@
+"""What a trial counts."""
+
+from dataclasses import dataclass, fields
+
+SLOW_SECONDS = 1.0  # an input that keeps the harness longer counts as a hang
+
+
+@dataclass
+class Tally:
+    """The figures of one trial: how often it tried, and what must stay 0."""
+
+    points: int = 0  # kills, failed calls, cuts, flips or inputs
+    lost: int = 0  # rows that were acknowledged and are gone
+    duplicated: int = 0  # rows that are there twice
+    altered: int = 0  # damaged or other content that was taken for the run
+    uncaught: int = 0  # exceptions that are no sentence for the user
+    hangs: int = 0  # inputs that took longer than SLOW_SECONDS
+
+    @property
+    def good(self) -> bool:
+        """Whether something was tried and nothing went wrong."""
+        return self.points > 0 and all(
+            getattr(self, field.name) == 0 for field in fields(self) if field.name != "points"
+        )
+
+    def __iadd__(self, other: "Tally") -> "Tally":
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        return self
+
+    def __str__(self) -> str:
+        first, *rest = fields(self)
+        words = (f"{getattr(self, field.name)} {field.name}" for field in rest)
+        return f"{getattr(self, first.name):,} points: " + ", ".join(words)
