@@ -48,9 +48,8 @@ check: model  ## ruff, mypy and all tests
 bench: model  ## the benchmarks, as ratios inside one run
 	@for script in benchmarks/bench_*.py; do $(PYTHON) $$script || exit; done
 
-torture: model  ## the long trials: full size against a server that fails; bits flipped in every file of a run
-	$(PYTHON) benchmarks/bench_api.py --torture
-	$(PYTHON) benchmarks/bit_flips.py --flips 4000
+torture: model  ## kills, failing disks, cuts, flips and fuzz at scale; half an hour on two cores
+	$(PYTHON) benchmarks/torture.py
 
 clean:  ## remove the demo's data and answers (the environment and the model stay)
 	rm -rf demo

@@ -2,12 +2,10 @@
 
 import signal
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
 from support.service import (
-    FAST,
     FILE,
     KEY,
     NAME,
@@ -17,7 +15,6 @@ from support.service import (
     data,
     environment,
     predict,
-    records,
     server,
     serving,
     starting,
@@ -25,28 +22,6 @@ from support.service import (
 )
 
 __all__ = ["environment", "server"]  # fixtures
-
-
-def test_half_of_the_replies_faulty(tmp_path: Path) -> None:
-    """The quick size of what `make bench` runs with 8,645 rows."""
-    rows = 300
-    data(tmp_path, rows)
-    with serving("--rate", "0.5", "--seed", "3") as server:
-        found = predict(
-            server,
-            tmp_path,
-            "--concurrency",
-            "64",
-            "--backend-args",
-            f"{FAST},timeout=1,timeout_per_1k=0",
-        )
-        assert found.returncode == 0, found.stderr
-        assert_all_right(tmp_path, rows)
-        asked, served = server.asked, server.stats["served"]
-    assert isinstance(served, dict) and len(served) >= 13
-    tries = Counter(str(attempt["index"]) for attempt in attempts(tmp_path))
-    for record in records(tmp_path):
-        assert asked[str(record["input"])] == 1 + tries[str(record["index"])]
 
 
 def test_an_outage_fails_no_row(server: Served, tmp_path: Path) -> None:

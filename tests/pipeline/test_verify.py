@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, in_process, row, write_data
-from support.bit_flips import scored_run
 from support.part_runs import contents
+from support.trials.damage import scored_run
 
 from lveval.data import dataset
 

@@ -1,7 +1,4 @@
-"""The store under fire: kills, full disks, failing system calls and rival launches, all of them real.
-
-python -m pytest tests/test_store_faults.py -s      prints one line a fault: points tried, rows lost, duplicated
-"""
+"""The store under fire: kills, full disks, power failures and rival launches, all of them real."""
 
 import random
 import signal
@@ -13,7 +10,7 @@ from typing import cast
 
 import pytest
 from conftest import ROOT
-from support.store_faults_parts import shim
+from support.storage_shim import shim
 from support.stores import NAME, refusal, rows_file
 
 from lveval.common.errors import ExitCode
@@ -150,3 +147,36 @@ def test_a_lock_taken_on_a_run_that_was_just_moved_aside_is_none(
             output, errors = child.communicate(timeout=60)
             assert child.returncode == 1 and output == "" and "another process" in errors
             assert run.answered("lic_mixup", "16k") == set() and not (folder / "rows").exists()
+
+
+# What power failures ask for, which kills cannot show: a new row file is synced, and so are its folder and the run's;
+# a replaced file is synced before it gets its name, and its folder after.
+SYNCS = """
+import ctypes, sys
+from pathlib import Path
+from lveval.runs.store import RunStore
+
+shim = ctypes.CDLL(None)
+name, row = "lic_mixup_16k", {"pred": "a", "status": "ok", "dataset": "lic_mixup", "level": "16k"}
+with RunStore.open(Path(sys.argv[1]), {}, {name: 2}, {name: 2}) as run:
+    for step in (
+        lambda: run.append({**row, "index": 1}),
+        lambda: run.append({**row, "index": 0}),
+        lambda: run.append({**row, "index": 0}),
+        lambda: run.record_failure("lic_mixup", "16k", 1, "error", "reset"),
+        lambda: run.export_predictions("lic_mixup", "16k"),
+        lambda: run.log({}),
+    ):
+        before = shim.syncs()
+        step()
+        print(shim.syncs() - before)
+"""
+
+
+def test_what_is_written_is_synced_and_so_is_its_folder(
+    tmp_path: Path, shim: dict[str, str]
+) -> None:
+    command = [sys.executable, "-c", SYNCS, str(tmp_path / "run")]
+    found = subprocess.run(command, cwd=ROOT, env=shim, capture_output=True, text=True, timeout=60)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.split() == ["3", "1", "0", "3", "2", "2"]

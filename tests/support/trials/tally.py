@@ -1,5 +1,9 @@
 """What a trial counts."""
 
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 SLOW_SECONDS = 1.0  # an input that keeps the harness longer counts as a hang
@@ -22,6 +26,18 @@ class Tally:
         return self.points > 0 and all(
             getattr(self, field.name) == 0 for field in fields(self) if field.name != "points"
         )
+
+    @contextmanager
+    def trying(self) -> Iterator[None]:
+        """Count what is done inside as one point; an exception as uncaught, a long wait as a hang."""
+        begin = time.process_time()
+        try:
+            yield
+        except Exception:  # noqa: BLE001 - it is what this is for
+            traceback.print_exc()
+            self.uncaught += 1
+        self.points += 1
+        self.hangs += time.process_time() - begin > SLOW_SECONDS
 
     def __iadd__(self, other: "Tally") -> "Tally":
         for field in fields(self):
