@@ -103,6 +103,13 @@ USERS_ERRNO = (
     *(errno.ENAMETOOLONG, errno.EINVAL, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM),
 )
 
+# What ends some of them, which is not the disk's.
+REMEDIES = {
+    errno.EMFILE: "raise ulimit -n",
+    errno.ENFILE: "raise ulimit -n",
+    errno.EFBIG: "raise ulimit -f",
+}
+
 
 def ending(error: BaseException) -> tuple[str, int] | None:
     """What a command says of an exception that ends it, in a line, and its exit code.
@@ -131,7 +138,7 @@ def ending(error: BaseException) -> tuple[str, int] | None:
             return f"{what}; all answers so far are saved", int(ExitCode.USAGE)
         case OSError(errno=int(number), strerror=str(why)):
             where = f"{error.filename}: " if error.filename is not None else ""
-            hint = "; raise ulimit -n" if number in (errno.EMFILE, errno.ENFILE) else ""
+            hint = f"; {REMEDIES[number]}" if number in REMEDIES else ""
             code = ExitCode.USAGE if number in USERS_ERRNO else ExitCode.STORAGE
             return f"error: {unbroken(where)}{why}{hint}", int(code)
     return None

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lveval.common.errors import StorageError, UsageError
+from lveval.common.errors import REMEDIES, StorageError, UsageError
 
 
 @contextmanager
@@ -22,9 +22,10 @@ def disk_errors(doing: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "free or mend the disk")
         raise StorageError(
             f"{path}: {doing} failed ({error.strerror or error}); what was recorded before is "
-            "safe: free or mend the disk, then run the same command again"
+            f"safe: {remedy}, then run the same command again"
         ) from error
 
 

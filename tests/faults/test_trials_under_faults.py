@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support import storage_shim
-from support.trials import damage, faulty_service, kills
+from support.trials import damage, faulty_service, kills, limits
 from support.trials.processes import trial_processes
 from support.trials.storage_calls import STARTS, storage_calls
 from support.trials.tally import Tally
@@ -27,6 +27,11 @@ def test_killed_at_random_moments(pool: ProcessPoolExecutor, tmp_path: Path) -> 
     assert tally.good and tally.points >= 60, tally
 
 
+def test_launched_three_times_at_once(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
+    tally = pool.submit(kills.rivals, tmp_path, 30, seed=1).result()
+    assert tally.good and tally.points >= 30, tally
+
+
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("fault", storage_shim.FAULTS)
 def test_a_storage_call_kills_or_fails(
@@ -45,6 +50,23 @@ def test_a_disk_fails_for_ever(pool: ProcessPoolExecutor, tmp_path: Path) -> Non
         pytest.skip("needs a C compiler and Linux to fail system calls")
     tally = pool.submit(storage_calls, tmp_path, "ENOSPC", lasting=True, step=STEP).result()
     assert tally.good and tally.points >= 4, tally
+
+
+@pytest.mark.parametrize(
+    ("of", "most", "step"), [("bytes of a file", 60_000, 7_001), ("descriptors", 33, 6)]
+)
+def test_with_too_little(
+    pool: ProcessPoolExecutor, tmp_path: Path, of: str, most: int, step: int
+) -> None:
+    tally = pool.submit(limits.limits, tmp_path, of, 3, most, step).result()
+    assert tally.good, tally
+
+
+def test_on_a_small_disk(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
+    tally = pool.submit(limits.small_disks, tmp_path, 1, 40, 6).result()
+    if not tally.points:
+        pytest.skip("only root may mount a small disk")
+    assert tally.good, tally
 
 
 def test_a_file_is_cut_at_a_byte(pool: ProcessPoolExecutor, tmp_path: Path) -> None:

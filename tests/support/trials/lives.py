@@ -12,11 +12,13 @@ import os
 import select
 import signal
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from lveval import evaluation, prediction
 from lveval.common.errors import run_cli
@@ -27,8 +29,6 @@ from support.trials.damage import RUN, predict_words, scored_run
 from support.trials.tally import SLOW_SECONDS, Tally
 
 Row = tuple[str, int]  # (<subset>_<level>, index)
-
-StorageFault = tuple[int, str, bool]  # at which call, of storage_shim.FAULTS, from then on always
 
 HANG_SECONDS = 60  # a life takes some 0.03 s
 
@@ -47,6 +47,14 @@ class Life:
     said: str = ""  # on both streams
     met: bool = False  # the storage call that was to fail was made
     seconds: float = 0.0  # of the processor
+
+
+class Living(NamedTuple):
+    """A process on its way."""
+
+    pid: int
+    noted: int  # descriptor: what it attempts and acknowledges
+    log: Path
 
 
 def final_files(run: Path) -> dict[str, bytes]:
@@ -82,22 +90,33 @@ class Lives:
         output: Path,
         *options: str,
         kill_after: float | None = None,
-        fault: StorageFault | None = None,
+        before: Callable[[], object] = lambda: None,
     ) -> Life:
-        """Predict and score `output`/RUN in a process of its own.
+        """Predict and score `output`/RUN in a process of its own, in which `before` is called first.
 
-        SIGKILL comes `kill_after` seconds after its start; `fault` needs the shim in this process.
+        SIGKILL comes `kill_after` seconds after its start.
         """
-        life = Life()
+        return self.end(self.begin(output, *options, before=before), kill_after)
+
+    def begin(
+        self, output: Path, *options: str, before: Callable[[], object] = lambda: None
+    ) -> Living:
+        """Start a life."""
         output.mkdir(exist_ok=True)
+        descriptor, log = tempfile.mkstemp(dir=self.folder)
         noted, note = os.pipe()
-        log = output.with_name(f"{output.name}.log")
         pid = os.fork()
         if pid == 0:
-            os._exit(self._die(output, options, log, note, fault))
+            os._exit(self._die(output, options, descriptor, note, before))
         os.close(note)
+        os.close(descriptor)
+        return Living(pid, noted, Path(log))
+
+    def end(self, living: Living, kill_after: float | None = None) -> Life:
+        """Wait for a life's end, or kill it so many seconds from now."""
+        life = Life()
         limit = HANG_SECONDS if kill_after is None else kill_after
-        with os.fdopen(noted, "rb") as notes:
+        with os.fdopen(living.noted, "rb") as notes:
             told = b""
             end = time.monotonic() + limit
             while select.select([notes], [], [], max(0.0, end - time.monotonic()))[0]:
@@ -105,12 +124,13 @@ class Lives:
                     break
                 told += more
             else:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(living.pid, signal.SIGKILL)
                 told += notes.read()
-        _, status, usage = os.wait4(pid, 0)
+        _, status, usage = os.wait4(living.pid, 0)
         life.status = os.waitstatus_to_exitcode(status)
         life.seconds = usage.ru_utime + usage.ru_stime
-        life.said = log.read_text(errors="replace")
+        life.said = living.log.read_text(errors="replace")
+        living.log.unlink()
         for line in told.decode().split("\n")[:-1]:
             sign, name, index = line.split(" ")
             life.met |= sign == "="
@@ -121,14 +141,13 @@ class Lives:
         self,
         output: Path,
         options: tuple[str, ...],
-        log: Path,
+        log: int,
         note: int,
-        fault: StorageFault | None,
+        before: Callable[[], object],
     ) -> int:
         """The life of the forked process; its exit code."""
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
         sys.stdout, sys.stderr = (os.fdopen(n, "w", closefd=False) for n in (1, 2))
         append = RunStore.append
 
@@ -141,9 +160,8 @@ class Lives:
             os.write(note, f"! {row}".encode())
             return new
 
-        RunStore.append = noting  # type: ignore[method-assign]
-        if fault:
-            storage_shim.arm(output / RUN, *fault)
+        RunStore.append = noting  # type: ignore[method-assign, assignment]
+        before()
         predicting = [*predict_words(self.folder, output), *options]
         scoring = ["--input-dir", str(output / RUN)]
         for main, words in ((prediction.main, predicting), (evaluation.main, scoring)):
@@ -157,7 +175,7 @@ class Lives:
             if code:
                 break
         sys.stderr.flush()
-        if fault and storage_shim.was_met():
+        if storage_shim.is_loaded() and storage_shim.was_met():
             os.write(note, b"= met 0\n")
         return code
 

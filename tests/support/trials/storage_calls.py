@@ -2,8 +2,10 @@
 
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
+from support import storage_shim
 from support.trials.damage import RUN
 from support.trials.lives import Lives, recorded
 from support.trials.tally import Tally
@@ -39,9 +41,10 @@ def storage_calls(
         if start != "fresh":
             shutil.copytree(torn, output)
         options = ("--overwrite",) if start == "overwritten" else ()
-        life = lives.live(output, *options, fault=(call, fault, lasting))
-        met = life.met or life.status != 0
         run = output / RUN
+        arm = partial(storage_shim.arm, run, call, fault, lasting)
+        life = lives.live(output, *options, before=arm)
+        met = life.met or life.status != 0
         kept = {row for row, _ in recorded(run)} & old
         tally += lives.look(run, life, kept if start == "overwritten" else old)
         aside = run.with_name(f"{RUN}.old-1")

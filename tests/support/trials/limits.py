@@ -1,0 +1,58 @@
+"""Lives with too little: a small disk, small files, few descriptors; then once more with enough."""
+
+import resource
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+from support.trials.damage import RUN
+from support.trials.lives import Life, Lives, recorded
+from support.trials.tally import Tally
+
+LIMITS = {"bytes of a file": resource.RLIMIT_FSIZE, "descriptors": resource.RLIMIT_NOFILE}
+ENDINGS = {"bytes of a file": {0, 6}, "descriptors": {0, 2, 6}, "pages of a disk": {0, 6}}
+
+
+def limits(folder: Path, of: str, least: int, most: int, step: int = 1) -> Tally:
+    """Live with each limit from `least` up to `most`, then without; LIMITS has what is limited."""
+    lives, tally = Lives(folder), Tally()
+    for limit in range(least, most, step):
+        output = folder / "limited"
+        few = partial(resource.setrlimit, LIMITS[of], (limit, limit))
+        _judge(lives, output, tally, lives.live(output, before=few), of, limit)
+        shutil.rmtree(output)
+    return tally
+
+
+def small_disks(folder: Path, least: int, most: int, step: int = 1) -> Tally:
+    """Live on a disk of so many pages, then let it grow; points: 0 where none may be mounted."""
+    lives, tally, disk = Lives(folder), Tally(), folder / "disk"
+    disk.mkdir()
+    for pages in range(least, most, step):
+        size = f"size={pages * resource.getpagesize()}"
+        if not _mounted(disk, size):
+            break
+        output = disk / "out"
+        life = lives.live(output)
+        assert _mounted(disk, "remount,size=16m")
+        _judge(lives, output, tally, life, "pages of a disk", pages)
+        subprocess.run(["umount", disk], check=True)
+    return tally
+
+
+def _mounted(disk: Path, options: str) -> bool:
+    words = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+    return subprocess.run(words, check=False, capture_output=True).returncode == 0
+
+
+def _judge(lives: Lives, output: Path, tally: Tally, life: Life, of: str, limit: int) -> None:
+    tally.points += 1
+    tally += lives.look(output / RUN, life)
+    if life.status not in ENDINGS[of]:
+        tally.uncaught += 1
+        print(f"{limit} {of}: {life.status}", life.said, file=sys.stderr)
+    had = {row for row, _ in recorded(output / RUN)}
+    tally += lives.finish(output)
+    tally.lost += len(had - {row for row, _ in recorded(output / RUN)})
