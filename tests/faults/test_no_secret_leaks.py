@@ -26,6 +26,7 @@ import psutil
 import pytest
 from conftest import ROOT, in_process, row, tiktoken_files, write_data
 from support.fault_server import answer_to
+from support.processes import listening
 from support.service import (
     FAST,
     FILE,
@@ -148,11 +149,11 @@ ECHOES: dict[str, tuple[int, dict[str, str], str, str]] = {
     "escapes": (500, {}, '{"error": {"message": "' + escaped(KEY) + '"}}', "***"),
     "a representation": (500, {}, error(repr(HEADERS)), "***"),
     "after many words": (500, {}, error(f"{LONG * 2}{KEY[:4]}{LONG}{KEY}"), "a word"),
-    "at the cut": (500, {}, error(f"{'x' * 270} {KEY}"), "xxx"),
+    "at the cut": (500, {}, error(f"{'x' * 262} {GATE}"), "xxx"),
     "malformed": (200, {}, f'{{"key": "{KEY}", "cut of', "no JSON"),
-    "malformed at the cut": (200, {}, f'{{"headers": {{"x": "{KEY}" cut of', "no JSON"),
+    "malformed at the cut": (200, {}, f"{{'xyz': '{GATE}' cut of", "no JSON"),
     "an error of status 200": (200, {}, error(f"upstream: {KEY}"), "***"),
-    "one after many words": (200, {}, error(f"{'x' * 180} {KEY}"), "***"),
+    "one after many words": (200, {}, error(f"{'x' * 230} {GATE}"), "xxx"),
     "a failure handed on": (200, {}, json.dumps({"error": {"code": 500, "message": ALL}}), "***"),
     "a list for a content": (200, {}, finished({"x": KEY}), "content"),
     "the name of a model": (200, {}, finished("1800", model=KEY), "of the model"),
@@ -396,6 +397,17 @@ def test_a_secret_where_none_can_be(
         assert LITERAL.encode() not in path.read_bytes(), path
 
 
+def test_nor_after_a_start_that_was_refused(server: Served, tmp_path: Path) -> None:
+    """Its settings may be changed, so they are looked at again."""
+    data(tmp_path, 1)
+    server.control(mode="401")
+    assert predict(server, tmp_path).returncode == 5
+    server.control(mode="ok")
+    found = predict(server, tmp_path, "--request-args", json.dumps({"user": KEY}))
+    assert found.returncode == 2 and "found a key" in found.stderr
+    require_none_below(tmp_path)
+
+
 # --- The Batch API --------------------------------------------------------------------------------
 
 
@@ -428,7 +440,7 @@ BATCHES: dict[str, tuple[list[str], int, str]] = {
     "a batch that failed": (["ok", "ok", "failed"], 5, "***"),
 }
 IN_BATCHES = {
-    "no line": f'{{"custom_id": 3, "x": "{KEY}"\n',
+    "no line": f'{{"custom_id": 3, "x": "{"y" * 26}{GATE}"\n',
     "refused rows": output(401, f"wrong: {ALL}"),
     "bad rows": output(400, f"bad: {ALL}"),
     "lost row": lost(f"{'x' * 190}{KEY}"),
@@ -548,9 +560,10 @@ def watched(
                         with suppress(psutil.Error):
                             require_none(" ".join((each.name(), *each.cmdline())), "arguments")
                             looked = True
+                    assert {at for _, at in listening(tree)} <= {"127.0.0.1", "a file"}
                 if not began:
                     began = bool(meanwhile(process)) or meanwhile is nothing
-                time.sleep(0.05)
+                time.sleep(0.2)
             assert looked and process.stdout is not None
             return Ended(process.returncode, process.stdout.read())
         finally:
@@ -616,4 +629,9 @@ def test_a_run_that_is_ended_in_the_middle_of_a_request(
         assert {str(one["pred"]) for one in records(tmp_path)} >= {
             answer_to(str(row(number=n)["input"])) for n in range(60)
         }
+        run = ["evaluation.py", "--input-dir", tmp_path / "out" / NAME]
+        scored = watched([sys.executable, *run, *tracked])
+        assert scored.returncode == 0, scored
+        require_none(scored.stderr, "printed")
+        told.unlink()
         require_none_below(tmp_path)

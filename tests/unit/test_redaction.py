@@ -61,10 +61,19 @@ def test_no_spelling_stays(secret: str, around: tuple[str, str], spelling: str) 
     assert secret not in said and in_base64(secret)[8:-4] not in said
 
 
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_every_sign_is_found_in_every_spelling(spelling: str) -> None:
+    secret = "".join(map(chr, range(33, 127)))
+    keep(secret)
+    assert redacted(f"({SPELLINGS[spelling](secret)})").count("***") == 1
+
+
 def test_a_cut_leaves_no_part() -> None:
     keep(KEY)
+    keep("gate-1 'x'")
     for most in range(60):
         assert "sk-canary" not in excerpt(f"{'x' * 20} {KEY} and more", most)
+        assert "gate" not in excerpt(f"{'x' * 20} gate-1 'x' and more", most)
     assert redacted(f"bad: {KEY[:14]}…, {KEY[:8]}***") == f"bad: ***, {KEY[:8]}***"
 
 
