@@ -22,9 +22,9 @@ OF_PYTHON = {"pip", "setuptools", "wheel", "lveval"}  # of a virtual environment
 
 # What a licence's own words are called: the first line that fits.
 NAMES = (
-    (r"GNU AFFERO|\bAGPL", "AGPL"),
-    (r"GNU (LESSER|LIBRARY)|\bLGPL", "LGPL"),
-    (r"GNU GENERAL|\bGPL", "GPL"),
+    (r"(?i:gnu affero)|\bAGPL", "AGPL"),
+    (r"(?i:gnu (?:lesser|library))|\bLGPL", "LGPL"),
+    (r"(?i:gnu general)|\bGPL", "GPL"),
     (r"Apache", "Apache-2.0"),
     (r"MPL|Mozilla", "MPL-2.0"),
     (r"MIT", "MIT"),
@@ -41,8 +41,8 @@ FITS = re.compile(
 
 HEAD = """# Licences of the packages
 
-Made by `python tools/licences.py` of what the packages say of themselves; the harness itself is under
-MIT. Each goes with that: none is under the GPL or AGPL. "Running" are the packages that
+Made by `python tools/licences.py` of what the packages say of themselves; the harness itself is
+under MIT. Each goes with that: none is under the GPL or AGPL. "Running" are the packages that
 requirements.txt needs, with what they need; the others serve tests, checks and the demo.
 
 | package | version | licence | for |

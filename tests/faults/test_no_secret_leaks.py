@@ -388,7 +388,7 @@ def test_a_secret_where_none_can_be(
     data(tmp_path, 1)
     for name, value in (case.environ or {}).items():
         monkeypatch.setenv(name, value)
-    found = predict(server, tmp_path, *gated(server, *case.options))
+    found = predict(server, tmp_path, *gated(server, *NOW, *case.options))
     assert found.returncode == 2 and case.said in found.stderr, found
     assert LITERAL not in found.stderr
     require_none(found.stderr, "printed")
