@@ -60,10 +60,10 @@ def pinned(text: str) -> dict[str, str]:
 def licence(package: Distribution) -> str:
     """Name a package's licence, by its metadata, or else by its licence file; "" for none known."""
     said = package.metadata
-    if expression := said.get("License-Expression"):
-        return str(expression)
+    if expressions := said.get_all("License-Expression"):
+        return str(expressions[0])
     classes = [each for each in said.get_all("Classifier") or [] if each.startswith("License ::")]
-    texts = [*classes, said.get("License") or "", *_files(package)]
+    texts = [*classes, *(said.get_all("License") or []), *_files(package)]
     return next((name for text in texts for words, name in NAMES if re.search(words, text)), "")
 
 

@@ -201,9 +201,9 @@ def test_rows_that_a_service_answers_with_what_it_was_sent(server: Served, tmp_p
         ("-m", "lveval", "verify", run),
         ("prediction.py", "--plan", *command(server, tmp_path, *gated(server))[1:]),
     )
-    for words in commands:
-        done = in_process(*words)
-        require_none(done.stdout + done.stderr, words)
+    for command_line in commands:
+        done = in_process(*command_line)
+        require_none(done.stdout + done.stderr, command_line)
     require_none_below(tmp_path)
 
 
@@ -629,8 +629,8 @@ def test_a_run_that_is_ended_in_the_middle_of_a_request(
         assert {str(one["pred"]) for one in records(tmp_path)} >= {
             answer_to(str(row(number=n)["input"])) for n in range(60)
         }
-        run = ["evaluation.py", "--input-dir", tmp_path / "out" / NAME]
-        scored = watched([sys.executable, *run, *tracked])
+        run = tmp_path / "out" / NAME
+        scored = watched([sys.executable, "evaluation.py", "--input-dir", run, *tracked])
         assert scored.returncode == 0, scored
         require_none(scored.stderr, "printed")
         told.unlink()

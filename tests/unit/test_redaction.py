@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import logging
+from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -27,7 +28,7 @@ def in_base64(secret: str) -> str:
     return base64.b64encode(f"user:{secret}".encode()).decode()
 
 
-SPELLINGS = {
+SPELLINGS: dict[str, Callable[[str], str]] = {
     "plain": str,
     "an address": quote,
     "a form": quote_plus,
