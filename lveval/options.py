@@ -31,6 +31,7 @@ from lveval.common.command_line import Command, Help, program
 from lveval.common.errors import UsageError, WrongOption, unknown_name
 from lveval.common.levels import LEVEL, FileKey
 from lveval.common.logs import log
+from lveval.common.redaction import without_fields
 from lveval.common.text import first_line
 from lveval.data.controls import CONTROLS
 from lveval.data.own_subsets import unknown_subset
@@ -361,7 +362,7 @@ def flag(name: str) -> str:
 def without_secrets(argv: Sequence[str]) -> list[str]:
     """A command line as it may be kept: of each --header the name, and a value that is a variable.
 
-    A word before the variable, as in `Bearer $TOKEN`, stays too.
+    A word before the variable, as in `Bearer $TOKEN`, stays too. Of other words what is a key goes.
     """
     kept: list[str] = []
     for word in argv:
@@ -371,7 +372,7 @@ def without_secrets(argv: Sequence[str]) -> list[str]:
         elif option == "--header" and equals:
             kept.append(f"--header={_without_value(joined)}")
         else:
-            kept.append(word)
+            kept.append(without_fields(word))
     return kept
 
 

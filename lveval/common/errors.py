@@ -9,11 +9,13 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from enum import IntEnum
 from types import TracebackType
 
 from lveval.common import interrupts, streams
+from lveval.common.redaction import redacted
 from lveval.common.text import first_line, printable, unbroken
 
 
@@ -41,8 +43,8 @@ class LVEvalError(Exception):
     code = ExitCode.USAGE
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = redacted(message)
+        super().__init__(self.message)
 
 
 class UsageError(LVEvalError):
@@ -144,14 +146,13 @@ def ending(error: BaseException) -> tuple[str, int] | None:
     return None
 
 
-def end_at(
-    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-) -> None:
+def end_at(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Take the place of sys.excepthook: a line, or the traceback of a bug."""
     if (found := ending(error)) is None:
-        sys.__excepthook__(kind, error, traceback)
+        whole = "".join(traceback.format_exception(kind, error, trace))
+        print(redacted(whole), end="", file=sys.stderr, flush=True)
         return
-    print(printable(found[0]), file=sys.stderr, flush=True)
+    print(printable(redacted(found[0])), file=sys.stderr, flush=True)
     os._exit(found[1])
 
 
@@ -174,7 +175,7 @@ def run_cli(main: Callable[[], ExitCode | int]) -> None:
             raise
         message, code = found
         out_of_memory = isinstance(error, MemoryError)
-        print(printable(message), file=sys.stderr)
+        print(printable(redacted(message)), file=sys.stderr)
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -14,9 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lveval.common.redaction import LOUD, Redacting
 from lveval.common.text import printable, unbroken
 
 log = logging.getLogger("lveval")
+for _name in ("lveval", *LOUD):
+    logging.getLogger(_name).addFilter(Redacting())
 HUB = logging.getLogger("huggingface_hub.utils._http")  # where its client tells of its retries
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from lveval.common.errors import IncompleteRun, UsageError
 from lveval.common.logs import log
+from lveval.common.redaction import redacted
 from lveval.data.selection import SelectedFile
 from lveval.execution.cost import CostTracker
 from lveval.execution.progress import Progress
@@ -86,15 +87,16 @@ class Recorder:
 
     def _record_failure(self, task: Task, attempt: Attempt) -> None:
         where = task.subset, task.level, attempt.index
-        self._store.record_failure(*where, attempt.cause, attempt.message)
+        message = redacted(attempt.message)  # an engine of the user's own may say anything
+        self._store.record_failure(*where, attempt.cause, message)
         if attempt.cause == "transient":  # it is being repeated
             self._repeated += 1
             return
         self._failures[attempt.cause] += 1
-        self._messages[re.sub(r"\d+", "N", f"{attempt.cause}: {attempt.message}")] = attempt.message
+        self._messages[re.sub(r"\d+", "N", f"{attempt.cause}: {message}")] = message
         self._cost.release(*where)
         row = f"{task.file_name} row {attempt.index}"
-        log.warning("no answer: %s: %s: %s", row, attempt.cause, attempt.message)
+        log.warning("no answer: %s: %s: %s", row, attempt.cause, message)
 
     def _show_progress(self) -> None:
         money = f", {self._cost.cost:,.2f} USD" if self._cost.cost else ""

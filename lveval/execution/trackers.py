@@ -24,6 +24,7 @@ from lveval.common.errors import LVEvalError
 from lveval.common.files import write_atomic
 from lveval.common.jsonl import encode
 from lveval.common.logs import log
+from lveval.common.redaction import environment_of_others
 from lveval.common.text import one_line
 from lveval.execution import tracker_process
 from lveval.runs.spec import flatten
@@ -48,7 +49,8 @@ class Tracker:
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
             # What telemetry the libraries would send of themselves is no part of what was asked.
-            env={"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", **os.environ},
+            env={"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+            | environment_of_others(),
             start_new_session=True,  # Ctrl-C is for the run; its helpers end with it
         )
         assert self._process.stdin is not None

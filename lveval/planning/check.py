@@ -28,6 +28,7 @@ from lveval.backends.base import (
 )
 from lveval.common.errors import ExitCode, LVEvalError
 from lveval.common.levels import FileKey
+from lveval.common.redaction import redacted
 from lveval.common.text import printable
 from lveval.data.rows import Row
 from lveval.execution import dispatch
@@ -57,7 +58,7 @@ def run_checks(
     """
     worst = ExitCode.COMPLETE
     for result in _results(job, files, gpus, single_process):
-        print(f"{result.level:<8} {printable(result.text)}", flush=True)
+        print(f"{result.level:<8} {printable(redacted(result.text))}", flush=True)
         if result.level == "error":
             worst = ExitCode.USAGE
     return worst

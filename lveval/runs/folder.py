@@ -32,14 +32,19 @@ OR_ACCEPT = ", or, edited on purpose, score it with evaluation.py --accept-edite
 ROWS_NAMED = 5  # of many
 
 
+def is_plain(name: str) -> bool:
+    """Whether a name, of whatever origin, can be that of one file in its folder."""
+    plain = name.isprintable() and printable(name) == name and not {"/", "\\"} & {*name}
+    return plain and name not in ("", ".", "..") and len(name.encode()) <= 200
+
+
 def run_folder(output_dir: Path, model_name: str, part: tuple[int, int] | None = None) -> Path:
     """`<output-dir>/<model-name>`, with `/` written as `__`; of a part with `.part3of8` after it.
 
     Raises UsageError for a name that is no plain folder name, or a link that leads elsewhere.
     """
     name = model_name.replace("/", "__") + (part_suffix(part) if part else "")
-    plain = name.isprintable() and printable(name) == name and "\\" not in name
-    if not plain or name in ("", ".", "..") or len(name.encode()) > 200:
+    if not is_plain(name):
         expected = "printable characters that can name one folder"
         raise UsageError(f"--model-name {model_name!r}: expected {expected}")
     folder = output_dir / name
@@ -130,6 +135,11 @@ def read_manifest(folder: Path) -> JsonObject | None:
             "rows": dict(rows),
             "log": list(),
         } if all(type(number) is int for number in (*selection.values(), *rows.values())):
+            if odd := [name for name in (*selection, *rows) if not is_plain(name)]:
+                raise UsageError(
+                    f"{path}: found rows of a file named {odd[0][:80]!r}; expected a name such as "
+                    "hotpotwikiqa_mixup_16k"
+                )
             return manifest
     raise UsageError(
         f"{path}: expected format 1 with identity, selection, rows, log; damaged, or of another "

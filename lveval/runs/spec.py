@@ -11,7 +11,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lveval.common.errors import SettingsMismatch
+from lveval.common.errors import SettingsMismatch, UsageError
+from lveval.common.redaction import KEY_FIELD, betrays
 
 # Parts that hold an entry per file or subset: a later selection may bring more of them.
 MAY_GROW = re.compile(r"(data|budgets|subsets)\.")
@@ -43,6 +44,17 @@ class RunSpec:
                 del values[name]
         identity: dict[str, Any] = json.loads(json.dumps(values))
         return identity
+
+
+def require_no_secret(identity: Mapping[str, object]) -> None:
+    """Raise UsageError for a key among what decides the answers: run.json would keep it."""
+    for field, value in flatten(identity):
+        named = re.fullmatch(KEY_FIELD, field.rpartition(".")[2], re.I)
+        if betrays(value) or (named and value.strip('"') and value.startswith('"')):
+            raise UsageError(
+                f"{field}: found a key in it, which run.json would keep; expected it in a variable "
+                "of the environment, or for a service in --header 'NAME: $VARIABLE'"
+            )
 
 
 def grow(recorded: dict[str, Any], identity: Mapping[str, object]) -> None:

@@ -47,7 +47,7 @@ from lveval.runs.record import (
     Prediction,
     parse_attempt,
 )
-from lveval.runs.spec import grow, require_same_spec
+from lveval.runs.spec import grow, require_no_secret, require_same_spec
 from lveval.runs.times import TimesFile, read_times
 
 Counts = Mapping[str, int]  # <subset>_<level> -> a number of rows
@@ -352,6 +352,7 @@ def _merge_manifest(
                 "what made them; use another --output-dir or --model-name, or --overwrite to move "
                 "them aside"
             )
+        require_no_secret(identity)
         return new
     recorded = manifest["identity"]
     if is_unanswered(folder):
@@ -360,6 +361,7 @@ def _merge_manifest(
         same = {name: value for name, value in recorded.items() if name != "effective"} == identity
         if not same and attempts.exists():
             rename_to_backup(attempts)
+        require_no_secret(identity)
         return new | {"log": manifest["log"]}
     require_same_spec(folder, recorded, identity)
     grow(recorded, identity)

@@ -8,11 +8,13 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import ROOT, write_data
 from conftest import row as data_row
 from support.backends_parts import options
 from support.foreign_code import Folder
+from support.processes import listening
 
 from lveval.backends import chat_templates, hf, hf_models
 from lveval.common.errors import UsageError
@@ -112,6 +114,7 @@ def test_the_process_has_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     assert process is not None
     environment = Path(f"/proc/{process.pid}/environ").read_bytes()
     assert b"PATH=" in environment and b"sk-secret" not in environment
+    assert not listening(psutil.Process(process.pid))
 
 
 def test_what_is_rendered_is_what_transformers_renders(model_path: Path, tmp_path: Path) -> None:

@@ -82,12 +82,13 @@ def test_a_header_is_sent_and_its_value_is_written_nowhere(
         assert path.is_dir() or SECRET.encode() not in path.read_bytes(), path
 
 
+@pytest.mark.parametrize("value", ["$GATE_KEY", "wrong-canary", "Bearer wrong-canary"])
 def test_a_wrong_value_is_refused_and_not_repeated(
-    gate: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gate: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("GATE_KEY", "wrong-canary")
     data(tmp_path, 3)
-    words = ("--tokenizer", "tiktoken:cl100k_base", "--header", "X-Gate: $GATE_KEY")
+    words = ("--tokenizer", "tiktoken:cl100k_base", "--header", f"X-Gate: {value}")
     found = predict(gate, tmp_path, *words)  # type: ignore[arg-type]
     assert found.returncode == 5 and "wrong gate key: ***" in found.stderr, found.stderr
     assert "wrong-canary" not in found.stderr
@@ -110,4 +111,6 @@ def test_what_is_no_header_is_refused(text: str, said: str) -> None:
 def test_a_command_line_is_kept_without_values() -> None:
     argv = ["--header", "A: b", "--header=C: d$e", "--header", "E: Bearer $F", "--limit", "3"]
     kept = ["--header", "A: ***", "--header=C: ***", "--header", "E: Bearer $F", "--limit", "3"]
+    argv += ["--plugin-args", '{"api_key": "abc"}', "--backend-args=api_key=abc,window=3"]
+    kept += ["--plugin-args", '{"api_key": "***"}', "--backend-args=api_key=***,window=3"]
     assert without_secrets(argv) == kept

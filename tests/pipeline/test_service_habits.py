@@ -24,7 +24,7 @@ from support.service import (
     server,
 )
 
-from lveval.backends.openai.faults import ApiError, redacted
+from lveval.backends.openai.faults import ApiError
 from lveval.backends.openai.responses import ReplyReader
 
 __all__ = ["environment", "server"]  # fixtures
@@ -490,8 +490,8 @@ def test_an_environment_that_allows_no_client_is_told(
 
 
 def test_a_secret_is_found_in_any_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lveval.backends.openai.faults.secrets", {"abc", "abcdef", "x/y=="})
-    said = redacted(ApiError("fatal", "abcdef and abc, code=x%2Fy%3D%3D")).message
+    monkeypatch.setattr("lveval.common.redaction._kept", {"abc", "abcdef", "x/y=="})
+    said = ApiError("fatal", "abcdef and abc, code=x%2Fy%3D%3D").message
     assert said == "*** and ***, code=***"
 
 

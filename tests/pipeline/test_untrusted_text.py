@@ -17,6 +17,8 @@ from conftest import in_process
 from conftest import row as data_row
 from support.run_folders import make_row, write_run
 
+from lveval.execution.trackers import settings
+
 # What a terminal would act on, a spreadsheet compute, a renderer run or follow, a shell expand, and
 # what would pass for a line of the harness's own.
 PAYLOADS = {
@@ -167,6 +169,17 @@ def require_plain_files(folder: Path, payload: str) -> None:
         assert "\n```" not in text
 
 
+def test_there_are_enough_payloads() -> None:
+    assert len(set(PAYLOADS.values())) >= 30
+
+
+def test_a_tracker_gets_plain_names_and_values() -> None:
+    for payload in PAYLOADS.values():
+        (name, value), *others = settings({payload: payload}).items()
+        assert not others and not steering(name + str(value)) and "\n" not in name + str(value)
+        assert re.fullmatch(r"[\w./ -]*", name)
+
+
 @pytest.mark.parametrize("kind", PAYLOADS)
 def test_scores_pages_tables_and_exports_of_a_hostile_run(kind: str, tmp_path: Path) -> None:
     payload = PAYLOADS[kind]
@@ -179,9 +192,11 @@ def test_scores_pages_tables_and_exports_of_a_hostile_run(kind: str, tmp_path: P
     said("-m", "lveval", "export", run, "--format", "lm-eval", "--model-id", payload, codes=(0, 2))
     arguments = "--format", "every-eval-ever", "--organization", payload
     said("-m", "lveval", "export", run, *arguments, codes=(0, 2))
+    said("-m", "lveval", "verify", run, "-v", codes=(0, 2, 3, 6))
     left = hostile_run(tmp_path / "left" / as_name(payload), payload, 3, left=1)
     said("evaluation.py", "--input-dir", left, codes=(3,))
     said("evaluation.py", "--input-dir", left, "--allow-partial", "-v")
+    said("-m", "lveval", "verify", left, codes=(0, 2, 3, 6))
     require_plain_files(tmp_path, payload)
     top = {path.name for path in tmp_path.iterdir()}
     assert top == {"0", "1", "left"}, top
@@ -222,6 +237,7 @@ def test_options_and_names_that_are_hostile_text(
     said("evaluation.py", "--merge", *out, "--model-name", payload, codes=wrong)
     said("evaluation.py", f"--track={payload}", "--input-dir", folder, codes=wrong)
     said("-m", "lveval", "report", "--input-dir", folder, codes=wrong)
+    said("-m", "lveval", "verify", folder, codes=(*wrong, 6))
     said("-m", "lveval", "construct", "--describe", folder, codes=wrong)
     made = "--output-dir", tmp_path / "made", "--sources", folder
     said("-m", "lveval", "construct", *made, f"--datasets={payload}", codes=wrong)

@@ -192,6 +192,7 @@ class Server:
         self, method: str, path: str, head: bytes, body: bytes, writer: asyncio.StreamWriter
     ) -> bool:
         """Answer one request; whether the connection goes on."""
+        path = re.sub("^http://[^/]+", "", path)  # as a proxy is asked
         if path == "/stats":
             seen = {
                 "asked": self.asked,
@@ -220,8 +221,8 @@ class Server:
             for name, value in asked.items():
                 setattr(self, name, value)
             return await reply(writer, 200, {}, "{}")
-        if path in ("/tokenize", "/detokenize"):
-            return await self.tokenize(path, json.loads(body), writer)
+        if (name := path.partition("?")[0]) in ("/tokenize", "/detokenize"):
+            return await self.tokenize(name, json.loads(body), writer)
         if path == "/v1/models":
             window = {"max_model_len": self.max_model_len} if self.max_model_len else {}
             return await reply(
@@ -274,7 +275,7 @@ class Server:
         kind = self.kind(probe, question, head, asked)
         self.served[kind] += 1
         if kind in self.replies:
-            return await self.reply_as(self.replies[kind], asked, writer)
+            return await self.reply_as(self.replies[kind], str(asked["model"]), writer)
         if kind not in ("ok", "reasoning", "long", "refusal", "filter", "parts"):
             return await self.fail(kind, writer)
         await asyncio.sleep(self.latency)
@@ -316,12 +317,12 @@ class Server:
         return await reply(writer, 200, {}, json.dumps(whole))
 
     async def reply_as(
-        self, known: dict[str, Any], asked: dict[str, object], writer: asyncio.StreamWriter
+        self, known: dict[str, Any], model: str, writer: asyncio.StreamWriter
     ) -> bool:
         """A reply of another service; an answer is of the model that was asked for."""
         body = known["body"]
         text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
-        text = re.sub(r'("model": ?)"[^"]*"', rf'\1"{asked["model"]}"', text)
+        text = re.sub(r'("model": ?)"[^"]*"', rf'\1"{model}"', text)
         return await reply(writer, known["status"], known["headers"], text)
 
     async def stream(self, whole: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
@@ -388,6 +389,8 @@ class Server:
 
     async def fail(self, kind: str, writer: asyncio.StreamWriter) -> bool:
         """A reply that is no answer."""
+        if kind in self.replies:  # to what is no prompt
+            return await self.reply_as(self.replies[kind], self.model, writer)
         if kind in REPLIES:
             status, headers, body = REPLIES[kind]
             return await reply(writer, status, headers, body.replace("KEY", self.bearer))

@@ -88,3 +88,19 @@ def wait_for_rows(folder: Path, count: int, limit: float = 120) -> None:
             return
         time.sleep(0.02)
     raise AssertionError(f"fewer than {count} rows in {folder} after {limit} s")
+
+
+def listening(process: psutil.Process) -> set[tuple[str, str]]:
+    """Who of a process and its descendants listens, and at which address."""
+    found = set()
+    for each in (process, *process.children(recursive=True)):
+        try:
+            sockets = each.net_connections("all")
+        except psutil.Error:  # it has just ended
+            continue
+        for socket in sockets:
+            open_to_all = socket.type.name == "SOCK_DGRAM" and not socket.raddr
+            if socket.laddr and (socket.status == psutil.CONN_LISTEN or open_to_all):
+                address = getattr(socket.laddr, "ip", "a file")  # or a socket in the file system
+                found.add((f"{each.name()} {each.pid}", str(address)))
+    return found

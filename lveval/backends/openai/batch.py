@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lveval.backends.base import ApiOptions, EngineOptions, Generation, Prompt, RowKey
-from lveval.backends.openai.faults import PERMANENT, ApiError, classify_status, redacted
+from lveval.backends.openai.faults import PERMANENT, ApiError, classify_status
 from lveval.backends.openai.responses import failed_generation
 from lveval.backends.openai.retry import RESUME_HINT, call_with_retry
 from lveval.backends.openai.service import Service, ServiceEngine
@@ -26,6 +26,7 @@ from lveval.common.errors import IncompleteRun, LVEvalError, ServiceError, Stora
 from lveval.common.files import disk_errors, durable_mkdir, write_atomic
 from lveval.common.jsonl import encode
 from lveval.common.logs import log
+from lveval.common.redaction import excerpt
 
 if TYPE_CHECKING:
     import openai
@@ -232,7 +233,6 @@ class BatchEngine(ServiceEngine):
             if isinstance(end, Generation):
                 yield position, end
                 continue
-            redacted(end)
             # A failure of the account's, among answers, is the row's.
             if end.field == "model" or (end.kind == "fatal" and not answers):
                 self._stop = ServiceError(f"{end.message}; {RESUME_HINT}")
@@ -276,7 +276,7 @@ class BatchEngine(ServiceEngine):
             )
             body, status = response.get("body"), response.get("status_code")
         except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
-            raise ServiceError(f"a batch's file holds no reply: {line[:80]!r}") from None
+            raise ServiceError(f"a batch's file holds no reply: {excerpt(line, 80)!r}") from None
         if status == 200:
             try:
                 return key, self._service.read(json.dumps(body).encode(), limits.get(key))
@@ -284,7 +284,7 @@ class BatchEngine(ServiceEngine):
                 return key, fault
         if isinstance(status, int):
             return key, classify_status(status, {}, json.dumps(body))
-        return key, ApiError("transient", f"{error.get('code')}: {error.get('message')}"[:200])
+        return key, ApiError("transient", f"{error.get('code')}: {error.get('message')}")
 
     def _ask(
         self,

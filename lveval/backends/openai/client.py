@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from lveval.backends.base import ApiOptions
-from lveval.backends.openai.faults import secrets
 from lveval.common.errors import UsageError
+from lveval.common.redaction import KEY, keep
 
 if TYPE_CHECKING:
     import httpx2
@@ -27,12 +27,10 @@ if TYPE_CHECKING:
 VARIABLE = re.compile(r"\$(?:\$|([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
 
 # Parameters of an address that are secrets by their names.
-SECRET_NAME = re.compile(r"key|token|secret|sig|passw|code|auth", re.I)
+SECRET_NAME = re.compile(r"key|token|secret|sig|pass|pwd|code|cred|auth", re.I)
 
 # Headers that carry a key, in place of the one that this protocol has.
 KEY_HEADERS = {"api-key", "x-api-key", "x-goog-api-key"}
-
-SHORTEST_SECRET = 4  # characters of a header's value that is looked for in what is said
 
 DEFAULT_URL = "https://api.openai.com/v1"
 
@@ -82,7 +80,8 @@ def _filled(where: str, text: str) -> str:
     value = VARIABLE.sub(lambda match: values.get(match[1] or match[2], "$"), text)
     if not (value.isascii() and value.isprintable()):
         raise UsageError(f"{where}: found a character that no header and no address has")
-    secrets.update(values.values())
+    for secret in values.values():
+        keep(secret)
     return value
 
 
@@ -101,7 +100,7 @@ def endpoint_host(url: str) -> str:
 
 def api_key(url: str) -> str:
     """The key; a service of one's own may need none. It is read here, and written nowhere."""
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    key = os.environ.get(KEY, "").strip()
     if not key and endpoint_host(url) != "private":
         raise UsageError(
             f"OPENAI_API_KEY is not set; expected the key of {endpoint_host(url)} in this "
@@ -125,8 +124,7 @@ def extra_headers(service: ApiOptions) -> dict[str, str]:
         if not (colon and value and re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name)):
             raise UsageError("--header: expected NAME: VALUE, as 'X-Gate: $GATE_KEY'")
         found[name] = _filled(f"--header {name}", value)
-        if len(found[name]) >= SHORTEST_SECRET:
-            secrets.add(found[name])
+        keep(found[name])
     return found
 
 

@@ -5,18 +5,18 @@ fault = classify_exception(error)  # of the openai client, whose own retries are
 
 import email.utils
 import math
-import os
 import socket
 import ssl
 import time
 import urllib.request
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import quote, quote_plus, urlsplit
+from urllib.parse import urlsplit
 
 from lveval.backends.base import Status
 from lveval.backends.openai import dialects
 from lveval.common.errors import causes
+from lveval.common.redaction import excerpt
 
 if TYPE_CHECKING:
     import openai
@@ -36,7 +36,7 @@ LONGEST_MESSAGE = 300  # characters of a service's words that are kept
 
 
 class ApiError(Exception):
-    """A request that brought no answer: what it means, in one sentence."""
+    """A request that brought no answer: what it means, in one sentence without secrets."""
 
     def __init__(
         self,
@@ -47,9 +47,9 @@ class ApiError(Exception):
         retry_after: float | None = None,
         field: str = "",
     ) -> None:
-        super().__init__(message)
+        self.message = excerpt(message, LONGEST_MESSAGE)
+        super().__init__(self.message)
         self.kind = kind
-        self.message = message
         self.status = status  # of the row, where the kind is row or bad
         self.retry_after = retry_after  # seconds
         self.field = field  # of the request or the reply, that is complained of
@@ -172,16 +172,3 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         if math.isfinite(seconds) and 0 <= seconds <= ABSURD_WAIT:
             return seconds
     return None
-
-
-secrets: set[str] = set()  # values of headers, which a service may repeat
-
-
-def redacted(fault: ApiError) -> ApiError:
-    """Shorten the message and remove the key and other secrets, which a service may repeat."""
-    known = {os.environ.get("OPENAI_API_KEY", "").strip(), *secrets} - {""}
-    spelled = {form for each in known for form in (each, quote(each, safe=""), quote_plus(each))}
-    for secret in sorted(spelled, key=len, reverse=True):  # one may be a part of another
-        fault.message = fault.message.replace(secret, "***")
-    fault.message = fault.message[:LONGEST_MESSAGE]
-    return fault

@@ -13,6 +13,7 @@ from lveval.backends.base import Generation, Status, cut_at_stop
 from lveval.backends.openai import dialects
 from lveval.backends.openai.faults import ApiError, classify_status
 from lveval.common.logs import log
+from lveval.common.redaction import excerpt
 
 STATUSES: dict[str, Status] = {"finished": "ok", "cut": "length", "refused": "refused"}
 
@@ -127,7 +128,7 @@ def _whole(content: bytes) -> dict[str, Any]:
     try:
         reply = json.loads(content)
     except (ValueError, RecursionError):
-        found = f"no JSON ({content[:40]!r})" if content.strip() else "nothing"
+        found = f"no JSON ({excerpt(content, 40)!r})" if content.strip() else "nothing"
         raise ApiError("malformed", f"the reply is {found}") from None
     if not isinstance(reply, dict):
         raise ApiError("malformed", f"the reply is a JSON {type(reply).__name__}")
@@ -187,7 +188,7 @@ def _choice(reply: dict[str, Any]) -> dict[str, Any]:
             raise classify_status(code, {}, json.dumps({"error": error}))
     if error:
         message = error.get("message") if isinstance(error, dict) else error
-        raise ApiError("transient", f"an error in a reply of status 200: {str(message)[:200]}")
+        raise ApiError("transient", f"an error in a reply of status 200: {message}")
     return _first(reply.get("choices"))
 
 
@@ -216,7 +217,7 @@ def _text(message: Mapping[str, Any], status: Status) -> str:
     thoughts = (message.get("reasoning_content"), message.get("reasoning"))
     if status == "length" or any(isinstance(thought, str) and thought for thought in thoughts):
         return ""
-    raise ApiError("malformed", f"the reply's content is {json.dumps(content)[:40]}")
+    raise ApiError("malformed", f"the reply's content is {excerpt(json.dumps(content), 40)}")
 
 
 def _joined(content: object) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from lveval.backends.openai.faults import PERMANENT, ApiError, Kind, classify_exception, redacted
+from lveval.backends.openai.faults import PERMANENT, ApiError, Kind, classify_exception
 from lveval.common.errors import IncompleteRun, LVEvalError, ServiceError
 from lveval.common.logs import log
 
@@ -115,7 +115,7 @@ def call_with_retry(
             if not isinstance(result, str):
                 return result
         except openai.APIError as error:
-            fault = redacted(classify_exception(error))
+            fault = classify_exception(error)
         except ValueError:
             pass
         failures += 1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lveval.backends.base import ApiOptions, EngineOptions, Generation, Json, Prompt, RemoteEngine
 from lveval.backends.openai import tokenizers
 from lveval.backends.openai.client import blocking, many_at_once
-from lveval.backends.openai.faults import ApiError, classify_exception, redacted
+from lveval.backends.openai.faults import ApiError, classify_exception
 from lveval.backends.openai.responses import ReplyReader
 from lveval.backends.openai.retry import MAX_SAME_FAILURES, log_waiting, shutting_down
 from lveval.backends.openai.settings import (
@@ -25,6 +25,7 @@ from lveval.backends.openai.settings import (
     retry_policy,
 )
 from lveval.common.errors import ServiceError
+from lveval.common.redaction import betrays
 
 if TYPE_CHECKING:
     import openai
@@ -175,11 +176,8 @@ class Service:
                     path, cast_to=httpx2.Response, body=body, options={"timeout": timeout}
                 )
         except (openai.APIError, TimeoutError) as error:
-            raise redacted(classify_exception(error)) from None
-        try:
-            return self.read(reply.content, self.limit_of(body))
-        except ApiError as fault:
-            raise redacted(fault) from None
+            raise classify_exception(error) from None
+        return self.read(reply.content, self.limit_of(body))
 
     def read(self, content: bytes, budget: int | None = None) -> Generation:
         """The answer in a reply's body, of the model that gave the first one. Raises ApiError.
@@ -187,6 +185,8 @@ class Service:
         `budget`: the new tokens that it may have.
         """
         answer, served = self._reader.read(content, budget)
+        if betrays(f"{answer.text}\n{answer.finish_reason}"):
+            raise ApiError("malformed", "the answer repeats the key, or a header, that was sent")
         if served and self._served is None:
             asked = self._model
             if not re.fullmatch(
