@@ -2,14 +2,15 @@
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, lines
+from conftest import ROOT
 from support.data_files import PEAK
 from support.fault_server import ENDLESS, TRICKLING
 from support.service import (
-    FILE,
+    FAST,
     NAME,
     Served,
     assert_all_right,
@@ -20,6 +21,10 @@ from support.service import (
     predict,
     server,
 )
+
+from lveval.backends.base import ApiOptions
+from lveval.backends.openai import service
+from lveval.backends.openai.client import MOST_BYTES
 
 __all__ = ["environment", "server"]  # fixtures
 
@@ -60,26 +65,46 @@ def measured(*words: str | Path, seconds: float = 120) -> tuple[int, int, str]:
 
 
 def test_a_reply_without_end_takes_little_memory_and_time(server: Served, tmp_path: Path) -> None:
-    """A gigabyte, however it comes, or a byte now and then: the row stays open, others go on."""
+    """A gigabyte, however it comes, or a byte now and then: it is an attempt, and the run goes on."""
     kinds = [*ENDLESS, *TRICKLING]
-    data(tmp_path, len(kinds) + 2)
-    questions = [str(line["input"]) for line in lines(tmp_path / "data" / f"{FILE}.jsonl")]
-    server.control(fates=dict(zip(questions, kinds, strict=False)))
-    words = command(server, tmp_path, "--concurrency", "8")
-    words[-3] = f"{words[-3]},timeout=1,timeout_per_1k=0"
+    data(tmp_path, len(kinds) + 1)
+    server.control(script=kinds)
+    words = command(server, tmp_path)
+    words[-1] = f"{words[-1]},timeout=3,timeout_per_1k=0"
     code, megabytes, said = measured("predict", *words[1:])
-    assert code == 3, said
+    assert code == 0, said
+    assert_all_right(tmp_path, len(kinds) + 1)
+    served = server.stats["served"]
+    assert isinstance(served, dict) and served.keys() == {"ok", *kinds}
+    too_much = f"the reply has more than {MOST_BYTES} bytes"
+    told = Counter(str(attempt["message"]) for attempt in attempts(tmp_path))
+    assert told == {too_much: len(ENDLESS), "no reply in time": len(TRICKLING)}
     assert megabytes < 400  # five replies at once, of 32 MiB each, and the tokenizer
-    ends = {str(end["index"]): end for end in attempts(tmp_path)}  # the last of each row
-    for number, kind in enumerate(kinds):
-        end = ends.pop(str(number))
-        trickles = kind in TRICKLING
-        assert end["cause"] == ("error" if trickles else "invalid"), (kind, end)
-        expected = "no reply in time" if trickles else "the reply has more than 33554432 bytes"
-        assert str(end["message"]).startswith(expected), (kind, end)
-    assert not ends
-    answered = lines(tmp_path / "out" / NAME / "rows" / f"{FILE}.jsonl")
-    assert [record["index"] for record in answered] == [len(kinds), len(kinds) + 1]
-    server.control(fates={})
-    assert predict(server, tmp_path).returncode == 0
-    assert_all_right(tmp_path, len(kinds) + 2)
+
+
+@pytest.mark.parametrize("kind", ["giant", "giant-zipped", "trickle", "trickle-head"])
+def test_a_tokenizers_reply_without_end_is_waited_for(
+    server: Served, tmp_path: Path, kind: str
+) -> None:
+    """So are those of batches, which are asked for the same way."""
+    data(tmp_path, 1)
+    server.control(tokenizer_script=["ok", "ok", kind])
+    trickles = kind in TRICKLING
+    words = "--tokenizer", "server", "--backend-args", f"{FAST},timeout={1 if trickles else 60}"
+    done = predict(server, tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    expected = "no reply in time" if trickles else f"the reply has more than {MOST_BYTES} bytes"
+    assert f"waiting for the service: {expected}" in done.stderr
+    assert_all_right(tmp_path, 1)
+
+
+@pytest.mark.parametrize("kind", ["giant", "trickle", "trickle-head", "nested"])
+def test_a_list_of_models_without_end_tells_no_window(
+    server: Served, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(service, "LISTING_SECONDS", 1.0)
+    api = ApiOptions(base_url=f"{server.url}/v1")
+    server.control(max_model_len=4096, model=NAME)
+    assert service.told_window(api, NAME) == 4096
+    server.control(listing=kind)
+    assert service.told_window(api, NAME) is None

@@ -94,6 +94,7 @@ REPLIES: dict[str, tuple[int, dict[str, str], str]] = {
         {},
         '{"error": {"message": "Could not finish the message because max_tokens was reached"}}',
     ),
+    "nested": (200, {}, '{"data": ' + "[" * 100_000 + "]" * 100_000 + "}"),
     "never-fits": (
         429,
         {},
@@ -105,7 +106,7 @@ PASSING = (
     "429", "429-seconds", "429-zero", "429-date", "429-negative", "429-nan", "429-year-100000", "429-six-hours",
     "500-html", "502-html", "503-html", "529", "408", "409", "malformed", "html-200", "empty-200", "list-200",
     "no-choices", "null-choices", "null-content", "error-200", "other-model", "reset", "reset-in-body",
-    "closed", "silent",
+    "closed", "silent", "nested",
 )  # fmt: skip
 
 GIGABYTE = 2**30
@@ -182,6 +183,7 @@ class Server:
     batch_calls: int = 0
     cut: int = 0  # of a prompt only so many characters at its end are read, and nobody is told
     max_model_len: int = 0  # told by /v1/models
+    listing: str = "ok"  # what requests for the list of models get
     bos: int = 0  # a token that /tokenize puts first and /detokenize writes as <s>
     tokenizer_script: deque[str] = field(
         default_factory=deque
@@ -249,6 +251,8 @@ class Server:
             return await reply(writer, 200, {}, "{}")
         if path in ("/tokenize", "/detokenize"):
             return await self.tokenize(path, json.loads(body), writer)
+        if path == "/v1/models" and self.listing != "ok":
+            return await self.fail(self.listing, writer)
         if path == "/v1/models":
             window = {"max_model_len": self.max_model_len} if self.max_model_len else {}
             return await reply(

@@ -196,19 +196,22 @@ class _Body:
         self._response = response
         results = response.request.url.path.endswith(RESULTS)
         self._most = math.inf if results else MOST_BYTES
-        self._content = bytearray()
+        self._parts: list[bytes] = []
+        self._size = 0
 
     def add(self, part: bytes) -> None:
         import openai
 
-        self._content += part
-        if len(self._content) > self._most:
+        self._parts.append(part)
+        self._size += len(part)
+        if self._size > self._most:
+            self._parts.clear()  # who keeps the error keeps this
             words = f"the reply has more than {self._most} bytes"
             raise openai.APIResponseValidationError(self._response, None, message=words)
 
     def end(self) -> None:
         """Put the body where the client itself puts what it reads."""
-        self._response._content = bytes(self._content)
+        self._response._content = b"".join(self._parts)
 
 
 def _read_bounded(response: "httpx2.Response") -> None:
