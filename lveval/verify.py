@@ -69,10 +69,12 @@ class Verifier:
                 "folder of a run"
             )
         for key in keys:
-            self._verify_file(*key)
+            with self._faults():
+                self._verify_file(*key)
         readable = not self.damages
-        self._verify_attempts()
-        self._verify_times()
+        for verify_others in (self._verify_attempts, self._verify_times):
+            with self._faults():
+                verify_others()
         for path in sorted(self._folder.rglob(".*.tmp")):
             self._damage(f"{path}: left by a process that was killed in mid-write; remove it")
         for key in tqdm(keys, desc="looking at the data", unit="file", delay=2, leave=False):

@@ -76,7 +76,7 @@ def parse_attempt(line: bytes, where: str) -> tuple[tuple[str, str, int], str]:
         row = str(entry["dataset"]), str(entry["level"]), int(cast(int, entry["index"]))
         return row, str(entry["cause"])
     except (KeyError, TypeError, ValueError):
-        found = ", ".join(map(shown, entry))[:200]
+        found = ", ".join(entry)[:200]
         raise UsageError(f"{where}: found {found}; expected an attempt; remove the line") from None
 
 
