@@ -427,9 +427,9 @@ class Server:
             error = {"message": f"Unsupported parameter: '{name}' is not supported", "param": name}
             return await reply(writer, 400, {}, json.dumps({"error": error}))
         if kind in ENDLESS:
-            start, body = ENDLESS[kind]
+            start, make = ENDLESS[kind]
             writer.write(f"HTTP/1.1 {start}\r\n\r\n".encode())
-            part, sent = body(), 0
+            part, sent = make(), 0
             while sent < GIGABYTE:  # until the client hangs up
                 writer.write(part)
                 await writer.drain()
