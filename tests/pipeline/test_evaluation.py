@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lveval import config
+from lveval import config, metrics
 from lveval import evaluation as scoring
 from lveval.common.errors import UsageError
 from lveval.results import CAUSES, PROTOCOLS
@@ -627,6 +627,14 @@ def test_a_row_that_cannot_be_scored_is_an_error_naming_file_and_line(
     assert "factrecall_en_16k.jsonl:3: " in done.stderr
     assert said in done.stderr
     assert result_files(folder) == []
+
+
+def test_what_came_of_a_long_answer_is_not_remembered(tmp_path: Path) -> None:
+    name = "factrecall_en_16k"
+    scoring.evaluate(write_published(tmp_path / "short", {name: [row("amber")]}))
+    assert metrics._english_tokens.cache_info().currsize
+    scoring.evaluate(write_published(tmp_path / "long", {name: [row("amber " * 1000)]}))
+    assert not metrics._english_tokens.cache_info().currsize
 
 
 values = st.recursive(
