@@ -41,7 +41,7 @@ from lveval.common.files import write_atomic
 from lveval.common.levels import level_length
 from lveval.common.logs import log
 from lveval.common.processes import collector_paused
-from lveval.common.remembered import forget
+from lveval.common.remembered import forget_long
 from lveval.common.text import printable, shown
 from lveval.data import own_subsets
 from lveval.execution.trackers import Tracker, track_run
@@ -71,9 +71,6 @@ from lveval.runs import folder as run_folders
 from lveval.runs.merge import find_parts, merge_parts
 from lveval.runs.record import FINAL_STATUSES
 from lveval.runs.times import read_times
-
-# Characters of an answer and its truths. What the metrics remember of shorter ones fits the memory.
-LONG_ROW = 4000
 
 if TYPE_CHECKING:
     from lveval.analysis.comparison import Comparison, Pair
@@ -208,8 +205,7 @@ def score_file(
         # At once, while the metrics still know the row's words.
         result.causes.append(classify_error(row))
         result.variants.append(score_variants(row))
-        if sum(len(str(text)) for text in (row.answer, *row.record["answers"])) > LONG_ROW:
-            forget()
+        forget_long(row.answer, *row.record["answers"])
     return result
 
 
