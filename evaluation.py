@@ -41,7 +41,8 @@ from lveval.common.files import write_atomic
 from lveval.common.levels import level_length
 from lveval.common.logs import log
 from lveval.common.processes import collector_paused
-from lveval.common.text import printable
+from lveval.common.remembered import forget_long
+from lveval.common.text import printable, shown
 from lveval.data import own_subsets
 from lveval.execution.trackers import Tracker, track_run
 from lveval.option_groups import tracker
@@ -204,6 +205,7 @@ def score_file(
         # At once, while the metrics still know the row's words.
         result.causes.append(classify_error(row))
         result.variants.append(score_variants(row))
+        forget_long(row.answer, *row.record["answers"])
     return result
 
 
@@ -224,12 +226,16 @@ def score_row(record: dict[str, object], subset: str, level: str, place: int) ->
     if keywords is not None and not isinstance(keywords, str):
         raise TypeError(f'"gold_ans" is {type_name(keywords)}; expected a string or null')
     if status not in (*FINAL_STATUSES, "unrecorded"):
-        raise ValueError(f'"status" is {status!r}; expected one of {", ".join(FINAL_STATUSES)}')
+        raise ValueError(
+            f'"status" is {shown(status)}; expected one of {", ".join(FINAL_STATUSES)}'
+        )
     if type(index) is not int:
         raise TypeError(f'"index" is {type_name(index)}; expected a whole number')
     for key, own in (("dataset", subset), ("level", level)):
         if record.get(key, own) != own:
-            raise ValueError(f'"{key}" is {record[key]!r}; expected "{own}", as the file is named')
+            raise ValueError(
+                f'"{key}" is {shown(record[key])}; expected "{own}", as the file is named'
+            )
     # A refusal is scored as the empty answer, whatever words it came in.
     answer = "" if status == "refused" else prediction
     scores = {

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from lveval.common.remembered import remembered
 from lveval.common.segmentation import cut
 
 ROUGE_VERSION = "1.0.1"  # The release of `rouge` whose ROUGE-L value this module reproduces.
@@ -47,6 +48,8 @@ _CHINESE_PUNCTUATION = (
     "、〃》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏."
 )
 
+ROWS_AT_ONCE = 1024  # of the table of a longest common subsequence
+
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NO_CHINESE_PUNCTUATION = str.maketrans("", "", string.punctuation + _CHINESE_PUNCTUATION)
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
@@ -55,26 +58,25 @@ Tokens = tuple[str, ...]
 
 # --- text -> tokens -----------------------------------------------------------------------------
 # All protocols, and all levels of a subset, score the same answers: what a text was cut into is
-# remembered. The bounds hold the answers of every subset and keep a run of long answers from
-# filling the memory.
+# remembered. The bounds hold the answers of every subset; long ones are forgotten (evaluation.py).
 
 
-@lru_cache(maxsize=4096)
+@remembered(4096)
 def _english_tokens(text: str) -> Tokens:
     return tuple(_ARTICLE.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
-@lru_cache(maxsize=4096)
+@remembered(4096)
 def _chinese_tokens(text: str) -> Tokens:
     return tuple(token for token in map(_normalize_zh, segment(text)) if token)
 
 
-@lru_cache(maxsize=65536)
+@remembered(65536)
 def _normalize_zh(token: str) -> str:
     return "".join(token.lower().translate(_NO_CHINESE_PUNCTUATION).split())
 
 
-segment = lru_cache(maxsize=4096)(cut)
+segment = remembered(4096)(cut)
 
 
 # --- tokens -> score ----------------------------------------------------------------------------
@@ -105,18 +107,18 @@ def require_text(prediction: object) -> str:
     raise TypeError(f"a prediction must be a string, not {type(prediction).__name__}")
 
 
-@lru_cache(maxsize=1024)  # these three remember a row: protocols and causes ask for the same
+@remembered(1024)  # these three remember a row: protocols and causes ask for the same
 def informative(language: Language, tokens: Tokens) -> Tokens:
     """Keep the tokens that tell something about an answer: none of the blacklist."""
     return tuple(token for token in tokens if token not in language.blacklist)
 
 
-@lru_cache(maxsize=1024)
+@remembered(1024)
 def _counts(tokens: Tokens) -> Counter[str]:
     return Counter(tokens)
 
 
-@lru_cache(maxsize=1024)
+@remembered(1024)
 def count_overlap(prediction: Tokens, truth: Tokens) -> int:
     """How many tokens two multisets share."""
     found = _counts(prediction)
@@ -310,7 +312,7 @@ def file_score(scores: list[float]) -> float:
     return round(100 * total / len(scores), 2)
 
 
-@lru_cache(maxsize=4096)
+@remembered(4096)
 def content_words(text: str, language: str) -> Tokens:
     """The tokens of `text` that tell something about an answer: none of the blacklist of `language`
     ("en" or "zh").
@@ -319,7 +321,7 @@ def content_words(text: str, language: str) -> Tokens:
     return informative(rules, rules.tokens(text))
 
 
-@lru_cache(maxsize=4096)
+@remembered(4096)
 def normalize(text: str, language: str) -> str:
     """`text` as the metrics compare it, in one piece: English tokens joined by spaces, Chinese ones
     by nothing.
@@ -334,7 +336,7 @@ def normalize(text: str, language: str) -> str:
 # --- ROUGE-L ------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=4096)
+@remembered(4096)
 def _chinese_words(text: str) -> str:
     """`text` as the published scorer hands it to ROUGE-L.
 
@@ -349,7 +351,7 @@ def _chinese_words(text: str) -> str:
     return " ".join(word for word in words[:-1] if word not in CHINESE_BLACKLIST)
 
 
-@lru_cache(maxsize=65536)
+@remembered(65536)
 def _cut_again(word: str) -> Tokens:
     return tuple(map(_normalize_zh, cut(word)))
 
@@ -392,28 +394,48 @@ def _sentences(text: str) -> list[list[str]]:
 def _common_subsequence(truth: list[str], prediction: list[str]) -> set[str]:
     """The words of the one longest common subsequence that the package traces.
 
-    The table of lengths is kept as one integer a row (Hyyrö 2004): bit j of `rows[i]` is 0 where
-    the length grows from prediction[:j] to prediction[:j + 1] against truth[:i]. From the end the
-    trace takes equal words, and on a mismatch goes up only if table[i - 1, j] > table[i, j - 1],
-    which is just where the length grows at j.
+    The table of lengths is kept as one integer a row (Hyyrö 2004): bit j of row i is 0 where the
+    length grows from prediction[:j] to prediction[:j + 1] against truth[:i]. From the end the trace
+    takes equal words, and on a mismatch goes up only if table[i - 1, j] > table[i, j - 1], which is
+    just where the length grows at j. Of a long truth only a block of rows is there at a time.
     """
-    places: dict[str, int] = {}
+    size = len(prediction) // 8 + 1
+    full = (1 << len(prediction)) - 1
+    places: dict[str, list[int]] = {word: [] for word in truth}
     for j, word in enumerate(prediction):
-        places[word] = places.get(word, 0) | 1 << j
-    row = full = (1 << len(prediction)) - 1
-    rows = [row]
-    for word in truth:
-        matches = row & places.get(word, 0)
-        row = (row + matches | row - matches) & full
-        rows.append(row)
+        if word in places:
+            places[word].append(j)
 
+    @lru_cache(maxsize=512)
+    def bits(word: str) -> int:
+        found = bytearray(size)
+        for j in places[word]:
+            found[j >> 3] |= 1 << (j & 7)
+        return int.from_bytes(found, "little")
+
+    def block(row: int, start: int) -> tuple[int, list[bytes]]:
+        """The rows that follow `row`, which is that of truth[:start]; the last also as a number."""
+        rows = [row.to_bytes(size, "little")]
+        for word in truth[start : start + ROWS_AT_ONCE]:
+            matches = row & bits(word)
+            row = (row + matches | row - matches) & full
+            rows.append(row.to_bytes(size, "little"))
+        return row, rows
+
+    row, firsts = full, [full]
+    for start in range(0, len(truth), ROWS_AT_ONCE):
+        row, rows = block(row, start)
+        firsts.append(row)
     common: set[str] = set()
     i, j = len(truth), len(prediction)
     while i and j:
+        if i == start:
+            start -= ROWS_AT_ONCE
+            _, rows = block(firsts[start // ROWS_AT_ONCE], start)
         if truth[i - 1] == prediction[j - 1]:
             common.add(truth[i - 1])
             i, j = i - 1, j - 1
-        elif rows[i] >> j - 1 & 1:
+        elif rows[i - start][j - 1 >> 3] >> (j - 1 & 7) & 1:
             j -= 1
         else:
             i -= 1

@@ -118,10 +118,10 @@ def json_object(flag: str, text: str) -> dict[str, Json]:
     try:
         found = json.loads(text or "{}", parse_constant=float)
         json.dumps(found, allow_nan=False)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise UsageError(f'{flag}: found {text}, expected a JSON object such as {{"name": 1}}')
+        raise UsageError(f'{flag}: found {text[:99]}, expected a JSON object such as {{"name": 1}}')
     return found
 
 

@@ -22,7 +22,7 @@ from lveval.common.errors import ExitCode, LVEvalError, UsageError
 from lveval.common.levels import file_name
 from lveval.common.logs import log
 from lveval.common.processes import collector_paused
-from lveval.common.text import one_line
+from lveval.common.text import one_line, shown
 from lveval.data import dataset, sources
 from lveval.results import HEADLINE, PROTOCOLS, Evaluation
 from lveval.runs import folder as runs
@@ -69,10 +69,12 @@ class Verifier:
                 "folder of a run"
             )
         for key in keys:
-            self._verify_file(*key)
+            with self._faults():
+                self._verify_file(*key)
         readable = not self.damages
-        self._verify_attempts()
-        self._verify_times()
+        for verify_others in (self._verify_attempts, self._verify_times):
+            with self._faults():
+                verify_others()
         for path in sorted(self._folder.rglob(".*.tmp")):
             self._damage(f"{path}: left by a process that was killed in mid-write; remove it")
         for key in tqdm(keys, desc="looking at the data", unit="file", delay=2, leave=False):
@@ -237,7 +239,9 @@ class Verifier:
         recorded = recorded_of.get(name)
         where = f"{self._folder / 'run.json'}: identity.data.{name}"
         if not isinstance(recorded, str) or not FINGERPRINT.fullmatch(recorded):
-            self._damage(f"{where}: found {recorded!r}; expected sha256: and 64 digits; restore it")
+            self._damage(
+                f"{where}: found {shown(recorded)}; expected sha256: and 64 digits; restore it"
+            )
             return
         source = self._source(subset, f"{name}.jsonl")
         with self._faults():
@@ -318,7 +322,7 @@ class Verifier:
             for name in expected.keys() | found.keys():
                 if found.get(name) != expected.get(name):
                     self._damage(
-                        f"{path}: {name} is {found.get(name)}; its rows score "
+                        f"{path}: {name} is {shown(found.get(name))}; its rows score "
                         f"{expected.get(name)}; {SCORE}"
                     )
 

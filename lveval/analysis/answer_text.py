@@ -7,7 +7,8 @@ docs/causes.md states.
 """
 
 import re
-from functools import lru_cache
+
+from lveval.common.remembered import remembered
 
 # An answer loops if its end has at least so many words or characters, in so many copies of a piece:
 # "New York, New York" does not loop, "Hanno Peverick Hanno Peverick Hanno Peverick" does.
@@ -177,7 +178,7 @@ def numbers(text: str) -> set[str]:
     return {number.replace(",", "") for number in _NUMBER.findall(text)}
 
 
-@lru_cache(maxsize=1024)  # a cause asks up to three times for a row's answer
+@remembered(1024)  # a cause asks up to three times for a row's answer
 def without_refusals(text: str) -> str:
     """Drop the clauses that say that no answer can be given; without any, `text` as it is."""
     if not _MAY_DECLINE.search(text):

@@ -448,7 +448,7 @@ def load_tokenizer(source: ModelSource, options: EngineOptions) -> HFTokenizer:
     if path and path.is_file() and not getattr(tokenizer, "chat_template", None):
         try:  # a processor's spelling, which a tokenizer does not read
             tokenizer.chat_template = str(json.loads(path.read_bytes())["chat_template"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise UsageError(
                 f'{path}: found no JSON object with "chat_template" ({first_line(error)})'
             ) from error

@@ -218,7 +218,7 @@ def adapter_config(folder: Path) -> dict[str, Any]:
     """Read an adapter's configuration; empty where it is no JSON object."""
     try:
         found = json.loads((folder / ADAPTER).read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -347,7 +347,7 @@ def _shards(index: Path) -> set[str]:
     """The files that an index of weights names; none where transformers will not read it either."""
     try:
         return {str(name) for name in json.loads(index.read_bytes())["weight_map"].values()}
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return set()
 
 
@@ -363,7 +363,7 @@ def unasked_code(name: str, folder: Path | None) -> UsageError | None:
             continue
         try:
             targets = (json.loads(path.read_text(encoding="utf-8")).get("auto_map") or {}).values()
-        except (ValueError, AttributeError):  # transformers says what is wrong with it
+        except (ValueError, AttributeError, RecursionError):  # transformers says what is wrong
             continue
         for target in targets:
             for reference in target if isinstance(target, list) else [target]:

@@ -1,6 +1,11 @@
 """Text that may not steer a terminal: printable("a\\x1b[31mb")."""
 
+import reprlib
 import unicodedata
+
+_short_repr = reprlib.Repr()
+
+_short_repr.maxstring = _short_repr.maxother = 60
 
 
 def printable(text: str) -> str:
@@ -30,3 +35,8 @@ def first_line(error: BaseException) -> str:
 def one_line(text: str) -> str:
     """`text` as `printable` has it, on one line."""
     return " ".join(printable(text).split())
+
+
+def shown(value: object) -> str:
+    """A value of a file, for a message: clipped, for it may be a whole context."""
+    return _short_repr.repr(value)[:80]

@@ -4,17 +4,13 @@ row = parse_row(line, "data/lic_mixup_16k.jsonl:41", "lic_mixup")
 """
 
 import json
-import reprlib
 from collections import Counter
 from typing import TypedDict
 
 from lveval import config
 from lveval.common.errors import DataError, LVEvalError
+from lveval.common.text import shown
 from lveval.runs.record import Prediction
-
-_short_repr = reprlib.Repr()
-
-_short_repr.maxstring = _short_repr.maxother = 60
 
 
 class Row(TypedDict):
@@ -68,8 +64,8 @@ def row_record(row: Row, key: tuple[str, str, int], pred: str, own: Prediction) 
 
 
 def invalid(where: str, found: object, expected: str) -> LVEvalError:
-    """Make the error of a field; what is found is clipped, for it may be a whole context."""
-    return DataError(f"{where}: found {_short_repr.repr(found)[:80]}; expected {expected}")
+    """Make the error of a field."""
+    return DataError(f"{where}: found {shown(found)}; expected {expected}")
 
 
 def _text(where: str, value: object) -> str:
@@ -131,7 +127,7 @@ def _no_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """A JSON object; a field given twice is refused, for which of the two would count?"""
     if len(fields := dict(pairs)) < len(pairs):
         ((name, times),) = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"{times} times {_short_repr.repr(name)}")
+        raise ValueError(f"{times} times {shown(name)}")
     return fields
 
 
@@ -154,9 +150,7 @@ def parse_row(line: bytes, where: str, subset: str) -> Row:
         raise invalid(where, found, "a JSON object")
     for name in ("input", "context", "answers", "length", "dataset", "language"):
         if name not in found:
-            raise DataError(
-                f'{where}: no "{name}" (found: {", ".join(map(_short_repr.repr, found))[:200]})'
-            )
+            raise DataError(f'{where}: no "{name}" (found: {", ".join(map(shown, found))[:200]})')
     length = found["length"]
     if (
         type(length) is not int or not 0 <= length < 2**63

@@ -12,6 +12,7 @@ also from its columns `dataset` and `level`.
 """
 
 import csv
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from pathlib import Path
 from lveval import config
 from lveval.common.errors import DataError, UsageError
 from lveval.common.files import disk_errors
+from lveval.common.jsonl import bounded_lines
 from lveval.common.levels import LEVEL, FileKey
 from lveval.common.logs import log
 from lveval.data.own_subsets import unknown_subset
@@ -61,7 +63,7 @@ def _file_of(path: Path) -> FileKey:
 def _lines(path: Path) -> Iterator[tuple[bytes, str]]:
     """Each line with its place; one at a time, for it may hold a whole context twice."""
     with disk_errors("reading", path), path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(bounded_lines(file, str(path), math.inf), 1):
             yield line, f"{path}:{number}"
 
 

@@ -7,6 +7,7 @@ A folder of the published harness has neither run.json nor rows/ and is read all
 """
 
 import itertools
+import math
 import os
 import re
 import zlib
@@ -17,6 +18,7 @@ from typing import Any
 
 from lveval.common.errors import StorageError, UsageError
 from lveval.common.files import disk_errors
+from lveval.common.jsonl import MAX_ROWS, bounded_lines
 from lveval.common.levels import LEVEL, FileKey, file_name
 from lveval.common.text import printable
 from lveval.runs.record import ROW_VERSION, JsonObject, LocatedRecord, index_of, parse_record
@@ -68,16 +70,18 @@ def read_lines(path: Path, *, keep_torn: bool = False) -> Iterator[tuple[bytes, 
     """Yield each line and its place (`file:line`); nothing where the file is missing.
 
     Lines end at \\n only: U+2028 and U+0085 occur in answers. A last line without its break is torn
-    and left out, unless `keep_torn`: other programs may leave the break off.
+    and left out, unless `keep_torn`: other programs may leave the break off. Raises DataError
+    beyond the bounds of a file.
     """
+    # Of attempts there may be any number.
+    most = MAX_ROWS if FILE_NAME.fullmatch(path.name) else math.inf
     with disk_errors("reading", path):
         if not path.exists():
             return
-        lines = path.read_bytes().split(b"\n")
-    if not keep_torn or not lines[-1]:
-        lines.pop()
-    for number, line in enumerate(lines, 1):
-        yield line, f"{path}:{number}"
+        with path.open("rb") as file:
+            for number, line in enumerate(bounded_lines(file, str(path), most), 1):
+                if line.endswith(b"\n") or keep_torn:
+                    yield line.removesuffix(b"\n"), f"{path}:{number}"
 
 
 def parse_row(

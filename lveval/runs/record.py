@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, TypedDict, cast
 
 from lveval.common.errors import UsageError
+from lveval.common.text import shown
 
 FINAL_STATUSES = ("ok", "length", "empty", "refused")
 CAUSES = ("error", "invalid", "context_overflow", "worker_died", "transient")
@@ -75,7 +76,7 @@ def parse_attempt(line: bytes, where: str) -> tuple[tuple[str, str, int], str]:
         row = str(entry["dataset"]), str(entry["level"]), int(cast(int, entry["index"]))
         return row, str(entry["cause"])
     except (KeyError, TypeError, ValueError):
-        found = ", ".join(entry)
+        found = ", ".join(entry)[:200]
         raise UsageError(f"{where}: found {found}; expected an attempt; remove the line") from None
 
 
@@ -84,5 +85,5 @@ def index_of(item: LocatedRecord) -> int:
     index = item.record.get("index")
     if type(index) is not int or index < 0:
         expected = "the row's position in its data file"
-        raise UsageError(f'{item.where}: "index": found {index!r}; expected {expected}')
+        raise UsageError(f'{item.where}: "index": found {shown(index)}; expected {expected}')
     return index

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from lveval import config
-from lveval.results import CAUSES
+from lveval import config, metrics
+from lveval import evaluation as scoring
+from lveval.common.errors import UsageError
+from lveval.results import CAUSES, PROTOCOLS
 from lveval.runs.record import Prediction
 from lveval.runs.store import RunStore
 
@@ -623,6 +627,49 @@ def test_a_row_that_cannot_be_scored_is_an_error_naming_file_and_line(
     assert "factrecall_en_16k.jsonl:3: " in done.stderr
     assert said in done.stderr
     assert result_files(folder) == []
+
+
+def test_what_came_of_a_long_answer_is_not_remembered(tmp_path: Path) -> None:
+    name = "factrecall_en_16k"
+    scoring.evaluate(write_published(tmp_path / "short", {name: [row("amber")]}))
+    assert metrics._english_tokens.cache_info().currsize
+    scoring.evaluate(write_published(tmp_path / "long", {name: [row("amber " * 1000)]}))
+    assert not metrics._english_tokens.cache_info().currsize
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("灯塔 amber"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = (
+    *("pred", "answers", "gold_ans", "input", "status", "index", "level", "language", "depths"),
+    *("confusing_facts", "evidence_kept", "usage", "finish_reason", "question_id"),
+)
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.sampled_from([*config.DATASET_METRIC]), st.dictionaries(st.sampled_from(FIELDS), values))
+def test_any_record_is_scored_or_refused_in_a_sentence(
+    tmp_path: Path, subset: str, odd: dict[str, object]
+) -> None:
+    """Null, numbers, lists, objects, any text where a field should be; the same each time."""
+    path = tmp_path / f"{subset}_16k.jsonl"
+    path.write_text(json.dumps(row() | odd) + "\n")
+    for other in tmp_path.glob("*"):
+        if other != path:
+            other.unlink()
+    try:
+        found = [scoring.evaluate(tmp_path) for _ in range(2)]
+    except UsageError as error:
+        assert error.message.startswith(f"{path}:1: ") and len(error.message) < 400
+        return
+    for protocol in PROTOCOLS:
+        (score,) = found[0].scores(protocol).values()
+        assert 0 <= score <= 100
+        assert found[1].scores(protocol) == found[0].scores(protocol)
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '"amber"', "null", ""])

@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import time
+import zlib
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -93,6 +94,7 @@ REPLIES: dict[str, tuple[int, dict[str, str], str]] = {
         {},
         '{"error": {"message": "Could not finish the message because max_tokens was reached"}}',
     ),
+    "nested": (200, {}, '{"data": ' + "[" * 100_000 + "]" * 100_000 + "}"),
     "never-fits": (
         429,
         {},
@@ -104,8 +106,34 @@ PASSING = (
     "429", "429-seconds", "429-zero", "429-date", "429-negative", "429-nan", "429-year-100000", "429-six-hours",
     "500-html", "502-html", "503-html", "529", "408", "409", "malformed", "html-200", "empty-200", "list-200",
     "no-choices", "null-choices", "null-content", "error-200", "other-model", "reset", "reset-in-body",
-    "closed", "silent",
+    "closed", "silent", "nested",
 )  # fmt: skip
+
+GIGABYTE = 2**30
+EVENT = b'data: {"choices": [{"index": 0, "delta": {"content": "%b"}}]}\n\n' % (b"a" * 200)
+
+
+def zipped_blanks() -> bytes:
+    """A gzip stream of a gigabyte without its end."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    head = packer.compress(b"") + packer.flush(zlib.Z_FULL_FLUSH)
+    # After a full flush a block leans on none before it.
+    return head + (packer.compress(b" " * 2**20) + packer.flush(zlib.Z_FULL_FLUSH)) * 1024
+
+
+# Replies without an end in sight: the head, and what of the body is sent over and over.
+ENDLESS: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "giant": (f"200 OK\r\nContent-Length: {GIGABYTE}", lambda: b" " * 2**20),
+    "giant-open": ("200 OK\r\nConnection: close", lambda: b" " * 2**20),
+    "giant-zipped": ("200 OK\r\nContent-Encoding: gzip", zipped_blanks),
+    "giant-error": (f"500 X\r\nContent-Length: {GIGABYTE}", lambda: b" " * 2**20),
+    "giant-stream": ("200 OK\r\nContent-Type: text/event-stream", lambda: EVENT * 4096),
+}
+# Replies of which a byte comes now and then, faster than a client gives up waiting for one.
+TRICKLING = {
+    "trickle": f"200 OK\r\nContent-Length: {GIGABYTE}\r\n\r\n",
+    "trickle-head": "200 OK\r\nX-Slow: ",
+}
 
 
 @contextmanager
@@ -155,6 +183,7 @@ class Server:
     batch_calls: int = 0
     cut: int = 0  # of a prompt only so many characters at its end are read, and nobody is told
     max_model_len: int = 0  # told by /v1/models
+    listing: str = "ok"  # what requests for the list of models get
     bos: int = 0  # a token that /tokenize puts first and /detokenize writes as <s>
     tokenizer_script: deque[str] = field(
         default_factory=deque
@@ -223,6 +252,8 @@ class Server:
             return await reply(writer, 200, {}, "{}")
         if (name := path.partition("?")[0]) in ("/tokenize", "/detokenize"):
             return await self.tokenize(name, json.loads(body), writer)
+        if path == "/v1/models" and self.listing != "ok":
+            return await self.fail(self.listing, writer)
         if path == "/v1/models":
             window = {"max_model_len": self.max_model_len} if self.max_model_len else {}
             return await reply(
@@ -398,6 +429,22 @@ class Server:
             name = kind.removeprefix("unknown:")
             error = {"message": f"Unsupported parameter: '{name}' is not supported", "param": name}
             return await reply(writer, 400, {}, json.dumps({"error": error}))
+        if kind in ENDLESS:
+            start, make = ENDLESS[kind]
+            writer.write(f"HTTP/1.1 {start}\r\n\r\n".encode())
+            part, sent = make(), 0
+            while sent < GIGABYTE:  # until the client hangs up
+                writer.write(part)
+                await writer.drain()
+                sent += len(part)
+            return False
+        if kind in TRICKLING:
+            writer.write(f"HTTP/1.1 {TRICKLING[kind]}".encode())
+            for _ in range(150):
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.2)
+            return False
         if kind == "silent":
             await asyncio.sleep(60)
         elif kind == "reset-in-body":

@@ -27,6 +27,7 @@ from support.data_files import (
     row,
 )
 
+from lveval.common import jsonl
 from lveval.common.errors import ExitCode, LVEvalError
 from lveval.data import dataset, sources
 from lveval.data.dataset import DataFile, load_file
@@ -283,7 +284,7 @@ def test_a_file_cut_anywhere(tmp_path: Path) -> None:
 
 
 def test_a_huge_line_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 1000)
     assert f"{NAME}:2: found a line of more than 1000 bytes" in refusal(
         lambda: loaded(tmp_path, line() + line(context="x" * 1000))
     )

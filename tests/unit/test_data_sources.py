@@ -16,6 +16,7 @@ import pytest
 from support.data_files import LEVEL, NAME, SUBSET, child, folder_with, line, refusal
 
 from lveval import config
+from lveval.common import jsonl
 from lveval.common.errors import ExitCode, LVEvalError
 from lveval.data import dataset, sources
 
@@ -100,7 +101,7 @@ def test_a_gzip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyP
     folder = folder_with(tmp_path, packed, f"{NAME}.gz")
     message = refusal(lambda: dataset.load_file(SUBSET, LEVEL, folder))
     assert f"found more than {max(2**20, 200 * len(packed))} bytes when unpacked" in message
-    monkeypatch.setattr(sources, "MAX_LINE_BYTES", 2**16)  # a line without an end
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 2**16)  # a line without an end
     folder_with(tmp_path, gzip.compress(b" " * 2**20), f"{NAME}.gz")
     message = refusal(lambda: dataset.load_file(SUBSET, LEVEL, folder))
     assert "found a line of more than 65536 bytes" in message

@@ -255,6 +255,21 @@ def test_rouge_l_is_the_packages_on_any_text(prediction: str, truth: str) -> Non
     assert metrics._rouge_l(prediction, truth) == package_rouge_l(prediction, truth)
 
 
+@settings(max_examples=200)
+@given(
+    st.lists(st.sampled_from("abcd"), max_size=20),
+    st.lists(st.sampled_from("abcd"), max_size=20),
+    st.integers(1, 5),
+)
+def test_rouge_l_is_the_same_in_blocks_of_any_size(
+    prediction: list[str], truth: list[str], rows: int
+) -> None:
+    whole = metrics._common_subsequence(truth, prediction)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "ROWS_AT_ONCE", rows)
+        assert metrics._common_subsequence(truth, prediction) == whole
+
+
 def test_a_tie_of_the_trace_goes_along_the_prediction() -> None:
     assert metrics._common_subsequence(["a", "b"], ["b", "a"]) == {"b"}
 

@@ -101,8 +101,9 @@ def tokenizer(options: EngineOptions) -> tokenizers.ServiceTokenizer:
     service, model = options.api or ApiOptions(), model_id(options)
     spec = tokenizers.tokenizer_spec(service, model)
     if spec == "server":
-        client = blocking(service, engine_settings(options)["timeout"], root=True)
-        return tokenizers.ServerTokenizer(client, model, retry_policy(options))
+        seconds = engine_settings(options)["timeout"]
+        client = blocking(service, seconds, root=True)
+        return tokenizers.ServerTokenizer(client, model, retry_policy(options), seconds)
     return tokenizers.load(spec, trust_remote_code=options.trust_remote_code)
 
 

@@ -333,7 +333,7 @@ def open_parts(folder: Path) -> list[BatchFile]:
         for path in sorted(folder.glob("*.json")):
             try:
                 part = BatchFile(**json.loads(path.read_bytes()))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 raise StorageError(
                     f"{path}: found no part of a batch; restore it from a copy"
                 ) from None

@@ -3,13 +3,14 @@
     with client.blocking(service) as opened: ...
 
 The clients neither repeat a request (retry.py and online.py do) nor follow a redirect: credentials
-go to the address that the user named, and nowhere else.
+go to the address that the user named, and nowhere else. A reply is read up to a bound.
 """
 
 import ipaddress
+import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
@@ -33,6 +34,12 @@ SECRET_NAME = re.compile(r"key|token|secret|sig|pass|pwd|code|cred|auth", re.I)
 KEY_HEADERS = {"api-key", "x-api-key", "x-goog-api-key"}
 
 DEFAULT_URL = "https://api.openai.com/v1"
+
+# Of a reply, unpacked. A stream takes some 350 bytes a token, so an answer of 90,000 tokens fits.
+MOST_BYTES = 32 * 2**20
+
+# How the path of a batch's results ends: they are paid for, and as long as they are.
+RESULTS = "/content"
 
 
 def base_url(service: ApiOptions) -> str:
@@ -177,6 +184,48 @@ async def _drop_bearer_async(request: "httpx2.Request") -> None:
     _drop_bearer(request)
 
 
+class _Body:
+    """What has come of a reply's body.
+
+    Raises openai.APIResponseValidationError where it is more than any reply has.
+    """
+
+    def __init__(self, response: "httpx2.Response") -> None:
+        self._response = response
+        results = response.request.url.path.endswith(RESULTS)
+        self._most = math.inf if results else MOST_BYTES
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, part: bytes) -> None:
+        import openai
+
+        self._parts.append(part)
+        self._size += len(part)
+        if self._size > self._most:
+            self._parts.clear()  # who keeps the error keeps this
+            words = f"the reply has more than {self._most} bytes"
+            raise openai.APIResponseValidationError(self._response, None, message=words)
+
+    def end(self) -> None:
+        """Put the body where the client itself puts what it reads."""
+        self._response._content = b"".join(self._parts)
+
+
+def _read_bounded(response: "httpx2.Response") -> None:
+    body = _Body(response)
+    for part in response.iter_bytes():
+        body.add(part)
+    body.end()
+
+
+async def _read_bounded_async(response: "httpx2.Response") -> None:
+    body = _Body(response)
+    async for part in response.aiter_bytes():
+        body.add(part)
+    body.end()
+
+
 def blocking(
     service: ApiOptions, timeout: float | None = None, *, root: bool = False
 ) -> "openai.OpenAI":
@@ -189,9 +238,10 @@ def blocking(
     settings = _settings(service)
     if root:
         settings["base_url"] = settings["base_url"].removesuffix("/v1")
-    hooks = [_drop_bearer] if _drops_bearer(settings["default_headers"]) else []
+    dropping = [_drop_bearer] if _drops_bearer(settings["default_headers"]) else []
+    hooks: dict[str, list[Callable[..., Any]]] = {"request": dropping, "response": [_read_bounded]}
     with _sound_environment():
-        http = openai.DefaultHttpxClient(follow_redirects=False, event_hooks={"request": hooks})
+        http = openai.DefaultHttpxClient(follow_redirects=False, event_hooks=hooks)
     seconds = openai.NOT_GIVEN if timeout is None else timeout
     return openai.OpenAI(timeout=seconds, http_client=http, **settings)
 
@@ -204,9 +254,13 @@ def many_at_once(service: ApiOptions) -> "openai.AsyncOpenAI":
     most = service.concurrency
     limits = httpx2.Limits(max_connections=most + 1, max_keepalive_connections=most + 1)
     settings = _settings(service)
-    hooks = [_drop_bearer_async] if _drops_bearer(settings["default_headers"]) else []
+    dropping = [_drop_bearer_async] if _drops_bearer(settings["default_headers"]) else []
+    hooks: dict[str, list[Callable[..., Any]]] = {
+        "request": dropping,
+        "response": [_read_bounded_async],
+    }
     with _sound_environment():
         http = openai.DefaultAsyncHttpxClient(
-            follow_redirects=False, limits=limits, event_hooks={"request": hooks}
+            follow_redirects=False, limits=limits, event_hooks=hooks
         )
     return openai.AsyncOpenAI(http_client=http, **settings)

@@ -63,6 +63,8 @@ def classify_exception(error: "openai.APIError | TimeoutError") -> ApiError:
         return _no_connection(error)
     if isinstance(error, TimeoutError | openai.APITimeoutError):
         return ApiError("timeout", "no reply in time")
+    if isinstance(error, openai.APIResponseValidationError):
+        return ApiError("malformed", error.message)
     if isinstance(error, openai.APIStatusError):
         return classify_status(error.status_code, error.response.headers, error.response.content)
     return _no_connection(error)

@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Collection
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -26,6 +27,8 @@ MAX_SAME_FAILURES = {"malformed": 8, "timeout": 5, "fatal": 3}
 
 # Hours in which no row is answered, though the service is there: waiting did not help.
 LONGEST_VAIN = 1.0
+
+LONGEST_CALL = 3600.0  # seconds: a batch's file of 200 MB may have a slow line to go up
 
 RESUME_HINT = "all answers so far are saved; run the same command again when it is mended"
 
@@ -90,17 +93,37 @@ def log_waiting(fault: ApiError) -> None:
     log.warning("waiting for the service: %s", fault.message)
 
 
+def within(seconds: float, call: Callable[[], Got]) -> Got:
+    """Return what `call`, a blocking request, returns; TimeoutError after `seconds` in all.
+
+    The client's own limit is the wait for each byte, which a reply that trickles never meets. The
+    thread of a request that is given up ends with its connection, or else with the process.
+    """
+    reply: Future[Got] = Future()
+
+    def ask() -> None:
+        try:
+            reply.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - handed to the caller, who raises it
+            reply.set_exception(error)
+
+    threading.Thread(target=ask, name="request", daemon=True).start()
+    return reply.result(seconds)
+
+
 def call_with_retry(
     call: Callable[[], Got],
     policy: RetryPolicy,
     already_done: Callable[[], Got | None] = lambda: None,
     *,
+    seconds: float = LONGEST_CALL,
     hint: str = "",
 ) -> Got:
     """Repeat `call`, a blocking request, while its failures are transient.
 
-    After a failure `already_done` looks for the result of a request whose reply got lost. `hint`
-    ends the message of a permanent failure. Raises ServiceError or IncompleteRun.
+    A call may take `seconds`. After a failure `already_done` looks for the result of a request
+    whose reply got lost. `hint` ends the message of a permanent failure. Raises ServiceError or
+    IncompleteRun.
     """
     import openai
 
@@ -108,15 +131,15 @@ def call_with_retry(
     while True:
         fault = ApiError("malformed", "the reply is no JSON")
         try:
-            if failures and (found := already_done()) is not None:
+            if failures and (found := within(seconds, already_done)) is not None:
                 return found
-            result = call()
+            result = within(seconds, call)
             # The client hands on a reply of another kind than JSON as text.
             if not isinstance(result, str):
                 return result
-        except openai.APIError as error:
+        except (openai.APIError, TimeoutError) as error:
             fault = classify_exception(error)
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
         failures += 1
         if ended := policy.run_end(fault, began, hint=hint):

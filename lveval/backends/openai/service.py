@@ -16,7 +16,7 @@ from lveval.backends.openai import tokenizers
 from lveval.backends.openai.client import blocking, many_at_once
 from lveval.backends.openai.faults import ApiError, classify_exception
 from lveval.backends.openai.responses import ReplyReader
-from lveval.backends.openai.retry import MAX_SAME_FAILURES, log_waiting, shutting_down
+from lveval.backends.openai.retry import MAX_SAME_FAILURES, log_waiting, shutting_down, within
 from lveval.backends.openai.settings import (
     BUDGETS,
     engine_settings,
@@ -53,8 +53,8 @@ def told_window(api: ApiOptions, model: str) -> int | None:
 
     with blocking(api, LISTING_SECONDS) as client:
         try:
-            models: Any = client.get("/models", cast_to=object)
-        except (openai.APIError, ValueError):
+            models: Any = within(LISTING_SECONDS, lambda: client.get("/models", cast_to=object))
+        except (openai.APIError, ValueError, RecursionError, TimeoutError):
             return None
     listed = models.get("data") if isinstance(models, dict) else None
     for each in listed if isinstance(listed, list) else []:

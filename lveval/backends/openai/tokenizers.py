@@ -68,10 +68,11 @@ WORDS = (("prompt", "add_special_tokens"), ("content", "add_special"))
 class ServerTokenizer(PlainTokenizer):
     """The tokenizer of a serving engine, behind /tokenize and /detokenize."""
 
-    def __init__(self, client: Any, model: str, policy: RetryPolicy) -> None:  # noqa: ANN401
+    def __init__(self, client: Any, model: str, policy: RetryPolicy, seconds: float) -> None:  # noqa: ANN401
         self._client = client  # of the service's root
         self._model = model
         self._policy = policy
+        self._seconds = seconds  # for a reply
         self._is_there = False  # whether it has answered
         self._words = WORDS[0]
         self._special: set[int] | None = None
@@ -105,6 +106,7 @@ class ServerTokenizer(PlainTokenizer):
         reply: Any = call_with_retry(
             lambda: self._client.post(path, cast_to=object, body=asked),
             self._policy if self._is_there else self._policy.at_start,
+            seconds=self._seconds,
         )
         self._is_there = True
         return reply if isinstance(reply, dict) else {}
