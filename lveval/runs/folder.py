@@ -20,7 +20,7 @@ from lveval.common.files import disk_errors
 from lveval.common.levels import LEVEL, FileKey, file_name
 from lveval.common.text import printable
 from lveval.runs.record import ROW_VERSION, JsonObject, LocatedRecord, index_of, parse_record
-from lveval.runs.spec import require_same_spec
+from lveval.runs.spec import is_identity, require_same_spec
 
 FILE_NAME = re.compile(rf"(?P<subset>.+)_(?P<level>{LEVEL})\.jsonl")
 # How a line in rows/ ends: with the checksum of the line without this key, which is the line of
@@ -122,19 +122,38 @@ def read_manifest(folder: Path) -> JsonObject | None:
         if not path.exists():
             return None
         manifest = parse_record(path.read_bytes(), str(path))
-    match manifest:
-        case {
-            "format": 1,
-            "identity": dict(),
-            "selection": dict(selection),
-            "rows": dict(rows),
-            "log": list(),
-        } if all(type(number) is int for number in (*selection.values(), *rows.values())):
-            return manifest
+    if _is_manifest(manifest):
+        return manifest
     raise UsageError(
         f"{path}: expected format 1 with identity, selection, rows, log; damaged, or of another "
         "version"
     )
+
+
+def _is_manifest(found: JsonObject) -> bool:
+    """Tell whether run.json has the shape that all readers of it count on."""
+    match {"sampled": {}, "left_out": {}, "unverified": [], "part": [1, 1]} | found:
+        case {
+            "format": 1,
+            "identity": identity,
+            "selection": dict(selection),
+            "rows": dict(rows),
+            "sampled": dict(sampled),
+            "left_out": dict(left_out),
+            "unverified": list(unverified),
+            "part": [int(), int()],
+            "log": list(log),
+        }:
+            lists = [*sampled.values(), *left_out.values()]
+            return (
+                is_identity(identity)
+                and all(type(number) is int for number in (*selection.values(), *rows.values()))
+                and all(isinstance(numbers, list) for numbers in lists)
+                and all(type(number) is int for numbers in lists for number in numbers)
+                and all(isinstance(name, str) for name in unverified)
+                and all(isinstance(entry, dict) for entry in log)
+            )
+    return False
 
 
 def runs_below(folder: Path) -> list[Path]:

@@ -80,9 +80,12 @@ def test_a_run_that_has_the_file_already_goes_on_without_the_flag(tmp_path: Path
     """As do runs from before it was there, to the bytes that they had then."""
     data, run = data_of(tmp_path, PUBLISHED - 1), tmp_path / "dry"
     predict(tmp_path, *words(data, ALLOW))
+    write_data(data, f"{SUBSET}_32k", [row(SUBSET)])
+    predict(tmp_path, *words(data, ALLOW, lengths="32k"))
+    assert manifest(run)["unverified"] == [NAME, f"{SUBSET}_32k"]
     more = ("--limit", "3")
     predict(tmp_path, *words(data), *more)
-    assert manifest(run)["unverified"] == [NAME]
+    assert len(manifest(run)["unverified"]) == 2
     before = json.loads((run / "run.json").read_text())
     del before["unverified"]
     (run / "run.json").write_text(json.dumps(before))

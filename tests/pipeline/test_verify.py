@@ -167,6 +167,13 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "attempts.jsonl:1: found dataset; expected an attempt",
         "remove the line",
     ),
+    "attempt of no row": (
+        lambda run: (run / "attempts.jsonl").write_text(
+            '{"dataset": "cmrc_mixup", "level": "1k", "index": Infinity, "cause": "error"}\n'
+        ),
+        "attempts.jsonl:1: found dataset, level, index, cause; expected an attempt",
+        "remove the line",
+    ),
     "times": (
         lambda run: (run / "times.jsonl").write_text("{}\n"),
         "times.jsonl:1: found no times",

@@ -3,7 +3,7 @@
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from conftest import in_process, row, write_data
@@ -22,15 +22,20 @@ KINDS = {
 }
 
 
-def scored_run(folder: Path, rows: int = 3) -> Path:
-    """A dry run of an English and a Chinese subset at two levels, with its results."""
+def scored_run(
+    folder: Path, rows: int = 3, lengths: Mapping[str, int] = {"1k": 40, "2k": 80}
+) -> Path:
+    """A dry run of an English and a Chinese subset at some levels, with its results.
+
+    `lengths`: level -> words of a row.
+    """
     data = folder / "data"
     for subset in ("hotpotwikiqa_mixup", "cmrc_mixup"):
-        for level, length in (("1k", 40), ("2k", 80)):
+        for level, length in lengths.items():
             data_rows = [row(subset, number, length) for number in range(rows)]
             write_data(data, f"{subset}_{level}", data_rows)
     words = ("--backend", "echo", "--model-name", "dry", "--single-process", "--data-path", data)
-    selection = ("--datasets", "hotpotwikiqa_mixup", "cmrc_mixup", "--lengths", "1k", "2k")
+    selection = ("--datasets", "hotpotwikiqa_mixup", "cmrc_mixup", "--lengths", *lengths)
     limit = ("--model-max-len", "100", "--output-dir", folder / "out")
     for command in (
         ("prediction.py", *words, *selection, *limit),
