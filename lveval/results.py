@@ -20,7 +20,7 @@ from lveval import config, metrics
 from lveval.common import jieba_dictionary
 from lveval.common.errors import unknown_name
 from lveval.common.levels import PUBLISHED_LEVELS, FileKey, level_length
-from lveval.common.text import one_line, printable
+from lveval.common.text import one_line, printable, storable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -411,9 +411,11 @@ class Evaluation:
             "subset": [row.subset for row in rows],
             "level": [row.level for row in rows],
             "index": [row.index for row in rows],
-            "question": [row.text("input") for row in rows],
-            "truth": [row.record["answers"][0] for row in rows],
-            "answer": [row.answer for row in rows],
+            "question": [
+                None if (asked := row.text("input")) is None else storable(asked) for row in rows
+            ],
+            "truth": [storable(row.record["answers"][0]) for row in rows],
+            "answer": [storable(row.answer) for row in rows],
             "status": [row.text("status") or "unrecorded" for row in rows],
             "cause": [*self.causes],
             **{protocol: [row.scores[protocol] for row in rows] for protocol in PROTOCOLS},

@@ -4,7 +4,8 @@ import random
 from pathlib import Path
 
 import pytest
-from support.service import FILE, NAME, Served, data, environment, lines, predict, server
+from conftest import lines
+from support.service import FILE, NAME, Served, data, environment, predict, server
 from support.trials.fuzz import KINDS, fuzz, replies
 from support.trials.mutations import mutated
 from support.trials.tally import Tally

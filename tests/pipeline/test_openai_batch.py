@@ -244,12 +244,19 @@ def test_a_damaged_part_is_told(server: Served, tmp_path: Path) -> None:
     data(tmp_path, 2)
     folder = tmp_path / "out" / NAME / "batches"
     folder.mkdir(parents=True)
-    whole = {"name": "x", "tag": "t", "keys": [f"{FILE.removesuffix('_1k')}/1k/0"]}
-    wrong: tuple[dict[str, object], ...] = (
-        *({"keys": 3}, {"keys": ["0"]}, {"keys": [["a/b/0"]]}, {"keys": ["a/b/c"]}),
-        *({"name": "y"}, {"name": ["x"]}, {"file_id": 1}, {"more": 1}),
-    )
-    for text in ("{}", "[" * 10**5, *(json.dumps(whole | each) for each in wrong)):
+    whole: dict[str, object] = {
+        "name": "x",
+        "tag": "t",
+        "keys": [f"{FILE.removesuffix('_1k')}/1k/0"],
+    }
+    wrong: dict[str, list[object]] = {
+        "keys": [3, ["0"], [["a/b/0"]], ["a/b/c"]],
+        "name": ["y", ["x"]],
+        "file_id": [1],
+        "more": [1],
+    }
+    changed = [whole | {field: value} for field, values in wrong.items() for value in values]
+    for text in ("{}", "[" * 10**5, *map(json.dumps, changed)):
         (folder / "x.json").write_text(text)
         found = batched(server, tmp_path)
         assert found.returncode == 6 and "x.json: found no part of a batch" in found.stderr, text

@@ -37,10 +37,11 @@ def scored_run(
     words = ("--backend", "echo", "--model-name", "dry", "--single-process", "--data-path", data)
     selection = ("--datasets", "hotpotwikiqa_mixup", "cmrc_mixup", "--lengths", *lengths)
     limit = ("--model-max-len", "100", "--output-dir", folder / "out")
-    for command in (
+    commands: list[tuple[str | Path, ...]] = [
         ("prediction.py", *words, *selection, *limit),
         ("evaluation.py", "--input-dir", folder / "out/dry"),
-    ):
+    ]
+    for command in commands:
         found = in_process(*command)
         assert found.returncode == 0, found.stderr
     for path in (folder / "out/dry/rows").iterdir():  # they came in any order

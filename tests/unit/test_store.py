@@ -208,13 +208,14 @@ def test_rows_of_another_file_are_refused(tmp_path: Path) -> None:
 
 
 SHAPE: dict[str, object] = {"format": 1, "identity": {}, "selection": {}, "rows": {}, "log": []}
-WRONG_SHAPES: tuple[tuple[str, object], ...] = (
-    *(("sampled", wrong) for wrong in (3, [], {"a_1k": 3}, {"a_1k": ["0"]}, {"a_1k": [[0]]})),
-    *(("left_out", wrong) for wrong in (3, [], {"a_1k": None}, {"a_1k": [True]})),
-    *(("part", wrong) for wrong in (3, [1], ["1", 2], {})),
-    *(("unverified", wrong) for wrong in (True, {}, [["a_1k"]])),
-    *(("log", wrong) for wrong in ({}, ["start"])),
-)
+WRONG_SHAPES: dict[str, list[object]] = {
+    "sampled": [3, [], {"a_1k": 3}, {"a_1k": ["0"]}, {"a_1k": [[0]]}],
+    "left_out": [3, [], {"a_1k": None}, {"a_1k": [True]}],
+    "part": [3, [1], ["1", 2], {}],
+    "unverified": [True, {}, [["a_1k"]]],
+    "log": [{}, ["start"]],
+    "identity": [{"data": 3}, {"given": 3}, {"effective": 3}, {"model_max_len": "3"}],
+}
 COUNTED = '{"format": 1, "identity": {}, "selection": {"a_1k": "3"}, "rows": {}, "log": []}'
 
 
@@ -228,8 +229,7 @@ COUNTED = '{"format": 1, "identity": {}, "selection": {"a_1k": "3"}, "rows": {},
         '{"format": 2}',
         '{"format": 1, "identity": []}',
         COUNTED,
-        *(json.dumps(SHAPE | {name: value}) for name, value in WRONG_SHAPES),
-        *(json.dumps(SHAPE | {"identity": {name: 3}}) for name in ("data", "given", "effective")),
+        *(json.dumps(SHAPE | {name: one}) for name, some in WRONG_SHAPES.items() for one in some),
         "\xff",
         "[" * 100000,
     ],
