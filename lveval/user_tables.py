@@ -78,11 +78,8 @@ def _misfit(table: object, value: object) -> str:
         return type(table).__name__
     if isinstance(table, dict) and isinstance(value, dict):
         kinds = {type(each) for each in table.values()}
-        if (
-            len(kinds) == 1
-            and kinds <= {str, int}
-            and not {type(v) for v in value.values()} <= kinds
-        ):
+        found = {type(each) for each in value.values()}
+        if kinds in ({str}, {int}) and not found <= kinds:
             return f"one of {kinds.pop().__name__} values"
     return ""
 

@@ -343,6 +343,15 @@ def test_a_row_that_was_edited_in_both_places_is_refused(run: Path) -> None:
     assert f"/{NAME}.jsonl:1: found another record of row 0" in said and "keep one" in said
 
 
+def test_a_row_that_was_edited_and_stands_twice_is_refused(run: Path) -> None:
+    edit_derived(run)
+    path = run / f"{NAME}.jsonl"
+    first = path.read_bytes().split(b"\n")[0]
+    path.write_bytes(path.read_bytes() + first.replace(b'"pred": "X', b'"pred": "Y') + b"\n")
+    said = evaluate(run, "--accept-edited", code=6)
+    assert f"/{NAME}.jsonl:4: found another record of row 0" in said
+
+
 def test_an_edited_run_is_named_where_runs_are_compared(run: Path, scored: Path) -> None:
     edit_row(run)
     said = evaluate(scored, "--compare", run, code=6)

@@ -183,23 +183,27 @@ def archives_trial(place: Path) -> Trial:
         with zipfile.ZipFile(stream, "w", method) as archive:
             archive.writestr(f"{subset}/{subset}_1k.jsonl", text)
         sound[f"{subset}.zip"] = stream.getvalue()
+        packed[f"{subset}.zip"] = f"sha256:{hashlib.sha256(text).hexdigest()}"
     text = write_data(place, NAMES[0], _rows(ENGLISH)).read_bytes()
     sound[f"{NAMES[0]}.jsonl.gz"] = gzip.compress(text, mtime=0)
+    packed[f"{NAMES[0]}.jsonl.gz"] = f"sha256:{hashlib.sha256(text).hexdigest()}"
     for name, content in sound.items():
         (folder / name).write_bytes(content)
 
-    def known(name: str, fingerprint: str) -> bool:
-        return packed.setdefault(name, fingerprint) == fingerprint
+    def known(name: str, content: bytes, fingerprint: str) -> bool:
+        if not content.replace(sound[name], b""):  # whole archives in a row are one file
+            return True
+        return packed[name] == fingerprint
 
     def read(name: str, content: bytes) -> bool:
         subset, level = _file_of(name)
         source = sources.find_source(subset, f"{subset}_{level}.jsonl", folder)
         lines = (line for line, _ in dataset.rows_of_source(source, subset))
-        return not known(name, f"sha256:{hashlib.sha256(b''.join(lines)).hexdigest()}")
+        return not known(name, content, f"sha256:{hashlib.sha256(b''.join(lines)).hexdigest()}")
 
     def load(name: str, content: bytes) -> bool:
         dataset._datasets.clear()
-        return not known(name, dataset.load_file(*_file_of(name), folder).fingerprint)
+        return not known(name, content, dataset.load_file(*_file_of(name), folder).fingerprint)
 
     return Trial(sound, [Step(read), Step(load, 10)], folder)
 
