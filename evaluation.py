@@ -38,7 +38,7 @@ from lveval.common import logs
 from lveval.common.command_line import Command, program
 from lveval.common.errors import ExitCode, IncompleteRun, StorageError, UsageError, run_cli
 from lveval.common.files import write_atomic
-from lveval.common.levels import level_length
+from lveval.common.levels import PUBLISHED_LEVELS, level_length
 from lveval.common.logs import log
 from lveval.common.processes import collector_paused
 from lveval.common.remembered import forget_long
@@ -58,7 +58,6 @@ from lveval.report.text import (
 from lveval.results import (
     HEADLINE,
     PROTOCOLS,
-    PUBLISHED_LEVELS,
     Evaluation,
     FileResult,
     ScoredRow,
@@ -375,6 +374,7 @@ def metadata(evaluation: Evaluation, found: "RunAnalysis") -> dict[str, object]:
         "run": {name: value for name, value in evaluation.identity.items() if name != "data"},
         "complete": not evaluation.unfinished,
         **({"edited": edited} if (edited := evaluation.edited) else {}),
+        **({"unverified": unverified} if (unverified := evaluation.unverified) else {}),
         "limited": [
             file.name
             for file in evaluation.files
@@ -502,6 +502,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--overwrite", action="store_true", help="with --import: rename an earlier run"
     )
     parser.add_argument(
+        "--allow-unverified-data",
+        action="store_true",
+        help="with --import: take data files that have not the published number of rows",
+    )
+    parser.add_argument(
         "--track",
         type=tracker,
         metavar="KIND:PROJECT",
@@ -544,6 +549,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
             arguments.data_path,
             arguments.folder,
             model_name=arguments.model_name or "",
+            allow_unverified_data=arguments.allow_unverified_data,
             overwrite=arguments.overwrite,
         )
     if arguments.merge:

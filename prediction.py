@@ -32,6 +32,7 @@ from lveval.common.levels import FileKey
 from lveval.common.logs import log
 from lveval.common.text import unbroken
 from lveval.data.controls import CONTROLS
+from lveval.data.dataset import allow_unverified
 from lveval.data.own_subsets import declare, read_own_subsets
 from lveval.data.prompt_sets import OFFICIAL_MAPPING_SHA256, PromptSet, load_prompts
 from lveval.data.selection import SelectedFile, load_selection
@@ -114,6 +115,7 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
     if options.plan or options.export_prompts:
         with token_counts.counting_pool(keys) as pool:
             files = load(pool)
+            allow_unverified_data(run, files)
             spec = build_spec(run, prompts, files, cluster_environment(run))
             warn_of_surprises(run, spec)
             job = make_job(run, prompts, files)
@@ -125,6 +127,7 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
         print(next_step("run folder", options.folder, run_command(words) if more else run.scoring))
         return ExitCode.COMPLETE
     files = load()
+    unverified = allow_unverified_data(run, files)
 
     # --- 3. Spec: what decides the answers ----------------------------------------------------
     environment = cluster_environment(run)
@@ -148,6 +151,7 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
         rows,
         left_out={file.name: file.left_out for file in files},
         sampled={file.name: file.sample for file in files if file.sample is not None},
+        unverified=unverified,
         part=options.part,
         overwrite=options.overwrite,
     ) as store:
@@ -353,6 +357,18 @@ def load_prompt_set(options: RunOptions) -> PromptSet:
             f"{prompts.sha256}; expected the official ones, {OFFICIAL_MAPPING_SHA256}"
         )
     return prompts
+
+
+def allow_unverified_data(run: Run, files: Sequence[SelectedFile]) -> list[str]:
+    """Name the files without the published rows, under --allow-unverified-data.
+
+    Raises DataError for one without it, unless the run to be resumed has it already.
+    """
+    return allow_unverified(
+        (selected.file for selected in files),
+        run.begun.get("data", {}),
+        allowed=run.options.allow_unverified_data,
+    )
 
 
 def cluster_environment(run: Run) -> remote_cluster.Environment:

@@ -274,6 +274,9 @@ class SelectionOptions:
         usual=True,
         metavar="FOLDER",
     )
+    allow_unverified_data: bool = option(
+        "take files that have fewer or more rows than the published ones; the results say so", False
+    )
     datasets: list[str] | None = option(
         "instead of config.DATASET_SELECTED", usual=True, nargs="+", metavar="SUBSET"
     )

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 from lveval import config, metrics
 from lveval.common import jieba_dictionary
 from lveval.common.errors import unknown_name
-from lveval.common.levels import FileKey, level_length
-from lveval.common.text import one_line, printable
+from lveval.common.levels import PUBLISHED_LEVELS, FileKey, level_length
+from lveval.common.text import one_line, printable, storable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -87,8 +87,6 @@ PROTOCOLS: dict[str, Protocol] = {
 HEADLINE = next(iter(PROTOCOLS))
 
 PUBLISHED = [subset for subset in config.DATASET_METRIC if subset in config.DATASET_ROWS]
-
-PUBLISHED_LEVELS = ("16k", "32k", "64k", "128k", "256k")
 
 LANGUAGES = {"en": "English", "zh": "Chinese"}  # of the subsets, with their names
 
@@ -345,6 +343,19 @@ class Evaluation:
         return f"Edited: {places}; scored as they stand." if places else ""
 
     @property
+    def unverified(self) -> dict[str, int]:
+        """Data files of the run that have not the published rows: name -> rows."""
+        names = self.manifest.get("unverified", ())
+        return {file.name: file.available or 0 for file in self.files if file.name in names}
+
+    @property
+    def unverified_note(self) -> str:
+        """Say which files that are; blank where all are as published."""
+        found = [f"{name} has {rows} rows" for name, rows in self.unverified.items()]
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        return f"Unverified data: {', '.join(found[:3])}{more}, not as published." if found else ""
+
+    @property
     def sample_seed(self) -> int | None:
         """By what the rows were drawn; None where they are all, or the first ones."""
         seed = (self.identity.get("given", {}).get("sample") or {}).get("seed")
@@ -400,9 +411,11 @@ class Evaluation:
             "subset": [row.subset for row in rows],
             "level": [row.level for row in rows],
             "index": [row.index for row in rows],
-            "question": [row.text("input") for row in rows],
-            "truth": [row.record["answers"][0] for row in rows],
-            "answer": [row.answer for row in rows],
+            "question": [
+                None if (asked := row.text("input")) is None else storable(asked) for row in rows
+            ],
+            "truth": [storable(row.record["answers"][0]) for row in rows],
+            "answer": [storable(row.answer) for row in rows],
             "status": [row.text("status") or "unrecorded" for row in rows],
             "cause": [*self.causes],
             **{protocol: [row.scores[protocol] for row in rows] for protocol in PROTOCOLS},
@@ -471,6 +484,8 @@ class Evaluation:
             recipe["control"] = self.control
         if self.edited:
             recipe["edited"] = self.edited_rows
+        if self.unverified:
+            recipe["data"] = "unverified"
         if self.sample_seed is not None:
             recipe["sample"] = f"seed-{self.sample_seed}"
         if prompts := self.prompts:

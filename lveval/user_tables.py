@@ -72,6 +72,18 @@ def restored() -> Iterator[None]:
                 os.environ[variable] = path
 
 
+def _misfit(table: object, value: object) -> str:
+    """What a value in the place of a table should be; blank where it fits."""
+    if isinstance(table, dict | list) and not isinstance(value, type(table)):
+        return type(table).__name__
+    if isinstance(table, dict) and isinstance(value, dict):
+        kinds = {type(each) for each in table.values()}
+        found = {type(each) for each in value.values()}
+        if kinds in ({str}, {int}) and not found <= kinds:
+            return f"one of {kinds.pop().__name__} values"
+    return ""
+
+
 def _fill(table: object, content: object) -> bool:
     """Change a table in place, for other modules hold it; False where it is of another kind."""
     if isinstance(table, dict) and isinstance(content, dict):
@@ -109,6 +121,10 @@ def replace_tables(option: str) -> None:
         table = getattr(module, word)
         if value is table:  # imported from the package, and perhaps added to
             continue
+        if expected := _misfit(table, value):
+            raise UsageError(
+                f"{option} {path}: {word}: found {type(value).__name__}; expected {expected}"
+            )
         if not _fill(table, value):
             setattr(module, word, value)
 

@@ -33,9 +33,12 @@ class ExitCode(IntEnum):
     TERMINATED = 143
 
 
+LONGEST_MESSAGE = 3000  # characters; what was found in a damaged file may be all of it
+
+
 class LVEvalError(Exception):
     """A fault that the user can act on: what was found, what was expected, what to do, in a
-    sentence.
+    sentence; one that is too long loses its middle.
 
     `code` is the exit code of a command that it ends.
     """
@@ -43,8 +46,11 @@ class LVEvalError(Exception):
     code = ExitCode.USAGE
 
     def __init__(self, message: str) -> None:
-        self.message = redacted(message)
-        super().__init__(self.message)
+        message = redacted(message)
+        if len(message) > LONGEST_MESSAGE:
+            message = f"{message[: LONGEST_MESSAGE // 2]} … {message[3 - LONGEST_MESSAGE // 2 :]}"
+        super().__init__(message)
+        self.message = message
 
 
 class UsageError(LVEvalError):

@@ -1,6 +1,7 @@
 """Levels of length and the files of a run: level_length("16k") is 16."""
 
 FileKey = tuple[str, str]  # (subset, level): a file
+PUBLISHED_LEVELS = ("16k", "32k", "64k", "128k", "256k")  # of the benchmark's own files
 LEVEL = "[1-9][0-9]*k"  # a level, as a regular expression
 
 

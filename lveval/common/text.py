@@ -27,6 +27,11 @@ def unbroken(text: str) -> str:
     return printable(text).replace("\n", "\\u000a")
 
 
+def storable(text: str) -> str:
+    """`text` as UTF-8 can hold it: half of a surrogate pair, which answers may have, is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its class where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -13,7 +13,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, cast
 from lveval import config
 from lveval.common.errors import DataError, SettingsMismatch, StorageError
 from lveval.common.files import cache_dir
-from lveval.common.levels import LEVEL
+from lveval.common.levels import LEVEL, PUBLISHED_LEVELS, file_name
 from lveval.data.rows import Row, invalid, parse_row
 from lveval.data.sources import DataSource, find_source, fingerprint_of, read_lines
 
@@ -85,6 +85,25 @@ class DataFile:
         )
         return [question or text for question, text in zip(ids, texts, strict=True)]
 
+    @property
+    def published_rows(self) -> int | None:
+        """How many rows the published file of its name has; None where there is none.
+
+        Rows with a question id are constructed, under the names of the published files.
+        """
+        if self.level not in PUBLISHED_LEVELS or self.subset not in config.DATASET_ROWS:
+            return None
+        has_ids = self._mapped().data.column("question_id").null_count < len(self)
+        return None if has_ids else config.DATASET_ROWS[self.subset]
+
+    def require_published_rows(self, what_to_do: str) -> None:
+        """Raise DataError where it has fewer or more rows than the published file of its name."""
+        if (expected := self.published_rows) not in (None, len(self)):
+            raise DataError(
+                f"{self.origin}: found {len(self)} rows; expected the {expected} of the published "
+                f"file; {what_to_do}"
+            )
+
     def _mapped(self) -> "Dataset":
         dataset = _open_cache(self.path)
         if dataset is None:
@@ -130,12 +149,10 @@ def load_file(
             dataset = _open_cache(path)
     if dataset is None:
         raise StorageError(f"{path}: the copy just written cannot be read back")
-    if source.hub and len(dataset) != (published := config.DATASET_ROWS[subset]):
-        raise DataError(
-            f"{source.origin}: found {len(dataset)} rows; expected the {published} of the "
-            f"published file; delete {source.path.resolve()} to fetch it again"
-        )
-    return DataFile(subset, level, found, source.origin, path, len(dataset))
+    file = DataFile(subset, level, found, source.origin, path, len(dataset))
+    if source.hub:
+        file.require_published_rows(f"delete {source.path.resolve()} to fetch it again")
+    return file
 
 
 def cached_file(subset: str, level: str, fingerprint: str) -> DataFile | None:
@@ -151,6 +168,27 @@ def damaged_copy(subset: str, fingerprint: str) -> Path | None:
     """Find a cached copy of a file that is there and not intact."""
     path = _cache_path(subset, fingerprint)
     return path if path.exists() and _open_cache(path) is None else None
+
+
+def allow_unverified(
+    files: Iterable[DataFile], known: Mapping[str, str], *, allowed: bool
+) -> list[str]:
+    """Name the files that are `allowed` to have fewer or more rows than the published ones.
+
+    `known`: name -> fingerprint of those that the run has already. Raises DataError for any other
+    one that is not allowed.
+    """
+    names = {file_name(file.subset, file.level): file for file in files}
+    if allowed:
+        return [
+            name for name, file in names.items() if file.published_rows not in (None, len(file))
+        ]
+    for name, file in names.items():
+        if known.get(name) != file.fingerprint:
+            file.require_published_rows(
+                "fetch it again, or take it as it is by --allow-unverified-data"
+            )
+    return []
 
 
 def rows_of_source(source: DataSource, subset: str) -> Iterator[tuple[bytes, Row | None]]:

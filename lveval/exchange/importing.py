@@ -15,7 +15,7 @@ from lveval.common.errors import DataError, UsageError, unknown_name
 from lveval.common.files import disk_errors
 from lveval.common.levels import FileKey, file_name
 from lveval.common.logs import log
-from lveval.data.dataset import DataFile, load_file
+from lveval.data.dataset import DataFile, allow_unverified, load_file
 from lveval.data.own_subsets import declare, read_own_subsets
 from lveval.data.rows import Row, row_record
 from lveval.exchange.foreign_answers import FORMATS, ForeignAnswer
@@ -55,6 +55,7 @@ def import_answers(
     folder: Path,
     *,
     model_name: str = "",
+    allow_unverified_data: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Write the run of the answers in `paths`, which are in the format `form`, into `folder`.
@@ -70,6 +71,7 @@ def import_answers(
     own = read_own_subsets(data_path)
     declare(own)
     joined = join(FORMATS[form](paths), data_path)
+    unverified = allow_unverified(joined.files.values(), {}, allowed=allow_unverified_data)
     missing = list(joined.missing)
     kinds = {"unknown": joined.unknown, "doubled": joined.doubled, "missing": missing}
     for name, told in kinds.items():
@@ -85,7 +87,9 @@ def import_answers(
     if used := {name: own[name].as_data() for name, _ in joined.files if name in own}:
         identity["subsets"] = used
     rows = {file_name(*key): len(file) for key, file in joined.files.items()}
-    with RunStore.open(folder, identity, rows, rows, overwrite=overwrite) as store:
+    with RunStore.open(
+        folder, identity, rows, rows, unverified=unverified, overwrite=overwrite
+    ) as store:
         for record in _records(joined, model_name):
             store.append(record)
         for key in joined.files:

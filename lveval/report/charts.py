@@ -14,11 +14,11 @@ from itertools import pairwise
 from math import ceil, fsum, log2
 
 from lveval.analysis.intervals import Interval
-from lveval.common.levels import level_length
+from lveval.common.levels import PUBLISHED_LEVELS, level_length
 from lveval.common.text import printable
 from lveval.report.beside import HUES
 from lveval.report.data import ReportData
-from lveval.results import HEADLINE, PUBLISHED, PUBLISHED_LEVELS
+from lveval.results import HEADLINE, PUBLISHED
 
 WIDE, NARROW = WIDTHS = (960, 328)  # units of the viewBox: CSS pixels on a screen of that width
 

@@ -276,12 +276,15 @@ def badges(evaluation: Evaluation) -> list[Badge]:
         found.append(Badge(f"control {evaluation.control}", is_warning=True))
     if evaluation.edited:
         found.append(Badge(f"edited: {evaluation.edited_rows:,} rows", is_warning=True))
+    if evaluation.unverified:
+        found.append(Badge("unverified data", is_warning=True))
     return found
 
 
 def notes(evaluation: Evaluation) -> list[str]:
     """Say what a reader must know before quoting a number."""
-    found = [note for note in (evaluation.edited_note, control_note(evaluation)) if note]
+    told = (evaluation.edited_note, evaluation.unverified_note, control_note(evaluation))
+    found = [note for note in told if note]
     files, unfinished = evaluation.files, evaluation.unfinished
     if unfinished:
         missing = f"{evaluation.missing} rows of {len(unfinished)} files"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lveval.analysis import causes, length_effect
 from lveval.analysis.intervals import Interval
+from lveval.common.levels import PUBLISHED_LEVELS
 from lveval.common.text import printable
 from lveval.report import (
     bar_charts,
@@ -28,7 +29,7 @@ from lveval.report import (
 )
 from lveval.report.compared import ComparedRun, compared_runs
 from lveval.report.data import ReportData
-from lveval.results import PUBLISHED_LEVELS, table_order
+from lveval.results import table_order
 
 FOLDER = Path(__file__).resolve().parent
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from lveval import config
 from lveval.common.errors import UsageError
 from lveval.common.files import disk_errors
-from lveval.common.levels import FileKey
-from lveval.results import PUBLISHED, PUBLISHED_LEVELS, Evaluation, mean
+from lveval.common.levels import PUBLISHED_LEVELS, FileKey
+from lveval.results import PUBLISHED, Evaluation, mean
 
 FOLDER = Path(__file__).resolve().parent / "published"
 

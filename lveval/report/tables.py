@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 from lveval import config
 from lveval.analysis.ablation import BEFORE, STEPS
 from lveval.analysis.causes import label
-from lveval.common.levels import level_length
+from lveval.common.levels import PUBLISHED_LEVELS, level_length
 from lveval.common.table import WIDTH, text_table
 from lveval.common.text import one_line
 from lveval.report import beside
 from lveval.results import (
     HEADLINE,
     LANGUAGES,
-    PUBLISHED_LEVELS,
     Cause,
     Evaluation,
     Scores,

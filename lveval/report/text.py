@@ -146,7 +146,7 @@ def score_table(title: str, evaluation: Evaluation, found: "RunAnalysis") -> Tab
 
 def comparability_notes(evaluation: Evaluation) -> list[str]:
     """Say which means are the leaderboard's, which are not and why, and which files are partial."""
-    notes = [note] if (note := evaluation.edited_note) else []
+    notes = [*filter(None, (evaluation.edited_note, evaluation.unverified_note))]
     if note := control_note(evaluation):
         return [*notes, note, *_partial_files(evaluation)]
     present = level_means(evaluation.scores(HEADLINE))
@@ -281,8 +281,8 @@ def print_comparisons(
 
     names = run_names(runs)
     for name, run in zip(names, runs, strict=True):
-        said = (f"{name}: {run.place}, {run.row_counts} rows", run.edited_note)
-        say(". ".join(filter(None, said)))
+        said = f"{name}: {run.place}, {run.row_counts} rows"
+        say(". ".join(filter(None, (said, run.edited_note, run.unverified_note))))
     found = compared[HEADLINE]
     if len(runs) > 2:
         for table in (runs_table(runs, found), pairs_table(found)):

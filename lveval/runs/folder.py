@@ -22,7 +22,7 @@ from lveval.common.jsonl import MAX_ROWS, bounded_lines
 from lveval.common.levels import LEVEL, FileKey, file_name
 from lveval.common.text import printable
 from lveval.runs.record import ROW_VERSION, JsonObject, LocatedRecord, index_of, parse_record
-from lveval.runs.spec import require_same_spec
+from lveval.runs.spec import is_identity, require_same_spec
 
 FILE_NAME = re.compile(rf"(?P<subset>.+)_(?P<level>{LEVEL})\.jsonl")
 # How a line in rows/ ends: with the checksum of the line without this key, which is the line of
@@ -131,24 +131,44 @@ def read_manifest(folder: Path) -> JsonObject | None:
         if not path.exists():
             return None
         manifest = parse_record(path.read_bytes(), str(path))
-    match manifest:
+    if not _is_manifest(manifest):
+        raise UsageError(
+            f"{path}: expected format 1 with identity, selection, rows, log; damaged, or of another "
+            "version"
+        )
+    names: list[str] = [*manifest["selection"], *manifest["rows"]]
+    if odd := [name for name in names if not is_plain(name)]:
+        raise UsageError(
+            f"{path}: found rows of a file named {odd[0][:80]!r}; expected a name such as "
+            "hotpotwikiqa_mixup_16k"
+        )
+    return manifest
+
+
+def _is_manifest(found: JsonObject) -> bool:
+    """Tell whether run.json has the shape that all readers of it count on."""
+    match {"sampled": {}, "left_out": {}, "unverified": [], "part": [1, 1]} | found:
         case {
             "format": 1,
-            "identity": dict(),
+            "identity": identity,
             "selection": dict(selection),
             "rows": dict(rows),
-            "log": list(),
-        } if all(type(number) is int for number in (*selection.values(), *rows.values())):
-            if odd := [name for name in (*selection, *rows) if not is_plain(name)]:
-                raise UsageError(
-                    f"{path}: found rows of a file named {odd[0][:80]!r}; expected a name such as "
-                    "hotpotwikiqa_mixup_16k"
-                )
-            return manifest
-    raise UsageError(
-        f"{path}: expected format 1 with identity, selection, rows, log; damaged, or of another "
-        "version"
-    )
+            "sampled": dict(sampled),
+            "left_out": dict(left_out),
+            "unverified": list(unverified),
+            "part": [int(), int()],
+            "log": list(log),
+        }:
+            lists = [*sampled.values(), *left_out.values()]
+            return (
+                is_identity(identity)
+                and all(type(number) is int for number in (*selection.values(), *rows.values()))
+                and all(isinstance(numbers, list) for numbers in lists)
+                and all(type(number) is int for numbers in lists for number in numbers)
+                and all(isinstance(name, str) for name in unverified)
+                and all(isinstance(entry, dict) for entry in log)
+            )
+    return False
 
 
 def runs_below(folder: Path) -> list[Path]:

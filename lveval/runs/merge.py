@@ -77,6 +77,7 @@ def merge_parts(folder: Path) -> None:
         whole["rows"],
         left_out=whole["left_out"],
         sampled=whole["sampled"],
+        unverified=whole["unverified"],
     ) as store:
         for manifest in manifests.values():  # engines that differ are refused before any row comes
             if effective := manifest["identity"].get("effective"):
@@ -105,6 +106,7 @@ def _described(part: object) -> str:
 def _united(manifests: dict[Path, JsonObject]) -> JsonObject:
     """What run.json of the whole run holds. Raises SettingsMismatch where parts differ."""
     whole: JsonObject = {"selection": {}, "rows": {}, "left_out": {}, "sampled": {}}
+    whole["unverified"] = []
     for part, manifest in manifests.items():
         # What the engines decided is compared as it is when a run goes on, by the store.
         identity = {k: v for k, v in manifest["identity"].items() if k != "effective"}
@@ -113,6 +115,7 @@ def _united(manifests: dict[Path, JsonObject]) -> JsonObject:
         require_same_spec(part, identity | versions[0], known | versions[1])
         grow(known, identity)
         whole["rows"] |= manifest["rows"]
+        whole["unverified"] += manifest.get("unverified", ())
         for name, number in manifest["selection"].items():
             whole["selection"][name] = max(number, whole["selection"].get(name, 0))
         for field in ("left_out", "sampled"):

@@ -5,7 +5,7 @@ line = encode(record); record = parse_record(line, "outputs/chatglm3/rows/lic_mi
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import Any, NamedTuple, TypedDict
 
 from lveval.common.errors import UsageError
 from lveval.common.text import shown
@@ -72,12 +72,11 @@ def parse_record(line: bytes, where: str) -> dict[str, object]:
 def parse_attempt(line: bytes, where: str) -> tuple[tuple[str, str, int], str]:
     """Read a failed attempt: ((subset, level, index), cause). Raises UsageError naming `where`."""
     entry = parse_record(line, where)
-    try:
-        row = str(entry["dataset"]), str(entry["level"]), int(cast(int, entry["index"]))
-        return row, str(entry["cause"])
-    except (KeyError, TypeError, ValueError):
-        found = ", ".join(entry)[:200]
-        raise UsageError(f"{where}: found {found}; expected an attempt; remove the line") from None
+    match entry:
+        case {"dataset": str(subset), "level": str(level), "index": int(index), "cause": str(why)}:
+            return (subset, level, index), why
+    found = ", ".join(entry)[:200]
+    raise UsageError(f"{where}: found {found}; expected an attempt; remove the line")
 
 
 def index_of(item: LocatedRecord) -> int:

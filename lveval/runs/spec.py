@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from lveval.common.errors import SettingsMismatch, UsageError
 from lveval.common.redaction import KEY_FIELD, betrays
@@ -55,6 +55,16 @@ def require_no_secret(identity: Mapping[str, object]) -> None:
                 f"{field}: found a key in it, which run.json would keep; expected it in a variable "
                 "of the environment, or for a service in --header 'NAME: $VARIABLE'"
             )
+
+
+def is_identity(found: object) -> bool:
+    """Tell whether a recorded value has the shape of a spec; a run need not have all of it."""
+    kinds: dict[str, Any] = {each.name: each.type for each in fields(RunSpec)}
+    return isinstance(found, dict) and all(
+        kind is Any or isinstance(found[name], get_origin(kind) or kind)
+        for name, kind in (kinds | {"effective": Mapping}).items()
+        if name in found
+    )
 
 
 def grow(recorded: dict[str, Any], identity: Mapping[str, object]) -> None:

@@ -80,6 +80,7 @@ class RunStore:
         *,
         left_out: Mapping[str, Iterable[int]] | None = None,
         sampled: Mapping[str, Iterable[int]] | None = None,
+        unverified: Iterable[str] = (),
         part: tuple[int, int] | None = None,
         overwrite: bool = False,
     ) -> "RunStore":
@@ -88,7 +89,8 @@ class RunStore:
         `selection`: `<subset>_<level>` -> number of its first rows that are selected; merged with
         what was selected before. `rows`: the same names -> rows in the data file. `sampled`: the
         same names -> the selected rows, where they are not the first ones; `left_out`: those that
-        are not to be answered; merged, too. `part`: (number, of how many) of a run whose other
+        are not to be answered; merged, too, as is `unverified`: the names of data files that have
+        not the published rows. `part`: (number, of how many) of a run whose other
         parts are in other folders. Raises UsageError where another process writes here,
         SettingsMismatch where the spec differs, StorageError where the disk fails or a recorded
         line is damaged.
@@ -103,6 +105,8 @@ class RunStore:
                 manifest = _merge_manifest(folder, asked, selection, rows)
                 _note_rows(manifest, "sampled", sampled or {})
                 _note_rows(manifest, "left_out", left_out or {})
+                if names := sorted({*unverified, *manifest.get("unverified", ())}):
+                    manifest["unverified"] = names
                 if part is not None:
                     known = {"part": manifest.setdefault("part", list(part))}
                     require_same_spec(folder, known, {"part": list(part)})

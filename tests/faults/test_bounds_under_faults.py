@@ -183,7 +183,11 @@ def test_a_file_of_a_million_rows_is_refused_in_a_sentence(tmp_path: Path) -> No
 
 def test_a_long_answer_takes_no_time_with_the_square_of_its_length(tmp_path: Path) -> None:
     """A model may repeat one rare character to the end; the child is given two minutes."""
-    answer = {"pred": "\u9f98" * 300_000, "answers": ["\u706f\u5854"], "gold_ans": None}
+    answer: dict[str, object] = {
+        "pred": "\u9f98" * 300_000,
+        "answers": ["\u706f\u5854"],
+        "gold_ans": None,
+    }
     write_data(tmp_path, "dureader_mixup_16k", [answer])
     codes, megabytes, said = measured(["evaluate", "--input-dir", tmp_path])
     assert codes == [0], said

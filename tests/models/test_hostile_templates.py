@@ -179,7 +179,7 @@ def test_a_run_ends_with_the_line_that_names_the_template(
     command = [sys.executable, "prediction.py", "--model-path", str(folder.path), *workers]
     command += ["--model-max-len", "1500", "--output-dir", str(tmp_path / "outputs")]
     command += ["--data-path", str(tmp_path / "data"), "--datasets", "hotpotwikiqa_mixup"]
-    command += ["--lengths", "16k", "--model-name", "hostile"]
+    command += ["--lengths", "16k", "--model-name", "hostile", "--allow-unverified-data"]
     done = subprocess.run(
         command,
         cwd=ROOT,

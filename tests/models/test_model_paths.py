@@ -167,10 +167,10 @@ def test_a_name_that_cannot_be_had_says_why_and_not_of_remote_code(
     hub: str, tmp_path: Path, name: str, endpoint: str | None, offline: str, said: str
 ) -> None:
     words = ("--model-path", name, "--datasets", "cmrc_mixup", "--data-path", str(tmp_path))
-    write_data(tmp_path, "cmrc_mixup_16k", [row("cmrc_mixup")])
+    write_data(tmp_path, "cmrc_mixup_1k", [row("cmrc_mixup")])
     environment = {"HF_ENDPOINT": endpoint or hub, "HF_HUB_OFFLINE": offline}
     found = subprocess.run(
-        [sys.executable, "prediction.py", *words, "--lengths", "16k", "--output-dir", tmp_path],
+        [sys.executable, "prediction.py", *words, "--lengths", "1k", "--output-dir", tmp_path],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -123,6 +123,11 @@ def test_published_answers_and_unfinished_runs_have_frames(tmp_path: Path) -> No
     shown.feed(found._repr_html_())
     assert shown.tags <= {"p", "table", "thead", "tbody", "tr", "th", "td"}
     assert "&lt;script&gt;" in found._repr_html_()
+    half = made | dict.fromkeys(("pred", "input"), "half a pair \ud83d") | {"answers": ["\ud83d"]}
+    (folder / "hotpotwikiqa_mixup_32k.jsonl").write_text(json.dumps(half))
+    row = evaluate(folder).to_frame().iloc[-1]
+    assert row.answer == row.question == "half a pair \\ud83d" and row.truth == "\\ud83d"
+    (folder / "hotpotwikiqa_mixup_32k.jsonl").unlink()
     (folder / "hotpotwikiqa_mixup_16k.jsonl").write_text("")
     empty = evaluate(folder)
     assert empty.to_frame().empty and "0/0 rows" in empty._repr_html_()

@@ -23,6 +23,9 @@ from support.service import (
     starting,
 )
 
+from lveval.backends.openai import batch
+from lveval.common.errors import ServiceError
+
 __all__ = ["environment", "server"]  # fixtures
 
 BATCH = ("--batch", "--backend-args", "first_wait=0.01,longest_wait=0.05,poll=0.05,batch_mb=0.02")
@@ -241,8 +244,44 @@ def test_a_damaged_part_is_told(server: Served, tmp_path: Path) -> None:
     data(tmp_path, 2)
     folder = tmp_path / "out" / NAME / "batches"
     folder.mkdir(parents=True)
-    (folder / "x.json").write_text("{}")
-    found = batched(server, tmp_path)
-    assert found.returncode == 6 and "x.json: found no part of a batch" in found.stderr
+    whole: dict[str, object] = {
+        "name": "x",
+        "tag": "t",
+        "keys": [f"{FILE.removesuffix('_1k')}/1k/0"],
+    }
+    wrong: dict[str, list[object]] = {
+        "keys": [3, ["0"], [["a/b/0"]], ["a/b/c"]],
+        "name": ["y", ["x"]],
+        "file_id": [1],
+        "more": [1],
+    }
+    changed = [whole | {field: value} for field, values in wrong.items() for value in values]
+    for text in ("{}", "[" * 10**5, *map(json.dumps, changed)):
+        (folder / "x.json").write_text(text)
+        found = batched(server, tmp_path)
+        assert found.returncode == 6 and "x.json: found no part of a batch" in found.stderr, text
     with pytest.raises(FileNotFoundError):
         lines(tmp_path / "out" / NAME / f"{FILE}.jsonl")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "no JSON",
+        "[]",
+        "3",
+        "[" * 10**5,
+        "{}",
+        '{"custom_id": "a/1k/0", "response": "x"}',
+        '{"custom_id": "a/1k/0", "error": "x"}',
+    ],
+)
+def test_a_line_of_a_batch_that_is_no_reply_ends_the_run_in_a_sentence(reply: str) -> None:
+    engine = batch.BatchEngine.__new__(batch.BatchEngine)  # no service is asked
+    with pytest.raises(ServiceError, match="holds no reply"):
+        engine._read_line(reply.encode(), {})
+
+
+def test_a_batch_key_that_is_no_text_is_the_key_of_no_row() -> None:
+    engine = batch.BatchEngine.__new__(batch.BatchEngine)
+    assert hash(engine._read_line(b'{"custom_id": ["a"], "error": {"code": 1}}', {})[0])

@@ -39,7 +39,7 @@ NOT_DECIDING = """
     gpus_per_worker row_hours concurrency tokens_per_minute requests_per_minute max_outage batch
     scheduler insecure_scheduler tls_ca_file tls_cert tls_key wait_for_workers plan price_in
     price_out batch_discount tokens_per_second calibrate max_cost max_hours check
-    export_prompts track verbose quiet header stream wait_for_service price_cached
+    allow_unverified_data export_prompts track verbose quiet header stream wait_for_service price_cached
 """.split()  # noqa: SIM905 - reads as a list of words
 
 

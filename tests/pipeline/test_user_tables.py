@@ -96,6 +96,9 @@ def test_a_checkouts_scripts_take_them_too_and_the_run_keeps_to_them(
     [
         (None, "no such file"),
         ("DATASET_SELECTD = []", "found DATASET_SELECTD; expected names of"),
+        ("DATASET_PROMPT = {'{context} {input}'}", "DATASET_PROMPT: found set; expected dict"),
+        ("DATASET_SELECTED = 'lic_mixup'", "DATASET_SELECTED: found str; expected list"),
+        ("DATASET_MAXGEN = {'lic_mixup': '64'}", "found dict; expected one of int values"),
         ("import nothing_of_that_name", "ModuleNotFoundError: No module named"),
         ("x = (", "SyntaxError: '(' was never closed"),
     ],

@@ -167,6 +167,13 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "attempts.jsonl:1: found dataset; expected an attempt",
         "remove the line",
     ),
+    "attempt of no row": (
+        lambda run: (run / "attempts.jsonl").write_text(
+            '{"dataset": "cmrc_mixup", "level": "1k", "index": Infinity, "cause": "error"}\n'
+        ),
+        "attempts.jsonl:1: found dataset, level, index, cause; expected an attempt",
+        "remove the line",
+    ),
     "times": (
         lambda run: (run / "times.jsonl").write_text("{}\n"),
         "times.jsonl:1: found no times",
@@ -334,6 +341,15 @@ def test_a_row_that_was_edited_in_both_places_is_refused(run: Path) -> None:
     replace(run / f"{NAME}.jsonl", b'"pred": "X', b'"pred": "Y')
     said = evaluate(run, "--accept-edited", code=6)
     assert f"/{NAME}.jsonl:1: found another record of row 0" in said and "keep one" in said
+
+
+def test_a_row_that_was_edited_and_stands_twice_is_refused(run: Path) -> None:
+    edit_derived(run)
+    path = run / f"{NAME}.jsonl"
+    first = path.read_bytes().split(b"\n")[0]
+    path.write_bytes(path.read_bytes() + first.replace(b'"pred": "X', b'"pred": "Y') + b"\n")
+    said = evaluate(run, "--accept-edited", code=6)
+    assert f"/{NAME}.jsonl:4: found another record of row 0" in said
 
 
 def test_an_edited_run_is_named_where_runs_are_compared(run: Path, scored: Path) -> None:

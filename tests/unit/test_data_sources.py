@@ -160,6 +160,15 @@ def foreign_method(content: bytearray, local: int, central: int) -> None:
     struct.pack_into("<H", content, central + 10, 99)
 
 
+def newer_version(content: bytearray, local: int, central: int) -> None:
+    content[central + 6] = 99  # of the format, that it takes to unpack
+
+
+def patch_data(content: bytearray, local: int, central: int) -> None:
+    content[local + 6] |= 32
+    content[central + 8] |= 32
+
+
 def other_name_inside(content: bytearray, local: int, central: int) -> None:
     content[local + 30] ^= 1
 
@@ -181,6 +190,8 @@ SIZE = len(line()) * 50
         (damaged_stream, "damaged archive"),
         (encrypted, "an encrypted member"),
         (foreign_method, "compression method 99"),
+        (newer_version, "damaged archive"),
+        (patch_data, "damaged archive"),
         (other_name_inside, "damaged archive"),
         (
             lambda content, local, central: content.__delitem__(slice(local + 60, local + 70)),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lveval.common import files
-from lveval.common.errors import ExitCode, LVEvalError
+from lveval.common.errors import LONGEST_MESSAGE, ExitCode, LVEvalError
 
 
 @pytest.fixture
@@ -77,3 +77,10 @@ def test_a_folder_is_made_with_its_parents(tmp_path: Path) -> None:
     for _ in range(2):
         files.durable_mkdir(tmp_path / "a/b/c")
     assert (tmp_path / "a/b/c").is_dir()
+
+
+def test_a_message_that_holds_a_whole_file_loses_its_middle() -> None:
+    message = LVEvalError(f"run.json: found {'x' * 10**6}; expected less").message
+    assert message.startswith("run.json: found x") and message.endswith("x; expected less")
+    assert len(message) <= LONGEST_MESSAGE
+    assert LVEvalError(message).message == message

@@ -113,3 +113,10 @@ def test_a_wait_that_stands_in_the_words_is_kept(words: str, seconds: float | No
     assert fault.kind == "throttled"
     assert fault.retry_after == (seconds and pytest.approx(seconds, abs=0.03))
     assert classify_status(429, {"retry-after": "7"}, words).retry_after == 7
+
+
+@pytest.mark.parametrize("count", [-1, 10**400, 2**41, 1.5, "7", True, None])
+def test_what_no_count_of_tokens_can_be_is_not_booked(count: object) -> None:
+    body = json.loads(reply("stop", "1874", 3)) | {"usage": {"prompt_tokens": count}}
+    answer, _ = ReplyReader().read(json.dumps(body).encode(), 64)
+    assert (answer.text, answer.usage) == ("1874", {})

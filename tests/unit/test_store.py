@@ -207,6 +207,15 @@ def test_rows_of_another_file_are_refused(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
+SHAPE: dict[str, object] = {"format": 1, "identity": {}, "selection": {}, "rows": {}, "log": []}
+WRONG_SHAPES: dict[str, list[object]] = {
+    "sampled": [3, [], {"a_1k": 3}, {"a_1k": ["0"]}, {"a_1k": [[0]]}],
+    "left_out": [3, [], {"a_1k": None}, {"a_1k": [True]}],
+    "part": [3, [1], ["1", 2], {}],
+    "unverified": [True, {}, [["a_1k"]]],
+    "log": [{}, ["start"]],
+    "identity": [{"data": 3}, {"given": 3}, {"effective": 3}, {"model_max_len": "3"}],
+}
 COUNTED = '{"format": 1, "identity": {}, "selection": {"a_1k": "3"}, "rows": {}, "log": []}'
 
 
@@ -220,6 +229,7 @@ COUNTED = '{"format": 1, "identity": {}, "selection": {"a_1k": "3"}, "rows": {},
         '{"format": 2}',
         '{"format": 1, "identity": []}',
         COUNTED,
+        *(json.dumps(SHAPE | {name: one}) for name, some in WRONG_SHAPES.items() for one in some),
         "\xff",
         "[" * 100000,
     ],

@@ -270,11 +270,12 @@ class BatchEngine(ServiceEngine):
         try:
             reply = json.loads(line)
             key, response, error = (
-                reply["custom_id"],
+                str(reply["custom_id"]),
                 reply.get("response") or {},
                 reply.get("error") or {},
             )
             body, status = response.get("body"), response.get("status_code")
+            why = f"{error.get('code')}: {error.get('message')}"
         except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
             raise ServiceError(f"a batch's file holds no reply: {excerpt(line, 80)!r}") from None
         if status == 200:
@@ -284,7 +285,7 @@ class BatchEngine(ServiceEngine):
                 return key, fault
         if isinstance(status, int):
             return key, classify_status(status, {}, json.dumps(body))
-        return key, ApiError("transient", f"{error.get('code')}: {error.get('message')}")
+        return key, ApiError("transient", why)
 
     def _ask(
         self,
@@ -333,7 +334,12 @@ def open_parts(folder: Path) -> list[BatchFile]:
         for path in sorted(folder.glob("*.json")):
             try:
                 part = BatchFile(**json.loads(path.read_bytes()))
-            except (ValueError, TypeError, RecursionError):
+                texts = (part.name, part.tag, part.file_id, part.batch_id)
+                if part.name != path.stem or not all(isinstance(text, str) for text in texts):
+                    raise ValueError("not as it was written")
+                for key in part.keys:
+                    row_of(key)
+            except (ValueError, TypeError, AttributeError, RecursionError):
                 raise StorageError(
                     f"{path}: found no part of a batch; restore it from a copy"
                 ) from None

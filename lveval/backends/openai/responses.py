@@ -21,6 +21,8 @@ STATUSES: dict[str, Status] = {"finished": "ok", "cut": "length", "refused": "re
 # marks of its own, and by ours, where the tokenizer may not be the model's.
 BEYOND = {True: (1.25, 8), False: (2.0, 8)}
 
+MOST_TOKENS = 2**40  # that a service may count for one request
+
 _unknown_reasons: set[str] = set()  # that a warning has named
 
 
@@ -204,7 +206,9 @@ def _usage(reply: dict[str, Any]) -> dict[str, int]:
     counts = counts | ({"cached_tokens": cached} if cached else {})
     names = ["prompt_tokens", "completion_tokens", "reasoning_tokens"]
     names += ["cached_tokens"] if cached else []
-    return {name: counts[name] for name in names if type(counts.get(name)) is int}
+    # What no count can be would be booked as the run's cost.
+    sound = (name for name in names if type(counts.get(name)) is int)
+    return {name: counts[name] for name in sound if 0 <= counts[name] <= MOST_TOKENS}
 
 
 def _text(message: Mapping[str, Any], status: Status) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from conftest import in_process, row, write_data
@@ -24,23 +25,28 @@ KINDS = {
 RUN = "dry"
 
 
-def predict_words(folder: Path, output: Path) -> list[str]:
+def predict_words(folder: Path, output: Path, levels: Collection[str] = ("1k", "2k")) -> list[str]:
     """The options of a dry run over folder/data, in one process."""
     words = ("--backend", "echo", "--model-name", RUN, "--single-process", "--model-max-len", 1000)
-    selection = ("--datasets", "hotpotwikiqa_mixup", "cmrc_mixup", "--lengths", "1k", "2k")
+    selection = ("--datasets", "hotpotwikiqa_mixup", "cmrc_mixup", "--lengths", *levels)
     places = ("--data-path", folder / "data", "--output-dir", output)
     return [str(word) for word in (*words, *selection, *places)]
 
 
-def scored_run(folder: Path, rows: int = 3) -> Path:
-    """A dry run of an English and a Chinese subset at two levels, with its results."""
+def scored_run(
+    folder: Path, rows: int = 3, lengths: Mapping[str, int] = {"1k": 40, "2k": 80}
+) -> Path:
+    """A dry run of an English and a Chinese subset at some levels, with its results.
+
+    `lengths`: level -> words of a row.
+    """
     for subset in ("hotpotwikiqa_mixup", "cmrc_mixup"):
-        for level, length in (("1k", 40), ("2k", 80)):
+        for level, length in lengths.items():
             data_rows = [row(subset, number, length) for number in range(rows)]
             write_data(folder / "data", f"{subset}_{level}", data_rows)
     run = folder / "out" / RUN
     for command in (
-        ("prediction.py", *predict_words(folder, folder / "out")),
+        ("prediction.py", *predict_words(folder, folder / "out", lengths)),
         ("evaluation.py", "--input-dir", run),
     ):
         found = in_process(*command)
