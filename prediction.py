@@ -42,7 +42,7 @@ from lveval.execution.pool import gpu_groups, visible_gpus, worker_pool
 from lveval.execution.recorder import Recorder
 from lveval.execution.schedule import pending_tasks
 from lveval.execution.tasks import Job, Task, TaskResult
-from lveval.execution.trackers import SECONDS_IF_INTERRUPTED, track_run
+from lveval.execution.trackers import track_run
 from lveval.options import (
     UNKNOWN_WINDOW_LIMIT,
     RunOptions,
@@ -127,7 +127,7 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
         print(next_step("run folder", options.folder, run_command(words) if more else run.scoring))
         return ExitCode.COMPLETE
     files = load()
-    unverified = allow_unverified_data(run, files)
+    allow_unverified_data(run, files)
 
     # --- 3. Spec: what decides the answers ----------------------------------------------------
     environment = cluster_environment(run)
@@ -141,6 +141,26 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
         print(next_step("run folder", options.folder, then))
         return code
 
+    try:
+        left = answer_missing(run, spec, job, files, words)
+    except KeyboardInterrupt as error:
+        saved = f"all answers so far are saved in {options.folder}"
+        how = f"interrupted{interrupts.by(error)}"
+        log.warning("%s: %s; run %s", how, saved, run.resume_command)
+        return ExitCode(interrupts.exit_code(error))
+    then = run.resume_command if left else run.scoring
+    log.info(next_step("run folder", options.folder, then))
+    return ExitCode.INCOMPLETE if left else ExitCode.COMPLETE
+
+
+def answer_missing(
+    run: "Run", spec: RunSpec, job: Job, files: Sequence[SelectedFile], words: list[str]
+) -> int:
+    """Have the rows of the run answered that no earlier start has; returns how many are left.
+
+    Whenever it is interrupted, all answers so far are saved.
+    """
+    options = run.options
     # --- 4. The run: a new folder, or one to be resumed ---------------------------------------
     selection = {file.name: file.rows for file in files}
     rows = {file.name: len(file.file) for file in files}
@@ -151,7 +171,7 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
         rows,
         left_out={file.name: file.left_out for file in files},
         sampled={file.name: file.sample for file in files if file.sample is not None},
-        unverified=unverified,
+        unverified=allow_unverified_data(run, files),
         part=options.part,
         overwrite=options.overwrite,
     ) as store:
@@ -184,15 +204,8 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
             live = LiveScores(tracker, options.folder)
             alike = options.control is not None and CONTROLS[options.control].short
             recorder = Recorder(store, files, cost, live.add, alike=alike)
-            try:
-                with interrupts.graceful(cost.stop):  # what is in flight may still come
-                    failures = recorder.record(answers(run, job, tasks, cost))
-            except KeyboardInterrupt as error:
-                saved = f"all answers so far are saved in {options.folder}"
-                how = f"interrupted{interrupts.by(error)}"
-                log.warning("%s: %s; run %s", how, saved, run.resume_command)
-                tracker.close(SECONDS_IF_INTERRUPTED)
-                return ExitCode(interrupts.exit_code(error))
+            with interrupts.graceful(cost.stop):  # what is in flight may still come
+                failures = recorder.record(answers(run, job, tasks, cost))
             left = sum(len(file.missing(store.answered(*file.key))) for file in files)
             used = {
                 "prompt_tokens": cost.prompt_tokens,
@@ -204,9 +217,7 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
                 log.info(line)
             if not left and not options.part:
                 live.end()
-    then = run.resume_command if left else run.scoring
-    log.info(next_step("run folder", options.folder, then))
-    return ExitCode.INCOMPLETE if left else ExitCode.COMPLETE
+    return left
 
 
 @dataclass(frozen=True)
@@ -501,6 +512,8 @@ def summary_lines(
         and (run.remote or str(record.get("raw_pred", "")).strip())
         for record in store.records()
     )
+    if number := sum(record["status"] == "empty" for record in store.records()):
+        yield f"{number} answers are empty: the model ended them without a word"
     if number := sum(map(bool, unfinished)):
         yield (
             f"{number} answers are empty: the model was still reasoning when their budget ended. "

@@ -5,10 +5,9 @@ metrics.qa_f1_score("the red lamp", "a red lamp")
 evaluate(predict(backend="echo", model_name="dry-run", single_process=True)).to_frame()
 """
 
-import importlib
 import os
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # for type checkers alone; to import typing takes as long as Python's start
 if TYPE_CHECKING:
     from lveval.evaluation import evaluate
     from lveval.prediction import predict
@@ -24,6 +23,8 @@ def __getattr__(name: str) -> object:
     """Load what a program runs when it is first named: `import lveval` alone loads nothing."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

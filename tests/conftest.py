@@ -22,8 +22,10 @@ from lveval.common.text import printable
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "models" / "SmolLM2-135M-Instruct"
 
-# Under nohup and cron SIGINT is ignored, which children would inherit; here Ctrl-C is to work.
+# Under nohup and cron these are ignored, which children would inherit; here they are to work.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)  # by this process still
 
 # Folders of the tests that `make test` leaves to `make test-all`.
 SLOW_FOLDERS = ("faults", "cluster", "models", "browser", "statistics")

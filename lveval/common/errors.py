@@ -124,6 +124,8 @@ def ending(error: BaseException) -> tuple[str, int] | None:
 
     None for a bug of ours, which keeps its traceback.
     """
+    if not isinstance(error, LVEvalError):  # another one may be what an interruption broke
+        error = next((each for each in causes(error) if isinstance(each, KeyboardInterrupt)), error)
     match error:
         case WrongOption():
             return f"{error.program}: error: {error.message}", int(error.code)
@@ -172,6 +174,7 @@ def run_cli(main: Callable[[], ExitCode | int]) -> None:
     streams.make_safe()
     interrupts.listen()
     out_of_memory = False
+    message = ""
     try:
         code = int(main())
     except BrokenPipeError:
@@ -181,6 +184,8 @@ def run_cli(main: Callable[[], ExitCode | int]) -> None:
             raise
         message, code = found
         out_of_memory = isinstance(error, MemoryError)
+    interrupts.ignore()
+    if message:
         print(printable(redacted(message)), file=sys.stderr)
     try:
         sys.stdout.flush()
@@ -192,13 +197,11 @@ def run_cli(main: Callable[[], ExitCode | int]) -> None:
         if not code:
             print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
             code = int(ExitCode.STORAGE)
-    if out_of_memory or (
-        code
-        and any(
-            thread is not threading.main_thread() and not thread.daemon
-            for thread in threading.enumerate()
-        )
-    ):
+    at_work = any(
+        thread is not threading.main_thread() and not thread.daemon
+        for thread in threading.enumerate()
+    )
+    if out_of_memory or (code and at_work):
         # A thread still answers a row that nobody will record, perhaps for minutes; Python would
         # wait for it. Without memory libraries crash as Python's end takes them down.
         os._exit(code)

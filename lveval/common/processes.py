@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, TypeVar
 
 Out = TypeVar("Out")
@@ -23,7 +25,41 @@ def process_pool(count: int) -> ProcessPoolExecutor:
     """`count` new processes, which import this program's modules anew (a fork would copy threads'
     locks).
     """
-    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start)
+    with shielded():
+        return ProcessPoolExecutor(count, _Spawning(), _start)
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Processes that start in the block do not get what a terminal sends to all; see `shield`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    shield()
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def shield() -> None:
+    """Keep Ctrl-C and a lost terminal from processes that this thread starts from now on.
+
+    They are for the main process, which ends the others. A process is born with its thread's mask;
+    one that ignored them itself would show a traceback, or be gone, until it had begun to.
+    """
+    for _ in range(2):  # multiprocessing's tracker, as it starts, unblocks SIGINT in this thread
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+        resource_tracker.ensure_running()
+
+
+class _Process(SpawnProcess):
+    def start(self) -> None:
+        """Start it, shielded."""
+        with shielded():
+            super().start()
+
+
+class _Spawning(SpawnContext):
+    Process = _Process
 
 
 def in_order(
@@ -40,8 +76,7 @@ def in_order(
 
 
 def _start() -> None:
-    """Leave Ctrl-C to the main process, and end when that ends, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """End when the main process ends, however it ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

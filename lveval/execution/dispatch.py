@@ -32,8 +32,8 @@ from lveval.execution.worker import answer_in_worker, answer_rows, load_engine
 # suspects.
 TASKS_BEHIND = 2
 
-# So many rows in succession killed their worker, each alone in the pool: the cause is not the rows
-# but the machine.
+# After so many rows in succession that killed their worker, each alone in the pool, one that did
+# not is tried again: the cause may be the machine.
 MAX_CONSECUTIVE_WORKER_DEATHS = 3
 
 In = TypeVar("In")
@@ -66,6 +66,9 @@ class _Dispatcher:
         )
         self._pending: dict[Future[TaskResult], Task] = {}
         self._isolated: list[Task] = []
+        # A task that kills no worker: the last that was answered, before that one of no row, which
+        # loads the model.
+        self._harmless = Task("", "", ())
         self._broken = ""  # why the engine of this very process, which nothing replaces, is lost
 
     def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
@@ -103,7 +106,13 @@ class _Dispatcher:
             elif isinstance(error := future.exception(), EngineBroken):
                 yield self._stop_on_broken_engine(task, error)
             else:
-                yield future.result()
+                yield self._answered(future)
+
+    def _answered(self, future: Future[TaskResult]) -> TaskResult:
+        result = future.result()
+        if result.records:
+            self._harmless = result.task
+        return result
 
     def _stop_on_broken_engine(self, task: Task, error: EngineBroken) -> TaskResult:
         where = f"{task.subset}_{task.level} row {task.indices[0]}"
@@ -119,22 +128,32 @@ class _Dispatcher:
         deaths = 0
         for subset, level, index in (key for task in self._isolated for key in task.row_keys):
             alone = Task(subset, level, (index,))
-            future = self._submit(alone)
-            while not wait([future], timeout=POLL_SECONDS).done:
-                self._size()  # raises where no worker comes back
+            future = self._wait_for(alone)
             if not worker_died(future):
                 deaths = 0
-                yield future.result()
+                yield self._answered(future)
                 continue
             deaths += 1
             message = "the worker process died each time it had this row"
             yield TaskResult(alone, attempts=[Attempt(index, "worker_died", message)])
             if deaths == MAX_CONSECUTIVE_WORKER_DEATHS:
-                raise IncompleteRun(
-                    f"the workers died under {deaths} rows one after another, perhaps while "
-                    "loading the model (killed for memory? see the system's log); mend it; "
-                    f"{RESUME}"
-                )
+                self._require_sound_machine(deaths)
+                deaths = 0
+
+    def _require_sound_machine(self, deaths: int) -> None:
+        if worker_died(self._wait_for(self._harmless)):
+            known = self._harmless.indices
+            also = "under one that was answered before" if known else "while loading the model"
+            raise IncompleteRun(
+                f"the workers died under {deaths} rows one after another, and {also} (killed for "
+                f"memory? see the system's log); mend it; {RESUME}"
+            )
+
+    def _wait_for(self, task: Task) -> Future[TaskResult]:
+        future = self._submit(task)
+        while not wait([future], timeout=POLL_SECONDS).done:
+            self._size()  # raises where no worker comes back
+        return future
 
 
 def _failed(future: Future[TaskResult]) -> bool:

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
+from lveval.common import interrupts
 from lveval.common.errors import UsageError, causes
 from lveval.common.files import cache_dir
 from lveval.common.text import first_line
 from lveval.execution import remote_cluster
+from lveval.execution.dask_executor import DaskExecutor
 from lveval.options import Scheduler
 
 # Beside the rows that the engine computes a thread prepares the next one.
@@ -105,7 +107,7 @@ def _local_cluster(count: int, gpus: Sequence[str], threads: int) -> Iterator[Ex
     from distributed import Client, Nanny, Scheduler, SpecCluster
     from distributed.security import Security
 
-    remote_cluster.silence("distributed")
+    remote_cluster.silence(*remote_cluster.LOUD)
     security = Security.temporary()
     network = {
         "protocol": "tls",
@@ -117,6 +119,7 @@ def _local_cluster(count: int, gpus: Sequence[str], threads: int) -> Iterator[Ex
         "nthreads": threads,
         "memory_limit": 0,
         "preload": ["lveval.execution.worker"],
+        "preload_nanny": ["lveval.execution.worker"],
     }
 
     def nanny(number: int) -> dict[str, object]:
@@ -130,32 +133,35 @@ def _local_cluster(count: int, gpus: Sequence[str], threads: int) -> Iterator[Ex
     }
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(settings))
-        try:
-            cluster = stack.enter_context(
-                SpecCluster(
-                    workers={number: nanny(number) for number in range(count)},
-                    scheduler={
-                        "cls": Scheduler,
-                        "options": network | {"port": 0, "dashboard": False},
-                    },
-                    security=security,
+        # An interruption in Dask's midst would leave a cluster that it cannot close.
+        with interrupts.deferred() as came:
+            try:
+                cluster = stack.enter_context(
+                    SpecCluster(
+                        workers={number: nanny(number) for number in range(count)},
+                        scheduler={
+                            "cls": Scheduler,
+                            "options": network | {"port": 0, "dashboard": False},
+                        },
+                        security=security,
+                    )
                 )
-            )
-            client = stack.enter_context(Client(cluster, security=security))
-        except (OSError, RuntimeError, AssertionError, MemoryError) as error:
-            raise _why_not_started(error) from None
+                client = stack.enter_context(Client(cluster, security=security))
+            except (OSError, RuntimeError, AssertionError, MemoryError) as error:
+                # A signal to all processes of a job ends the workers, too, while they start.
+                raise (
+                    interrupts.interruption(came[0]) if came else _why_not_started(error)
+                ) from None
         try:
-            yield client.get_executor(pure=False)
+            yield DaskExecutor(client)
         finally:
-            remote_cluster.silence(*remote_cluster.LOUD_AT_CLOSE)
+            remote_cluster.silence(remote_cluster.LOUD_AT_CLOSE)
 
 
 def _why_not_started(error: BaseException) -> BaseException:
-    """What Dask's errors about its own half-made state stand on: an interruption, or the system's
-    refusal.
-    """
+    """What Dask's errors about its own half-made state stand on: the system's refusal."""
     *_, first = causes(error)
-    if isinstance(first, (KeyboardInterrupt, OSError, MemoryError)):
+    if isinstance(first, (OSError, MemoryError)):
         return first
     return UsageError(f"the workers did not start: {type(first).__name__}: {first_line(first)}")
 

@@ -14,7 +14,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +25,7 @@ from lveval.backends.base import EngineOptions, Json
 from lveval.common.errors import IncompleteRun, LVEvalError, UsageError
 from lveval.common.logs import log
 from lveval.common.text import first_line
+from lveval.execution.dask_executor import DaskExecutor
 from lveval.options import Scheduler
 from lveval.runs.spec import differences
 
@@ -38,9 +38,10 @@ POLL_SECONDS = 1.0
 
 RESUME = "all answers so far are saved; run the same command again"  # the end of many messages
 
-# Answers still on their way fail in these loggers' event loop as it closes; nobody waits for them
-# any more.
-LOUD_AT_CLOSE = ("distributed.client", "tornado.application")
+LOUD = ("distributed", "distributed.client")  # each has a level of its own
+
+# Answers still on their way fail in its event loop as that closes; nobody waits for them any more.
+LOUD_AT_CLOSE = "tornado.application"
 
 
 def silence(*loggers: str) -> None:
@@ -136,24 +137,18 @@ def _require_same_environment(where: str, expected: Environment, found: Environm
 # --- In the coordinator -------------------------------------------------------------------------
 
 
-class Cluster(Executor):
+class Cluster(DaskExecutor):
     """The workers of a scheduler, as many as there are at the moment."""
 
     # distributed has no types
     def __init__(self, client: Any, scheduler: Scheduler) -> None:  # noqa: ANN401
-        self._client = client
+        super().__init__(client)
         self._scheduler = scheduler
         self._name = f"the scheduler at {scheduler.address}"
         self._limit = f"{scheduler.wait_minutes:g} minutes (--wait-for-workers)"
-        self._executor = client.get_executor(pure=False)
         self._known = -1  # the number of workers at the last look
         self._asked = -POLL_SECONDS
         self._alone_since = time.monotonic()
-
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":  # noqa: ANN401
-        """Have a worker call `fn`; without a worker it waits for one."""
-        future: Future[T] = self._executor.submit(fn, *args, **kwargs)
-        return future
 
     def size(self) -> int:
         """Return the number of workers, at most a second old.
@@ -270,7 +265,7 @@ def connect(scheduler: Scheduler) -> Iterator[Cluster]:
     from distributed import Client
     from distributed.versions import VersionMismatchWarning
 
-    silence("distributed")
+    silence(*LOUD)
     warnings.simplefilter("ignore", VersionMismatchWarning)  # `agree` refuses those that matter
     security = _security(scheduler)
     try:
@@ -285,7 +280,7 @@ def connect(scheduler: Scheduler) -> Iterator[Cluster]:
         try:
             yield Cluster(client, scheduler)
         finally:
-            silence(*LOUD_AT_CLOSE)
+            silence(LOUD_AT_CLOSE)
 
 
 def _security(scheduler: Scheduler) -> Any:  # noqa: ANN401

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from lveval.backends import backend_module
 from lveval.backends.base import Engine, EngineBroken, EngineOptions
+from lveval.common.processes import shield
 from lveval.execution import remote_cluster
 from lveval.execution.tasks import Job, Task, TaskResult, prepare_row
 
@@ -65,7 +66,7 @@ def answer_in_worker(job: Job, task: Task) -> TaskResult:
     if job.expected:
         verified = remote_cluster.verified_worker(job.backend, job.options, job.expected)
     try:
-        with _hang_watchdog(job.row_hours * len(task.indices)), verified:
+        with _hang_watchdog(job.row_hours * max(1, len(task.indices))), verified:
             return answer_rows(job, task)
     except EngineBroken as error:
         _replace_worker(str(error))
@@ -97,6 +98,12 @@ def _hang_watchdog(hours: float) -> Iterator[None]:
                 faulthandler.dump_traceback_later(hours * 3600, exit=True)
 
 
-def dask_setup(worker: object) -> None:
-    """Leave Ctrl-C to the coordinator, which stops the workers; Dask calls this in each of them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def dask_setup(node: object) -> None:
+    """Leave Ctrl-C to the coordinator, which stops the workers.
+
+    Dask calls this in each worker, and in the thread that starts those of a local cluster.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    else:
+        shield()

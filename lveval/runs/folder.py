@@ -130,11 +130,11 @@ def read_manifest(folder: Path) -> JsonObject | None:
     with disk_errors("reading", path):
         if not path.exists():
             return None
-        manifest = parse_record(path.read_bytes(), str(path))
+        manifest: JsonObject = parse_record(path.read_bytes(), str(path))
     if not _is_manifest(manifest):
         raise UsageError(
-            f"{path}: expected format 1 with identity, selection, rows, log; damaged, or of another "
-            "version"
+            f"{path}: expected format 1 with identity, selection, rows, log; damaged, or of "
+            "another version"
         )
     names: list[str] = [*manifest["selection"], *manifest["rows"]]
     if odd := [name for name in names if not is_plain(name)]:

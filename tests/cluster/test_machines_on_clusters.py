@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -312,8 +313,9 @@ def test_nodes_lost_and_joined_under_tls_change_no_byte(
         "certificates of the same authority" in (told := processes.log("refused.log"))
         and "Traceback" not in told
     )
-    wait_for_rows(processes.folder, 6)
     processes.wait_for("scheduler.log", "Register worker", 2)
+    wait_for_rows(processes.folder, 6)
+    os.killpg(first.pid, signal.SIGSTOP)  # or it would answer all rows, should the third start late
     processes.kill(second)
     processes.node(
         network.nodes[2], "third.log", address, *tls, "--preload", "lveval.execution.worker"
@@ -324,6 +326,29 @@ def test_nodes_lost_and_joined_under_tls_change_no_byte(
     assert run.wait(90) == 0, processes.log("out.log")
     assert (processes.folder / "out/dry" / NAME).read_bytes() == calm
     assert not (processes.folder / "out/dry/attempts.jsonl").exists()
+
+
+ASK = """
+import sys, time
+from distributed import Client
+client = Client(sys.argv[1])
+end = time.monotonic() + 30
+while (left := client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))) and time.monotonic() < end:
+    time.sleep(0.1)  # rows may still be at work; they are nobody's any more
+print(len(client.nthreads()), left)
+"""
+
+
+def workers_and_tasks(network: Network, address: str) -> list[str]:
+    """How many workers a scheduler has, and how many tasks once those of a run that ended are gone."""
+    asked = subprocess.run(
+        [*network.run.enter, sys.executable, "-c", ASK, address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert asked.returncode == 0, asked.stderr
+    return asked.stdout.split()
 
 
 def test_the_cluster_outlives_a_run_and_a_run_its_scheduler(
@@ -340,18 +365,13 @@ def test_the_cluster_outlives_a_run_and_a_run_its_scheduler(
     assert "same command again" in processes.log("out.log") and "Traceback" not in processes.log(
         "out.log"
     )
-    ask = (
-        "import sys; from distributed import Client; client = Client(sys.argv[1])\n"
-        "print(len(client.nthreads()), client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)))"
-    )
-    time.sleep(0.5)  # two rows may still be at work; they are nobody's any more
-    asked = subprocess.run(
-        [*network.run.enter, sys.executable, "-c", ask, address],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert asked.stdout.split() == ["1", "0"], asked.stderr
+    assert workers_and_tasks(network, address) == ["1", "0"]
+
+    had = answered(processes.folder)
+    run = processes.prediction(network.run, *options)
+    wait_for_rows(processes.folder, had + 3)
+    processes.kill(run)
+    assert workers_and_tasks(network, address) == ["1", "0"]
 
     had = answered(processes.folder)
     run = processes.prediction(network.run, *options)
@@ -387,12 +407,17 @@ def test_a_node_with_other_code_is_named(network: Network, processes: Processes)
     other = processes.folder / "checkout"
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "lveval", other / "lveval", ignore=ignore)  # its links become files
-    changed = (ROOT / "utils.py").read_text() + "\n# another version\n"
-    (other / "lveval/utils.py").write_text(changed)
+    echo = other / "lveval/backends/echo.py"
+    echo.write_text(
+        echo.read_text().replace(
+            "yield position, Generation(text,", 'yield position, Generation("WRONG",'
+        )
+    )
+    assert "WRONG" in echo.read_text()
     _, address = processes.scheduler(network.head)
     processes.node(network.nodes[0], "good.log", address)
     run = processes.prediction(
-        network.run, "--scheduler", address, "--insecure-scheduler", "--backend-args", "delay=0.5"
+        network.run, "--scheduler", address, "--insecure-scheduler", "--backend-args", "delay=1"
     )
     wait_for_rows(processes.folder, 1)
     processes.node(network.nodes[1], "bad.log", address, PYTHONPATH=str(other))  # joins late
@@ -404,7 +429,65 @@ def test_a_node_with_other_code_is_named(network: Network, processes: Processes)
     assert again.wait(60) == 2, processes.log("again.log")
     for told in (late, processes.log("again.log")):
         assert f"worker tcp://{network.nodes[1].address}:" in told and "Traceback" not in told, told
-        assert "runs other code than this command (utils.py)" in told, told
+        assert "runs other code than this command (backends/echo.py)" in told, told
+    recorded = lines(processes.folder / "out/dry/rows" / NAME)
+    assert recorded and "WRONG" not in [record["pred"] for record in recorded]
+
+
+# An engine whose model is a file of one word, which it answers.
+ONE_WORD = """
+import time
+from pathlib import Path
+from lveval.backends.base import Engine, Generation
+from lveval.backends.echo import EchoTokenizer
+
+WORD = Path(__file__).with_name("word")
+
+class OneWord(Engine):
+    tokenizer = EchoTokenizer()
+    word = WORD.read_text()
+
+    def generate(self, prompts):
+        time.sleep(1)
+        yield from ((position, Generation(self.word, "ok")) for position, _ in enumerate(prompts))
+
+def settings_fingerprint(options): return {"word": WORD.read_text()}
+def tokenizer(options): return EchoTokenizer()
+def load(options): return OneWord()
+"""
+
+
+def test_a_node_of_another_version_or_model_that_joins_late_is_named(
+    network: Network, processes: Processes
+) -> None:
+    engine, word = processes.folder / "one_word.py", processes.folder / "word"
+    engine.write_text(ONE_WORD)
+    word.write_text("good")
+    older = processes.folder / "older" / "distributed-2020.1.0.dist-info"
+    older.mkdir(parents=True)
+    (older / "METADATA").write_text("Metadata-Version: 2.1\nName: distributed\nVersion: 2020.1.0\n")
+    commands = metadata.distribution("distributed").read_text("entry_points.txt")
+    (older / "entry_points.txt").write_text(commands or "")
+    _, address = processes.scheduler(network.head)
+    processes.node(network.nodes[0], "good.log", address)
+    options = ("--scheduler", address, "--insecure-scheduler", "--backend", engine)
+    for name, found, path in (
+        ("version", 'distributed: found "2020.1.0"', f"{older.parent}{os.pathsep}{ROOT}"),
+        ("model", 'engine.word: found "bad", expected "good"', str(ROOT)),
+    ):
+        had = answered(processes.folder)
+        run = processes.prediction(network.run, *options)
+        wait_for_rows(processes.folder, had + 2)
+        if name == "model":
+            word.write_text("bad")  # the node that has it in memory goes on with the good one
+        late = processes.node(network.nodes[1], f"{name}.log", address, PYTHONPATH=path)
+        assert run.wait(60) == 2, processes.log("out.log")
+        told = processes.log("out.log")
+        assert f"worker tcp://{network.nodes[1].address}:" in told and found in told, told
+        assert "Traceback" not in told, told
+        processes.kill(late)
+    recorded = lines(processes.folder / "out/dry/rows" / NAME)
+    assert {record["pred"] for record in recorded} == {"good"}
 
 
 def test_the_next_run_gets_a_worker_of_its_own_and_is_told_of_too_few_threads(

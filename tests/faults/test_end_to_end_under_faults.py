@@ -5,6 +5,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 from conftest import row, script, write_data
 from support.end_to_end_parts import predictions
 from support.processes import running, wait_for_rows
@@ -44,8 +45,10 @@ def test_thirty_kills_later_the_files_are_those_of_a_calm_run(tmp_path: Path) ->
             else:
                 time.sleep(generator.uniform(0.1, 1.1) * startup)
             assert process.poll() is None, "it ended before it was killed"
+            workers = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(signal.SIGKILL)
             process.wait(10)
+            assert not psutil.wait_procs(workers, timeout=10)[1], "they end with their run"
         rows = (folder / "rows").glob("*.jsonl")
         progress.append(sum(path.read_bytes().count(b"\n") for path in rows))
     assert progress == sorted(progress), "a recorded row was lost"

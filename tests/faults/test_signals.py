@@ -1,6 +1,5 @@
 """SIGTERM and SIGHUP end a run as Ctrl-C does: a job's time limit, docker stop, a lost terminal."""
 
-import json
 import os
 import signal
 import subprocess
@@ -141,13 +140,34 @@ def test_a_second_signal_ends_at_once_and_nohup_keeps_its_meaning(tmp_path: Path
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_a_signal_outside_of_a_run_is_one_line(tmp_path: Path) -> None:
-    code = (
-        "import os, signal\nfrom lveval.common.errors import run_cli\n"
-        "run_cli(lambda: os.kill(os.getpid(), signal.SIGTERM))\n"
-    )
+# A signal to this process, where Python makes another exception of what it raises, or has begun to end.
+SIGNAL = "os.kill(os.getpid(), signal.SIGTERM)"
+IN_A_CLASS = (
+    f"type('Owner', (), dict(field=type('F', (), dict(__set_name__=lambda *_: {SIGNAL}))()))"
+)
+
+
+@pytest.mark.parametrize(
+    ("main", "ended"),
+    [
+        (SIGNAL, (143, "interrupted by SIGTERM\n")),
+        (IN_A_CLASS, (143, "interrupted by SIGTERM\n")),
+        (f"atexit.register(lambda: {SIGNAL}) and 0", (0, "")),
+    ],
+)
+def test_a_signal_outside_of_a_run_is_one_line(main: str, ended: tuple[int, str]) -> None:
+    code = f"import atexit, os, signal\nfrom lveval.common.errors import run_cli\nrun_cli(lambda: {main})\n"
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True
     )
-    assert (found.returncode, found.stderr) == (143, "interrupted by SIGTERM\n")
-    assert json.dumps(found.stdout) == '""'
+    assert (found.returncode, found.stderr, found.stdout) == (*ended, "")
+
+
+def test_little_is_imported_before_a_signal_is_a_line() -> None:
+    """What comes first cannot be guarded: Python's own start, and this."""
+    code = (
+        "import sys\nbefore = set(sys.modules)\nfrom lveval.common import interrupts\n"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})\n"
+    )
+    found = script("-c", code).stdout.split()
+    assert "lveval" in found and not {"typing", "re", "multiprocessing", "importlib"} & {*found}

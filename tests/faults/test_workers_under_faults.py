@@ -1,10 +1,15 @@
 """Who answers: this process or a Dask cluster, with workers that really die."""
 
 import json
+import logging
 import os
-import shutil
+import resource
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
+from concurrent.futures import wait
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,34 +50,90 @@ def test_a_killed_worker_is_replaced_and_its_rows_redone(tmp_path: Path) -> None
     assert not (tmp_path / "killed/dry/attempts.jsonl").exists()
 
 
-def test_a_row_that_kills_its_worker_fails_alone(chat_model: Path, tmp_path: Path) -> None:
-    rows = [row(number=number) for number in range(6)]
-    rows[2]["input"] = "DIE"
-    rows[4]["input"] = "OUT OF MEMORY"
-    write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", rows)
-    options = (
-        "--num-workers",
-        "2",
-        "--trust-remote-code",
-        "--model-max-len",
-        "400",
-        "--model-path",
-        str(chat_model),
-    )
-    found = script(
-        "prediction.py", "--data-path", tmp_path / "data", "--output-dir", tmp_path / "out", "--model-name", "dry",
-        "--datasets", "hotpotwikiqa_mixup", "--lengths", "1k", *options,
+class Deadly:
+    """A result that ends the worker which has it, when it is fetched."""
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        os._exit(1)
+
+
+def answer_once(begun: Path) -> Deadly:
+    if begun.exists():
+        os._exit(1)
+    begun.touch()
+    return Deadly()
+
+
+def test_a_row_whose_answer_was_lost_and_that_then_kills_is_given_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dask = logging.getLogger("distributed.client")
+    dask.addHandler(caplog.handler)
+    with worker_pool(single_process=False, count=1) as executor:
+        future = executor.submit(answer_once, tmp_path / "begun")
+        assert wait([future], timeout=60).done
+        assert dispatch.worker_died(future)
+    dask.removeHandler(caplog.handler)
+    assert "gather" not in caplog.text  # what Dask says of it is no user's business
+
+
+# An engine that dies of rows that say so, or while loading, as long as $SICK names it.
+MORTAL = """
+import os
+from lveval.backends.base import Engine, Generation
+from lveval.backends.echo import EchoTokenizer
+
+class Mortal(Engine):
+    tokenizer = EchoTokenizer()
+
+    def generate(self, prompts):
+        for position, prompt in enumerate(prompts):
+            if "DIE" in prompt.text and os.environ.get("SICK"):
+                os._exit(9)
+            yield position, Generation("1800", "ok")
+
+def settings_fingerprint(options): return {}
+def tokenizer(options): return EchoTokenizer()
+def load(options):
+    if os.environ.get("SICK") == "loading":
+        os._exit(137)
+    return Mortal()
+"""
+
+
+def mortal(folder: Path, *deadly: int, rows: int) -> tuple[str | Path, ...]:
+    """The command of a run under MORTAL, whose `deadly` rows say DIE."""
+    (folder / "mortal.py").write_text(MORTAL)
+    data = [
+        row(number=number, input="DIE" if number in deadly else "Go on") for number in range(rows)
+    ]
+    write_data(folder / "data", "hotpotwikiqa_mixup_1k", data)
+    return (
+        "prediction.py", "--backend", folder / "mortal.py", "--model-name", "dry", "--data-path", folder / "data",
+        "--datasets", "hotpotwikiqa_mixup", "--lengths", "1k", "--output-dir", folder / "out",
     )  # fmt: skip
+
+
+def test_rows_that_kill_their_worker_fail_alone_and_are_answered_in_health(tmp_path: Path) -> None:
+    """One in five, beside each other: the machine, which answers the others, is not at fault."""
+    deadly = (12, 13, 14)
+    command = mortal(tmp_path, *deadly, rows=15)
+    found = script(*command, "--num-workers", "2", SICK="rows")
     assert found.returncode == 3, found.stderr
     done = lines(tmp_path / "out/dry/rows/hotpotwikiqa_mixup_1k.jsonl")
-    assert sorted(int(str(record["index"])) for record in done) == [0, 1, 3, 5]
-    assert {record["pred"] for record in done} == {"budget 64"}
-    attempts = {
-        attempt["index"]: attempt["cause"] for attempt in lines(tmp_path / "out/dry/attempts.jsonl")
-    }
-    assert attempts == {2: "worker_died", 4: "error"}
-    assert "2 rows have no answer" in found.stderr
-    assert found.stdout.strip().endswith("out/dry")
+    assert sorted(int(str(record["index"])) for record in done) == [
+        n for n in range(15) if n not in deadly
+    ]
+    attempts = lines(tmp_path / "out/dry/attempts.jsonl")
+    assert sorted((int(str(each["index"])), each["cause"]) for each in attempts) == [
+        (index, "worker_died") for index in deadly
+    ]
+    assert "3 rows have no answer (worker_died: 3)" in found.stderr
+    assert "WARNING" not in found.stderr and "Traceback" not in found.stderr
+    assert script(*command, "--num-workers", "2").returncode == 0
+    assert script(*command[:-1], tmp_path / "calm", "--single-process").returncode == 0
+    name = "dry/hotpotwikiqa_mixup_1k.jsonl"
+    assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "calm" / name).read_bytes()
 
 
 def test_a_worker_that_hangs_is_replaced_and_its_row_left_open(tmp_path: Path) -> None:
@@ -113,24 +174,63 @@ def test_a_worker_may_die_again_before_it_is_back() -> None:
         assert executor.submit(os.getpid).result(timeout=60) != os.getpid()
 
 
-def test_workers_that_die_while_loading_end_the_run_resumable(
-    chat_model: Path, tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(chat_model, tmp_path / "deadly"))
-    code = (folder / "modeling_tiny.py").read_text()
-    (folder / "modeling_tiny.py").write_text(
-        code + "\n    def __init__(self, *_, **__):\n        os._exit(137)\n"
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[bool]:
+    """A disk of that size at a folder; False where this user may mount none."""
+    folder.mkdir()
+    mounted = mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder)
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", folder], check=True)
+
+
+def mount(*words: str | Path) -> bool:
+    return subprocess.run(["mount", *words], capture_output=True, check=False).returncode == 0
+
+
+def test_a_disk_that_fills_in_mid_run_loses_nothing_and_no_worker_stays(tmp_path: Path) -> None:
+    rows = [row(number=number) for number in range(80)]
+    write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", rows)
+    common = (
+        "prediction.py",
+        *ECHO,
+        "--data-path",
+        tmp_path / "data",
+        "--datasets",
+        "hotpotwikiqa_mixup",
     )
-    write_data(
-        tmp_path / "data", "hotpotwikiqa_mixup_1k", [row(number=number) for number in range(9)]
-    )
-    found = script(
-        "prediction.py", "--data-path", tmp_path / "data", "--output-dir", tmp_path / "out", "--model-name", "dry",
-        "--datasets", "hotpotwikiqa_mixup", "--lengths", "1k", "--trust-remote-code", "--model-max-len", "400",
-        "--model-path", folder,
-    )  # fmt: skip
+    assert script(*common, "--output-dir", tmp_path / "calm").returncode == 0
+    out = tmp_path / "disk"
+    with small_disk(out, "40k") as mounted:
+        options = ("--output-dir", out, "--num-workers", "2", "--backend-args", "delay=0.05")
+        with running(*common, *options) as process:
+            wait_for_rows(out / "dry", 3)
+            if not mounted:  # a limit on the size of a file is a disk that fills
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
+            children = psutil.Process(process.pid).children(recursive=True)
+            _, errors = process.communicate(timeout=60)
+        assert process.returncode == 6 and "Traceback" not in errors, errors
+        assert not psutil.wait_procs(children, timeout=10)[1]
+        kept = (out / "dry/rows/hotpotwikiqa_mixup_1k.jsonl").read_bytes().split(b"\n")[:-1]
+        assert 3 <= len(kept) < 80
+        if mounted:
+            assert mount("-o", "remount,size=10m", out)
+        resumed = script(*common, "--output-dir", out, "--single-process")
+        assert resumed.returncode == 0, resumed.stderr
+        name = "dry/hotpotwikiqa_mixup_1k.jsonl"
+        assert (out / name).read_bytes() == (tmp_path / "calm" / name).read_bytes()
+        assert (out / "dry/rows/hotpotwikiqa_mixup_1k.jsonl").read_bytes().split(b"\n")[
+            : len(kept)
+        ] == kept
+
+
+def test_workers_that_die_while_loading_end_the_run_resumable(tmp_path: Path) -> None:
+    found = script(*mortal(tmp_path, rows=3), SICK="loading")
     assert found.returncode == 3, found.stderr
-    assert "died under 3 rows one after another" in found.stderr and "Traceback" not in found.stderr
+    assert "died under 3 rows one after another, and while loading the model" in found.stderr
+    assert "Traceback" not in found.stderr
     assert len(lines(tmp_path / "out/dry/attempts.jsonl")) == 3
 
 
