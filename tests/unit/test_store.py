@@ -2,11 +2,14 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -408,15 +411,19 @@ def test_the_selection_may_grow(tmp_path: Path) -> None:
     assert run_files(tmp_path) == [("factrecall_en", "16k"), ("lic_mixup", "16k")]
 
 
-def test_overwrite_moves_aside_and_deletes_nothing(tmp_path: Path) -> None:
+def test_overwrite_moves_aside_and_deletes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     other = changed("backend", "hf")
     filled(tmp_path / "run")
     (tmp_path / "run/notes.txt").write_text("mine")
     before = {
         path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()
     }
+    caplog.clear()
     with opened(tmp_path / "run", identity=other, overwrite=True) as run:
         assert run.answered("lic_mixup", "16k") == set()
+    assert caplog.messages == [f"the earlier run was moved to {tmp_path / 'run.old-1'}"]
     aside = tmp_path / "run.old-1"
     assert {path.name: path.read_bytes() for path in aside.iterdir() if path.is_file()} == before
     assert len(read_records(aside, "lic_mixup", "16k")) == 3
@@ -454,6 +461,86 @@ def test_what_the_backend_decided_is_kept_and_compared(tmp_path: Path) -> None:
         "rows",
         "log",
     }
+
+
+def test_what_a_service_tells_later_is_added_and_then_holds(tmp_path: Path) -> None:
+    def on_disk() -> object:
+        manifest = read_manifest(tmp_path)
+        return manifest and manifest["identity"]["effective"]
+
+    with opened(tmp_path) as run:
+        run.record_resolved({"seed": 1})
+        assert on_disk() == {"seed": 1}
+        run.record_resolved({"seed": 1, "served_model": "m"})
+        assert on_disk() == {"seed": 1, "served_model": "m"}
+        before = (tmp_path / "run.json").stat()
+        run.record_resolved({"seed": 1})  # of a start whose first answer is still to come
+        assert (tmp_path / "run.json").stat() == before
+        with refusal(ExitCode.IDENTITY, f"{tmp_path}: ", 'served_model: recorded "m", asked "n"'):
+            run.record_resolved({"seed": 1, "served_model": "n"})
+
+
+def test_an_entry_of_the_log_has_its_time_in_utc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "UTC-9")
+    time.tzset()
+    try:
+        with opened(tmp_path) as run:
+            run.log({"event": "start"})
+            (entry,) = run.manifest["log"]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert [*entry] == ["time", "event"]
+    when = datetime.strptime(entry["time"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    assert abs(datetime.now(UTC) - when) < timedelta(hours=1)
+
+
+def test_a_row_whose_last_try_was_to_be_repeated_did_not_fail(tmp_path: Path) -> None:
+    with opened(tmp_path) as run:
+        run.record_failure("lic_mixup", "16k", 0, "transient", "busy")
+        assert run.failed() == {}
+
+
+def test_a_torn_line_is_cut_kept_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    filled(tmp_path)
+    path = rows_file(tmp_path)
+    whole = path.read_bytes()
+    for torn in (b'{"torn', b"again"):
+        with path.open("ab") as file:
+            file.write(torn)
+        caplog.clear()
+        with opened(tmp_path):
+            assert path.read_bytes() == whole
+        assert caplog.messages == [
+            f"warning: {path}: the last line was cut off in mid-write ({len(torn)} bytes, kept in "
+            f"{path.name}.torn); its row is answered again"
+        ]
+    assert path.with_name(f"{path.name}.torn").read_bytes() == b'{"torn\nagain\n'
+
+
+def test_a_write_that_is_cut_short_ends_all_writing(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with opened(tmp_path) as run:
+        assert run.append(record(0))
+        size = rows_file(tmp_path).stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, hard))
+        try:
+            with refusal(ExitCode.STORAGE, "only 5 of ", " bytes were written; is the disk full?"):
+                run.append(record(1))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        for write in (
+            lambda: run.append(record(1)),
+            lambda: run.log({}),
+            lambda: run.export_predictions("lic_mixup", "16k"),
+        ):
+            with refusal(ExitCode.STORAGE, f"{tmp_path}: nothing more is written: a write to "):
+                run._manifest["selection"][NAME] = 1  # so that the file counts as complete
+                write()
+    with opened(tmp_path) as run:
+        assert run.answered("lic_mixup", "16k") == {0}
 
 
 def test_folders_of_runs(tmp_path: Path) -> None:
