@@ -50,6 +50,7 @@ def test_runs_are_found_by_their_manifest_or_answers_the_newest_first(tmp_path: 
 
 def test_a_name_may_have_200_bytes(tmp_path: Path) -> None:
     assert run_folder(tmp_path, "x" * 200).name == "x" * 200
+    assert run_folder(tmp_path, "a/b", (3, 8)) == tmp_path / "a__b.part3of8"
     with refusal(ExitCode.USAGE, f"'{'x' * 201}': expected printable characters that can name one"):
         run_folder(tmp_path, "x" * 201)
 

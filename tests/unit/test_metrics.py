@@ -145,6 +145,13 @@ def test_chinese_tokens_lose_white_space_case_and_punctuation() -> None:
     assert metrics._chinese_tokens(" LSTM 模型，\r\n 真好！") == ("lstm", "模型", "真", "好")
 
 
+def test_texts_are_compared_in_one_piece() -> None:
+    assert metrics.normalize("The  red-lamp, a Tower.", "en") == "redlamp tower"
+    assert metrics.normalize(" LSTM 模型，\r\n 真好！", "zh") == "lstm模型真好"
+    assert metrics.content_words("The lamp and the tower", "en") == ("lamp", "tower")
+    assert metrics.content_words("灯塔和港口", "zh") == ("灯塔", "港口")
+
+
 # --- quirks of the two stages ---------------------------------------------------------------------------------------
 
 
