@@ -17,7 +17,14 @@ from lveval.runs.spec import flatten
 
 SELECTION = ("--datasets", "factrecall_zh", "--lengths", "1k")
 HF = ("--backend", "hf", "--model-path", "@tiny")
-SERVICE = ("--backend", "openai", "--base-url", "@url", "--tokenizer", "tiktoken:cl100k_base")
+SERVICE: tuple[str, ...] = (
+    "--backend",
+    "openai",
+    "--base-url",
+    "@url",
+    "--tokenizer",
+    "tiktoken:cl100k_base",
+)
 SERVICE += ("--backend-args", f"{FAST},poll=0.01")
 PLUGIN = ("--plugin", "@bm25")
 
@@ -192,7 +199,14 @@ class Runs:
 
     def start(self, output: Path, words: Sequence[str]) -> tuple[int, str]:
         """Run prediction.py; its exit code and what it said."""
-        common = ("--model-name", "dry", "--model-max-len", "300", "--single-process", *SELECTION)
+        common: tuple[str, ...] = (
+            "--model-name",
+            "dry",
+            "--model-max-len",
+            "300",
+            "--single-process",
+            *SELECTION,
+        )
         common += ("--data-path", str(self.folder / "data"), "--output-dir", str(output))
         asked = []
         for word in (*common, *words):

@@ -1,6 +1,7 @@
 """A run's folder as it is read: which runs there are, what is answered, edits that are accepted."""
 
 import os
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -11,18 +12,24 @@ from lveval.common.errors import ExitCode
 from lveval.runs.folder import (
     answered_rows,
     first_rows,
+    is_unanswered,
     read_records,
     records_depths,
+    run_files,
     run_folder,
     runs_below,
 )
+from lveval.runs.record import parse_attempt
 from lveval.runs.store import RunStore
 
 KEY = ("lic_mixup", "16k")
 
 
 def test_runs_are_found_by_their_manifest_or_answers_the_newest_first(tmp_path: Path) -> None:
+    filled(tmp_path / "top")  # its rows/ is no run beside it
     filled(tmp_path / "31500/deep")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun/run.json").write_text("{}")
     (tmp_path / "published").mkdir()
     (tmp_path / f"published/{NAME}.jsonl").write_text('{"pred": "x"}\n')
     (tmp_path / "imported/rows").mkdir(parents=True)
@@ -32,20 +39,86 @@ def test_runs_are_found_by_their_manifest_or_answers_the_newest_first(tmp_path: 
     (tmp_path / "data").mkdir()
     (tmp_path / f"data/{NAME}.jsonl").write_text('{"input": "x"}\n')
     (tmp_path / "data/notes.jsonl").write_text('{"pred": "x"}\n')
-    (tmp_path / f"data/{NAME}.jsonl.d").mkdir()
     (tmp_path / "folders" / f"{NAME}.jsonl").mkdir(parents=True)
-    runs = [tmp_path / "imported/rows", tmp_path / "31500/deep", tmp_path / "published"]
-    for time, run in enumerate(runs, start=1):
+    names = ("imported/rows", "31500/deep", "published", "begun", "top")
+    runs = [tmp_path / name for name in names]
+    for age, run in enumerate(runs):
         for path in run.rglob("*"):
-            os.utime(path, (time, time))
+            os.utime(path, (age / 9, age / 9))
     assert runs_below(tmp_path) == runs[::-1]
-    newest = tmp_path / f"31500/deep/{NAME}.jsonl"
-    os.utime(newest, (9, 9))
-    assert runs_below(tmp_path)[0] == tmp_path / "31500/deep"
-    os.utime(newest, (1, 1))
-    os.utime(tmp_path / "31500/deep/run.json", (1, 1))  # as old as another: by name
-    assert runs_below(tmp_path)[1:] == [runs[1], runs[0]]
+    for name in ("run.json", f"{NAME}.jsonl"):  # whichever of its files is the newest
+        path = tmp_path / "31500/deep" / name
+        os.utime(path, (9, 9))
+        assert runs_below(tmp_path)[0] == tmp_path / "31500/deep"
+        os.utime(path, (0, 0))
+    assert runs_below(tmp_path)[3:] == [runs[1], runs[0]]  # as old as another: by name
     assert runs_below(tmp_path / "none") == []
+
+
+def test_files_are_known_by_rows_by_export_and_by_selection(tmp_path: Path) -> None:
+    assert run_files(tmp_path) == []
+    with opened(tmp_path / "selected"):
+        assert run_files(tmp_path / "selected") == [KEY]
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows/lic_mixup_32k.jsonl").touch()
+    assert run_files(tmp_path) == [("lic_mixup", "32k")]
+    (tmp_path / f"{NAME}.jsonl").touch()
+    (tmp_path / "attempts.jsonl").touch()
+    assert run_files(tmp_path) == [KEY, ("lic_mixup", "32k")]
+
+
+@pytest.mark.parametrize("name", [f"rows/{NAME}.jsonl", "batches/1.json", f"{NAME}.jsonl"])
+def test_a_run_is_unanswered_without_rows_batches_and_exports(tmp_path: Path, name: str) -> None:
+    for other in ("run.json", "attempts.jsonl", "times.jsonl", "results.json"):
+        (tmp_path / other).touch()
+    assert is_unanswered(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    assert not is_unanswered(tmp_path)
+
+
+def test_a_line_in_rows_has_its_checksum_and_is_json(tmp_path: Path) -> None:
+    filled(tmp_path)
+    path = rows_file(tmp_path)
+    path.write_bytes(b'{"pred": ""}\n')
+    with refusal(ExitCode.STORAGE, f"{path}:1: ", "found checksum none, expected "):
+        read_records(tmp_path, *KEY)
+    path.write_bytes(b'{x, "crc32": "%08x"}\n' % zlib.crc32(b"{x}"))
+    with refusal(ExitCode.USAGE, f"{path}:1: found no JSON ("):
+        read_records(tmp_path, *KEY)
+
+
+def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
+    filled(tmp_path)
+    (tmp_path / f"{NAME}.jsonl").unlink()
+    path = rows_file(tmp_path)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert len(read_records(tmp_path, *KEY)) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("[]", "found list; expected an object with the keys of a prediction"),
+        ('{"index": true}', '"index": found True; expected the row\'s position in its data file'),
+    ],
+)
+def test_what_a_line_holds_and_what_was_expected_is_said(
+    tmp_path: Path, line: str, said: str
+) -> None:
+    path = tmp_path / f"{NAME}.jsonl"
+    path.write_text(f'{{"index": 0}}\n{line}\n')
+    with refusal(ExitCode.USAGE) as caught:
+        read_records(tmp_path, *KEY)
+    assert caught.value.message == f"{path}:2: {said}"
+
+
+def test_what_is_no_attempt_is_said(tmp_path: Path) -> None:
+    with refusal(ExitCode.USAGE) as caught:
+        parse_attempt(b'{"dataset": "a", "level": "1k"}', "here")
+    assert (
+        caught.value.message == "here: found dataset, level; expected an attempt; remove the line"
+    )
 
 
 def test_a_name_may_have_200_bytes(tmp_path: Path) -> None:
@@ -102,17 +175,17 @@ def test_edits_are_taken_from_where_they_were_made_and_counted(tmp_path: Path) -
     exported = tmp_path / f"{NAME}.jsonl"
     filled(tmp_path)
     assert accepted(tmp_path) == (["answer 0", "answer 1", "answer 2"], {})
-    edit(rows_file(tmp_path), "answer 1", "edited")
-    edit(rows_file(tmp_path), "answer 2", "edited, too")
-    edit(exported, "answer 0", "also edited")
-    preds = ["also edited", "edited", "edited, too"]
+    edit(rows_file(tmp_path), "answer 0", "edited")
+    edit(rows_file(tmp_path), "answer 1", "edited, too")
+    edit(exported, "answer 2", "also edited")
+    preds = ["edited", "edited, too", "also edited"]
     assert accepted(tmp_path) == (preds, {f"rows/{NAME}.jsonl": 2, f"{NAME}.jsonl": 1})
     edited = Counter({f"rows/{NAME}.jsonl": 1, f"{NAME}.jsonl": 1})  # of a file before
     read_records(tmp_path, *KEY, edited)
     assert edited == {f"rows/{NAME}.jsonl": 3, f"{NAME}.jsonl": 2}
     edit(exported, "answer 1", "otherwise")
-    both = "both were edited: keep one of the two"
-    with refusal(ExitCode.STORAGE, f"{exported}:2: ", f"{rows_file(tmp_path)}:2; ", both):
+    both = f"{rows_file(tmp_path)}:2; both were edited: keep one of the two"
+    with refusal(ExitCode.STORAGE, f"{exported}:2: ", both):
         accepted(tmp_path)
 
 
@@ -123,8 +196,14 @@ def test_an_exported_row_twice_or_added_is_no_edit(tmp_path: Path) -> None:
     with refusal(ExitCode.STORAGE, f"{exported}:4: found another record of row 0", "derive the"):
         accepted(tmp_path)
     exported.write_text("".join([*lines, lines[0].replace('"index": 0', '"index": 7')]))
+    derived = f"rows that {rows_file(tmp_path)} has, which the file was derived from; run pred"
     for edited in (None, Counter[str]()):
-        with refusal(ExitCode.STORAGE, f"{exported}:4: found a record with index 7"):
+        with refusal(ExitCode.STORAGE, f"{exported}:4: found a record with index 7", derived):
+            read_records(tmp_path, *KEY, edited)
+    rows_file(tmp_path).unlink()
+    exported.write_text("".join([*lines, lines[0].replace("answer 0", "again")]))
+    for edited in (None, Counter[str]()):
+        with refusal(ExitCode.STORAGE, f"{exported}:4: ", f"row 0 than the one at {exported}:1"):
             read_records(tmp_path, *KEY, edited)
 
 

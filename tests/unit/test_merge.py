@@ -22,14 +22,17 @@ def part(
     of: int,
     indices: Iterable[int],
     name: str = NAME,
-    **more: Mapping[str, Iterable[int]],
+    *,
+    sampled: Mapping[str, Iterable[int]] | None = None,
+    left_out: Mapping[str, Iterable[int]] | None = None,
 ) -> Path:
     """A part of the run in `folder`, with these rows of one file answered."""
     path = folder.with_name(f"{folder.name}.part{number}of{of}")
     counts = {name: 4}, {name: 197}
     subset = name.removesuffix("_16k")
-    some = {"sampled": more.get("sampled"), "left_out": more.get("left_out")}
-    with RunStore.open(path, IDENTITY, *counts, part=(number, of), **some) as run:
+    with RunStore.open(
+        path, IDENTITY, *counts, part=(number, of), sampled=sampled, left_out=left_out
+    ) as run:
         for index in indices:
             run.append(record(index, pred=f"answer {index}", dataset=subset))
     return path
@@ -48,6 +51,7 @@ def test_what_came_and_what_is_missing_is_said(
     part(folder, 2, 5, [])  # begun, without an answer
     (tmp_path / "run.part3of5").mkdir()
     (tmp_path / "run.part4of5").touch()  # no folder
+    (first / "rows/notes.jsonl").write_text("of no subset")
     caplog.clear()
     merge_parts(folder)
     assert caplog.messages == [
@@ -64,6 +68,12 @@ def test_what_came_and_what_is_missing_is_said(
     before = (folder / "run.json").read_bytes()
     merge_parts(folder)  # nothing new: nothing is noted
     assert (folder / "run.json").read_bytes() == before
+    first.rename(tmp_path / "elsewhere")
+    part(folder, 2, 5, [1])
+    caplog.clear()
+    merge_parts(folder)
+    assert "missing parts (of 5): 1, 4, 5" in caplog.messages
+    (tmp_path / "elsewhere").rename(first)
     for number in (2, 3, 4):
         tmp_path.joinpath(f"run.part{number}of5").rename(tmp_path / f"{number}")
     first.rename(tmp_path / "run.part1of1")
@@ -174,6 +184,12 @@ def test_what_cannot_be_joined_is_refused_in_a_sentence(tmp_path: Path) -> None:
     ):
         merge_parts(folder)
     assert not folder.exists()
+
+
+def test_a_parts_folder_is_not_gone_on_with_as_another(tmp_path: Path) -> None:
+    path = part(tmp_path / "run", 1, 2, [0])
+    with refusal(ExitCode.IDENTITY, f"{path}: ", "part: recorded [1, 2], asked [2, 2]"):
+        RunStore.open(path, IDENTITY, {NAME: 4}, {NAME: 197}, part=(2, 2))
 
 
 def test_folders_of_other_names_are_no_parts(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_what_is_no_final_record_of_the_run_is_a_bug(
         with pytest.raises(ValueError, match=r"attempt|not selected"):
             run.append(record(0, **changes))
         assert run.append(record(0))
-    with pytest.raises(LVEvalError, match="closed"):
+    with refusal(ExitCode.STORAGE, f"{tmp_path}: nothing more is written: the run was closed"):
         run.append(record(1))
 
 
@@ -520,6 +520,55 @@ def test_a_torn_line_is_cut_kept_and_told(tmp_path: Path, caplog: pytest.LogCapt
     assert path.with_name(f"{path.name}.torn").read_bytes() == b'{"torn\nagain\n'
 
 
+def test_rows_that_are_left_out_are_not_waited_for(tmp_path: Path) -> None:
+    for left_out in ({NAME: [1]}, {}, {NAME: [0]}):  # what one start left out stays so
+        with RunStore.open(tmp_path, IDENTITY, {NAME: 2}, {NAME: 197}, left_out=left_out) as run:
+            run.append(record(0))
+            assert run.export_predictions("lic_mixup", "16k") is not None
+    assert run.manifest["left_out"] == {NAME: [0, 1]}
+
+
+@pytest.mark.parametrize("name", [".lock", f"rows/{NAME}.jsonl", "attempts.jsonl"])
+def test_nothing_is_written_through_a_link(tmp_path: Path, name: str) -> None:
+    filled(tmp_path / "run")
+    target, path = tmp_path / "target", tmp_path / "run" / name
+    path.unlink(missing_ok=True)
+    target.write_text("mine\n")
+    path.symlink_to(target)
+    with refusal(ExitCode.USAGE, f"{path}: found a link; expected a file"):
+        opened(tmp_path / "run")
+    assert target.read_text() == "mine\n"
+
+
+def test_nothing_is_exported_of_a_file_without_answers(tmp_path: Path) -> None:
+    with opened(tmp_path) as run:
+        assert run.export_predictions("lic_mixup", "16k") is None
+
+
+def test_rows_are_their_owners_alone_to_write(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        filled(tmp_path / "run")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "run").rglob("*")}
+    assert modes.pop("rows") == 0o755 and {*modes.values()} == {0o644}
+
+
+@pytest.mark.parametrize("name", ["run.json", f"{NAME}.jsonl"])
+def test_the_write_that_failed_is_named_afterwards(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with opened(tmp_path, 1) as run:
+        run.append(record(0))
+        path.unlink(missing_ok=True)
+        path.mkdir()
+        with refusal(ExitCode.STORAGE, f"{path}: writing failed (Is a directory)"):
+            run.export_predictions("lic_mixup", "16k")
+            run.log({})
+        with refusal(ExitCode.STORAGE, f"{tmp_path}: nothing more ", f"a write to {path} failed"):
+            run.append(record(1))
+
+
 def test_a_write_that_is_cut_short_ends_all_writing(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with opened(tmp_path) as run:
@@ -527,7 +576,11 @@ def test_a_write_that_is_cut_short_ends_all_writing(tmp_path: Path) -> None:
         size = rows_file(tmp_path).stat().st_size
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, hard))
         try:
-            with refusal(ExitCode.STORAGE, "only 5 of ", " bytes were written; is the disk full?"):
+            full = (
+                f"{rows_file(tmp_path)}: writing failed (only 5 of ",
+                "written; is the disk full?",
+            )
+            with refusal(ExitCode.STORAGE, *full):
                 run.append(record(1))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
