@@ -286,7 +286,11 @@ def test_published_rows_are_read_in_their_order(tmp_path: Path) -> None:
     assert [item.record for item in read_records(tmp_path, "lic_mixup", "16k")] == rows
     assert run_files(tmp_path) == [("lic_mixup", "16k")] and read_manifest(tmp_path) is None
     assert read_records(tmp_path, "lic_mixup", "32k") == []
-    with refusal(ExitCode.IDENTITY, "no run.json", "--overwrite"):
+    with refusal(
+        ExitCode.IDENTITY,
+        f"{tmp_path}: holds predictions ({NAME}) but no run.json that says what made them; use ",
+        "name, or --overwrite to move them aside",
+    ):
         opened(tmp_path)
     assert (tmp_path / f"{NAME}.jsonl").read_bytes() == text.encode()
 
@@ -363,7 +367,7 @@ def test_other_settings_are_refused_field_by_field(
 ) -> None:
     filled(tmp_path)
     before = (tmp_path / "run.json").read_bytes()
-    with refusal(ExitCode.IDENTITY, difference, "--output-dir", "--overwrite"):
+    with refusal(ExitCode.IDENTITY, f"{tmp_path}: ", difference, "--output-dir", "--overwrite"):
         opened(tmp_path, identity=changed(path, value))
     assert (tmp_path / "run.json").read_bytes() == before
     opened(tmp_path).__exit__()
@@ -373,13 +377,16 @@ def test_a_start_without_answers_binds_nothing(tmp_path: Path) -> None:
     """What failed then is not held against the rows under other settings."""
     folder = tmp_path / "run"
     with opened(folder) as store:
+        store.record_resolved({"attn": "sdpa"})
         store.record_failure("cmrc_mixup", "16k", 1, "context_overflow", "too long")
+        store.log({"event": "start"})
     with opened(folder) as store:  # the same settings
         assert store.failed() == {("cmrc_mixup", "16k", 1): "context_overflow"}
     other = changed("seed", 0)
     assert answered_rows(folder, other, [("cmrc_mixup", "16k")]) == {("cmrc_mixup", "16k"): set()}
     with opened(folder, identity=other) as store:
         assert store.failed() == {}
+        assert [entry["event"] for entry in store.manifest["log"]] == ["start"]
     assert (folder / "attempts.jsonl.old-1").exists() and not (folder / "attempts.jsonl").exists()
 
 
@@ -567,6 +574,27 @@ def test_the_write_that_failed_is_named_afterwards(tmp_path: Path, name: str) ->
             run.log({})
         with refusal(ExitCode.STORAGE, f"{tmp_path}: nothing more ", f"a write to {path} failed"):
             run.append(record(1))
+
+
+def test_a_run_that_is_written_to_is_said_with_its_process(tmp_path: Path) -> None:
+    lock, ours = tmp_path / ".lock", f"{os.getpid()}\n"
+    with opened(tmp_path):
+        assert lock.read_text() == ours
+        for content, holder in (
+            (ours, f" (pid {os.getpid()})"),
+            ("", ""),
+            ("\xff", " (pid \ufffd)"),
+        ):
+            lock.write_text(content, encoding="latin-1")
+            with refusal(ExitCode.USAGE) as caught:
+                opened(tmp_path)
+            assert caught.value.message == (
+                f"{tmp_path}: another process{holder} is writing to this run; wait for its end, "
+                "stop it, or use another --output-dir or --model-name"
+            )
+    lock.write_text("of a process that was killed\n")
+    with opened(tmp_path):
+        assert lock.read_text() == ours
 
 
 def test_a_write_that_is_cut_short_ends_all_writing(tmp_path: Path) -> None:
