@@ -386,6 +386,14 @@ EDITS = {
         "tables.sha256",
         FORMATS,
     ),
+    "a cleaner without source": Edit(
+        "mine/formats.py",
+        'POSTPROCESSORS = {"dry": str.strip}',
+        "strip",
+        "lstrip",
+        "tables.sha256",
+        FORMATS,
+    ),
     "what a cleaner calls": Edit(
         "mine/formats.py", HELPED, "strip", "lstrip", "tables.cleaners_file", FORMATS
     ),
