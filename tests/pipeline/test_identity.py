@@ -426,6 +426,18 @@ def test_a_file_that_changes_is_refused_by_its_name(what: str, runs: Runs, tmp_p
     assert runs.start(tmp_path, edit.begun)[0] == 0
 
 
+def test_files_may_be_moved_and_waits_changed(runs: Runs, tmp_path: Path) -> None:
+    """A file is known by its content, and a backend says which of its arguments only cost time."""
+    echo = ("--backend", "echo", "--backend-args")
+    run = runs.copy((*echo, "delay=0", *PLUGIN, "--limit", "1"), tmp_path)
+    moved = shutil.copy(runs.place("bm25"), tmp_path / "moved.py")
+    code, said = runs.start(tmp_path, (*echo, "delay=0.001", "--plugin", str(moved)))
+    assert code == 0, said
+    assert derived(run) == derived(runs.copy((*echo, "delay=0", *PLUGIN), tmp_path, "whole"))
+    words = ["--model-path", "m", "--adapter", "a", "--tokenizer", "hf:t", "--plugin", "p.py"]
+    assert RunOptions.parse([*words, "--revision", "v2"]).given() == {"revision": "v2"}
+
+
 def header_changed(weights: bytes) -> bytes:
     return weights.replace(b'"pt"', b'"np"', 1)
 
