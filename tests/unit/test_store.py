@@ -547,9 +547,12 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, name: str) -> None:
     assert target.read_text() == "mine\n"
 
 
-def test_nothing_is_exported_of_a_file_without_answers(tmp_path: Path) -> None:
+def test_a_file_without_answers_and_one_with_some(tmp_path: Path) -> None:
     with opened(tmp_path) as run:
         assert run.export_predictions("lic_mixup", "16k") is None
+        assert [*run.records()] == [] and run.append(record(2)) and run.append(record(0))
+    with RunStore.open(tmp_path, IDENTITY, {NAME: 3}, {NAME: 197}, left_out={NAME: []}) as run:
+        assert [*run.records()] == [record(2), record(0)] and "left_out" not in run.manifest
 
 
 def test_rows_are_their_owners_alone_to_write(tmp_path: Path) -> None:
