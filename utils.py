@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+from lveval import user_tables
 from lveval.backends.base import Json, Prompt, Tokenizer
 from lveval.common import reasoning
 from lveval.common.errors import UsageError
@@ -111,16 +112,26 @@ def _is_published(part: str) -> bool:
 
 
 def format_overrides(model_name: str, mode: str = "published") -> dict[str, Json]:
-    """What the tables above, which users edit, do for this model name: the entries that it takes,
-    their hash, and whether a template of the tokenizer would come first.
+    """What the tables here, which users edit, do for this model name: the entries that it takes,
+    their hash, that of the think tags, and whether a template of the tokenizer would come first.
+
+    A cleaner of a file for --formats may call what else stands there: that file's hash is with it.
     """
     chat = chat_format_of(model_name)
     cleaners = [part for part in POSTPROCESSORS if part in model_name]
     content = [_table_entry(chat), [_source_of(POSTPROCESSORS[part]) for part in cleaners]]
-    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    digest = _hash_of(content)
     found: dict[str, Json] = {"chat_format": chat, "answer_cleaners": [*cleaners]}
-    first = {TEMPLATE_FIRST: True} if mode == "auto" and chat and _is_published(chat) else {}
-    return {**found, "sha256": digest, **first}
+    found |= {"sha256": digest, "think_tags": _hash_of(THINK_TAGS)}
+    if any(getattr(POSTPROCESSORS[part], "__module__", "") != __name__ for part in cleaners):
+        found["cleaners_file"] = user_tables.fingerprints().get("--formats")
+    if mode == "auto" and chat and _is_published(chat):
+        found[TEMPLATE_FIRST] = True
+    return found
+
+
+def _hash_of(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _source_of(function: Callable[[str], str]) -> str:

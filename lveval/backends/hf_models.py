@@ -28,6 +28,7 @@ from lveval.backends.base import (
 )
 from lveval.backends.model_files import (
     ModelSource,
+    custom_generate,
     files_of,
     hash_files,
     is_mlx_quantized,
@@ -75,6 +76,7 @@ def model_fingerprint(options: EngineOptions) -> dict[str, Json]:
     return {
         "torch": torch.__version__,
         "model": source.fingerprint(),
+        "custom_generate": custom_generate(source),
         "revision": getattr(settings, "_commit_hash", None),
         **({"adapter": hash_files(files_of(source.adapter))} if source.adapter else {}),
         **({"tokenizer": tokenizer.fingerprint()} if tokenizer else {}),

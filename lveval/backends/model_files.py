@@ -165,12 +165,17 @@ def hash_files(paths: Iterable[Path]) -> str:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """List a folder's files, sorted by name, the hidden ones left out.
+    """List a folder's files, sorted by name, the hidden ones left out."""
+    files = (path for path in folder.iterdir() if path.is_file())
+    return sorted(path for path in files if not path.name.startswith("."))
 
-    Of its folders only the one whose code takes the place of `generate` is looked into.
-    """
-    files = [*folder.iterdir(), *folder.glob("custom_generate/*.py")]
-    return sorted(path for path in files if path.is_file() and not path.name.startswith("."))
+
+def custom_generate(source: ModelSource) -> str | None:
+    """Hash the code in a model's folder that takes the place of `generate`; None without any."""
+    if source.folder is None or source.gguf:
+        return None
+    code = sorted(source.folder.glob("custom_generate/*.py"))
+    return hash_files(code) if code else None
 
 
 def what_it_is(folder: Path) -> str:

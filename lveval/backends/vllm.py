@@ -283,6 +283,9 @@ class VLLMEngine(Engine):
         loaded: Future[Any] = Future()
         threading.Thread(target=self._run, args=(build, loaded), name="vllm", daemon=True).start()
         self._model = loaded.result()
+        from vllm.platforms import current_platform
+
+        self._device = str(current_platform.get_device_name())  # asks the driver, not through torch
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation]]:
         """Submit all prompts and yield each answer when it is finished; raises EngineBroken."""
@@ -291,6 +294,7 @@ class VLLMEngine(Engine):
         for future in as_completed(futures):
             # Beside other rows, which share the engine.
             times: dict[str, Json] = {"seconds": round(time.perf_counter() - began, 6)}
+            times["device"] = self._device
             yield futures[future], replace(future.result(), times=times)
 
     def _submit(self, prompt: Prompt) -> Future[Generation]:

@@ -45,6 +45,7 @@ class Recorder:
         self._failures: Counter[str] = Counter()  # cause -> rows
         self._messages: dict[str, str] = {}  # a failure's message without its numbers -> with them
         self._repeated = 0
+        self._devices: set[str] = set()  # that computed an answer since the start
         self._progress = Progress(files, self._missing, cost, alike=alike)
         for file in files:
             if not self._missing[file.name] and store.export_predictions(*file.key):
@@ -70,6 +71,7 @@ class Recorder:
         if result.effective:
             self._store.record_resolved(dict(result.effective))
             log.debug("settings of the loaded engine: %s", dict(result.effective))
+        self._note_devices(result)
         task, name = result.task, result.task.file_name
         rows = tokens = 0
         for record in result.records:
@@ -84,6 +86,13 @@ class Recorder:
                 self._finished(task.subset, task.level)
             rows = len(self._store.answered(task.subset, task.level))
             log.info("finished %s: %d rows", name, rows)
+
+    def _note_devices(self, result: TaskResult) -> None:
+        """Log each kind of device once: it decides no more than its place in the identity says."""
+        found = {str(line["device"]) for line in result.times.values() if "device" in line}
+        for device in sorted(found - self._devices):
+            self._store.log({"event": "device", "device": device})
+        self._devices |= found
 
     def _record_failure(self, task: Task, attempt: Attempt) -> None:
         where = task.subset, task.level, attempt.index

@@ -17,6 +17,9 @@ from lveval.common.redaction import KEY_FIELD, betrays
 # Parts that hold an entry per file or subset: a later selection may bring more of them.
 MAY_GROW = re.compile(r"(data|budgets|subsets)\.")
 
+# What earlier versions did not tell: compared only where both runs do.
+TOLD_LATER = ("engine.custom_generate", "tables.think_tags", "tables.cleaners_file")
+
 
 @dataclass(frozen=True)
 class RunSpec:
@@ -70,7 +73,7 @@ def is_identity(found: object) -> bool:
 def grow(recorded: dict[str, Any], identity: Mapping[str, object]) -> None:
     """Add to a recorded identity the entries per file or subset that the same spec has more of."""
     for name, value in identity.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and MAY_GROW.match(f"{name}."):
             recorded[name] = recorded.get(name, {}) | value
 
 
@@ -109,7 +112,8 @@ def differences(
 ) -> Iterator[tuple[str, str, str]]:
     """Yield (dotted field, value of one, of the other) as JSON; "nothing" where one lacks it."""
     first, second = dict(flatten(one)), dict(flatten(other))
-    for field in sorted(first.keys() | second.keys()):
+    untold = (first.keys() ^ second.keys()).intersection(TOLD_LATER)
+    for field in sorted((first.keys() | second.keys()) - untold):
         if first.get(field) != second.get(field):
             yield field, first.get(field, "nothing"), second.get(field, "nothing")
 

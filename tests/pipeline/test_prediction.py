@@ -1,18 +1,15 @@
 """rows → answers: options, selection, resuming, refusals. Run as a user runs it."""
 
 import gzip
-import json
 import subprocess
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, in_process, lines, row, script, write_data
+from conftest import in_process, lines, row, script, write_data
 from support.prediction_parts import SELECTION
 
-from lveval import config, prediction
-from lveval.data import selection
-from lveval.options import RunOptions, option_parser
+from lveval import config
+from lveval.options import RunOptions
 
 ECHO = ("--backend", "echo", "--model-name", "dry", "--single-process")
 
@@ -30,153 +27,6 @@ def derived(folder: Path) -> dict[str, bytes]:
 
 
 # --- Options ----------------------------------------------------------------------------------------------------------
-
-
-DECIDING = {each.name for each in fields(RunOptions) if each.metadata["decides"]}
-# Each was judged: no value of it can change an answer.
-NOT_DECIDING = """
-    datasets lengths limit part output_dir num_workers single_process retry_failed overwrite allow_pickle
-    gpus_per_worker row_hours concurrency tokens_per_minute requests_per_minute max_outage batch
-    scheduler insecure_scheduler tls_ca_file tls_cert tls_key wait_for_workers plan price_in
-    price_out batch_discount tokens_per_second calibrate max_cost max_hours check
-    allow_unverified_data export_prompts track verbose quiet header stream wait_for_service price_cached
-""".split()  # noqa: SIM905 - reads as a list of words
-
-
-def test_every_option_is_deciding_or_was_judged_not_to_be() -> None:
-    known = {action.dest for action in option_parser()._actions} - {"help"}
-    assert known == DECIDING | set(NOT_DECIDING) == {each.name for each in fields(RunOptions)}
-    assert not DECIDING & set(NOT_DECIDING)
-
-
-def test_every_deciding_option_reaches_the_identity(
-    tiny_model: Path,
-    model_path: Path,
-    data_path: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    bm25 = ROOT / "plugins" / "bm25.py"
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    (adapter / "adapter_config.json").write_text("{}")
-    prompts = tmp_path / "p.json"
-    prompts.write_text(json.dumps(dict.fromkeys(config.DATASET_PROMPT, "{context} {input}")))
-    other_data = write_data(tmp_path / "other", "cmrc_mixup_1k", [row("cmrc_mixup", 7)]).parent
-    changes = {
-        "backend": ["--backend", "echo"],
-        "model_path": ["--model-path", str(model_path)],
-        "model_name": ["--model-name", "another"],
-        "model_max_len": ["--model-max-len", "301"],
-        "dtype": ["--dtype", "bfloat16"],
-        "attn": ["--attn", "eager"],
-        "pure_greedy": ["--pure-greedy"],
-        "seed": ["--seed", "7"],
-        "trust_remote_code": ["--trust-remote-code"],
-        "backend_args": ["--backend-args", "window=900"],
-        "data_path": ["--data-path", str(other_data)],
-        "prompts": ["--prompts", str(prompts)],
-        "chat_template": ["--chat-template", "none"],
-        "batch_size": ["--batch-size", "2"],
-        "control": ["--control", "closed-book"],
-        "sample": ["--sample", "3"],
-        "sample_seed": ["--sample", "3", "--sample-seed", "9"],
-        "revision": ["--revision", "v2"],
-        "adapter": ["--adapter", str(adapter)],
-        "hf_overrides": ["--hf-overrides", '{"rope_scaling": {"type": "yarn", "factor": 2}}'],
-        "model_args": ["--model-args", '{"low_cpu_mem_usage": true}'],
-        "generate_args": ["--generate-args", '{"prefill_chunk_size": 64}'],
-        "chat_template_args": ["--chat-template-args", '{"enable_thinking": false}'],
-        "think_tags": ["--think-tags", "<a>", "</a>"],
-        "stop": ["--stop", "END", "Question:"],
-        "thinking_budget": ["--thinking-budget", "9"],
-        "plugin": ["--plugin", str(bm25)],
-        "plugin_args": ["--plugin", str(bm25), "--plugin-args", '{"words": 9}'],
-    }
-    plugged = changes["plugin"]
-    asked = [
-        "--backend",
-        "openai",
-        "--base-url",
-        "http://127.0.0.1:9/v1",
-        "--tokenizer",
-        "tiktoken:cl100k_base",
-    ]
-    of_a_service = {
-        "base_url": ["--base-url", "http://example.com/v1"],
-        "tokenizer": ["--tokenizer", "tiktoken:o200k_base"],
-        "request_args": ["--request-args", '{"top_p": 1}'],
-        "finish_reason": ["--finish-reason", "eos=stop"],
-        "refusal_pattern": ["--refusal-pattern", "^I cannot"],
-    }
-    monkeypatch.setenv("OPENAI_API_KEY", "none")
-    assert {*changes, *of_a_service, "published"} == DECIDING
-
-    def identity(*options: str) -> dict[str, object]:
-        command = ["--model-path", str(tiny_model), "--model-name", "dry", "--model-max-len", "300"]
-        command += [
-            "--data-path",
-            str(data_path),
-            "--datasets",
-            "cmrc_mixup",
-            "--lengths",
-            "1k",
-            *options,
-        ]
-        given = RunOptions.parse(command)
-        prompts = prediction.load_prompt_set(given)
-        keys = given.selected_files(prompts.templates)
-        files = selection.load_selection(keys, given.data_path, None)
-        run = prediction.Run.of(given, keys)
-        return prediction.build_spec(run, prompts, files, {}).as_identity()
-
-    plain = identity()
-    assert identity("--allow-pickle", "--single-process", "--limit", "2", "--part", "1/2") == plain
-    for option, words in changes.items():
-        assert identity(*words) != plain, option
-    assert identity(*changes["plugin_args"]) != identity(*plugged)
-    assert identity("--sample", "2") == identity(*changes["sample"])
-    assert identity(*changes["sample_seed"]) != identity(*changes["sample"])
-    plain = identity(*asked)
-    assert identity(*asked, "--concurrency", "2", "--max-outage", "1", "--batch") == plain
-    for option, words in of_a_service.items():
-        assert identity(*asked, *words) != plain, option
-    published = RunOptions.parse(["--model-name", "dry", "--published"])
-    assert (published.prompts, published.chat_template) == ("official", "published")
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        ("--model-max-len", "300"),
-        ("--batch-size", "2"),
-        ("--chat-template", "none"),
-        ("--prompts", "PROMPTS"),
-        ("--control", "closed-book"),
-        ("--sample", "1"),
-    ],
-)
-def test_a_deciding_option_refuses_to_resume(
-    data_path: Path, tmp_path: Path, changes: tuple[str, str]
-) -> None:
-    prompts = tmp_path / "p.json"
-    prompts.write_text(json.dumps(dict.fromkeys(config.DATASET_PROMPT, "{context} {input}")))
-    assert predict(data_path, tmp_path / "out", *SELECTION, "--limit", "1").returncode == 0
-    before = derived(tmp_path / "out/dry")
-    value = str(prompts) if changes[1] == "PROMPTS" else changes[1]
-    found = predict(data_path, tmp_path / "out", *SELECTION, changes[0], value)
-    assert found.returncode == 4, found.stderr
-    assert (
-        "recorded" in found.stderr and "asked" in found.stderr and "Traceback" not in found.stderr
-    )
-    assert derived(tmp_path / "out/dry") == before
-
-
-def test_changed_data_refuses_to_resume(data_path: Path, tmp_path: Path) -> None:
-    assert predict(data_path, tmp_path / "out", *SELECTION, "--limit", "1").returncode == 0
-    write_data(data_path, "cmrc_mixup_2k", [row("cmrc_mixup", n + 1) for n in range(5)])
-    found = predict(data_path, tmp_path / "out", *SELECTION)
-    assert found.returncode == 4 and "data.cmrc_mixup_2k" in found.stderr
 
 
 def test_overwrite_moves_the_earlier_run_aside(data_path: Path, tmp_path: Path) -> None:

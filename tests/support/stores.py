@@ -60,9 +60,9 @@ def rows_file(folder: Path) -> Path:
 
 
 @contextmanager
-def refusal(code: ExitCode, *parts: str) -> Iterator[None]:
+def refusal(code: ExitCode, *parts: str) -> Iterator[pytest.ExceptionInfo[LVEvalError]]:
     with pytest.raises(LVEvalError) as caught:
-        yield
+        yield caught
     assert caught.value.code == code, caught.value.message
     for part in parts:
         assert part in caught.value.message

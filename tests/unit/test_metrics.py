@@ -81,7 +81,7 @@ def test_a_file_score_is_summed_left_to_right() -> None:
 
 
 def test_a_file_without_rows_has_no_score() -> None:
-    with pytest.raises(ValueError, match="without rows"):
+    with pytest.raises(ValueError, match=r"^a file without rows has no score$"):
         metrics.file_score([])
 
 
@@ -89,6 +89,36 @@ def test_the_blacklists_have_the_published_sizes() -> None:
     assert len(metrics.ENGLISH_BLACKLIST) == 38
     assert len(metrics.CHINESE_BLACKLIST) == 85
     assert "c" in metrics.CHINESE_BLACKLIST
+
+
+@pytest.mark.parametrize(
+    ("pred", "keywords", "score"),
+    [
+        ("amber lamp", "amber", 0.8),  # F1 of all tokens: 2 of 2 and 2 of 3
+        ("amber lamp", None, 0.8),
+        ("amber lamp", "reef", 0.0),
+        ("amber lamp", "amber reef cove", 0.0),  # a third of the keywords: less than two fifths
+        ("amber reef", "amber reef cove isle bay", 0.4),  # two of five are enough
+    ],
+)
+def test_the_gate_alone_scores_all_tokens_or_none(
+    pred: str, keywords: str | None, score: float
+) -> None:
+    assert metrics.qa_f1_score_gated(pred, "amber lamp tower", keywords) == pytest.approx(score)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "score"),
+    [("灯塔", 1.0), (None, 1.0), ("水库", 0.0), ("灯塔 水库 港口 疫苗 果园", 1.0)],
+)
+def test_the_chinese_gate_alone_asks_for_a_fifth(keywords: str | None, score: float) -> None:
+    assert metrics.qa_f1_zh_score_gated("灯塔", "灯塔", keywords) == score
+
+
+def test_the_words_that_rouge_counts_are_told() -> None:
+    assert metrics.rouge_words("灯塔在港口", "港口有灯塔") in ({"灯塔"}, {"港口"})
+    assert metrics.rouge_words("灯塔和港口", "灯塔与港口") == {"灯塔", "港口"}
+    assert metrics.rouge_words("灯塔", "水库") == set()
 
 
 # --- quirks of the normalisation ------------------------------------------------------------------------------------
@@ -113,6 +143,13 @@ def test_only_the_closing_chinese_title_mark_is_deleted() -> None:
 
 def test_chinese_tokens_lose_white_space_case_and_punctuation() -> None:
     assert metrics._chinese_tokens(" LSTM 模型，\r\n 真好！") == ("lstm", "模型", "真", "好")
+
+
+def test_texts_are_compared_in_one_piece() -> None:
+    assert metrics.normalize("The  red-lamp, a Tower.", "en") == "redlamp tower"
+    assert metrics.normalize(" LSTM 模型，\r\n 真好！", "zh") == "lstm模型真好"
+    assert metrics.content_words("The lamp and the tower", "en") == ("lamp", "tower")
+    assert metrics.content_words("灯塔和港口", "zh") == ("灯塔", "港口")
 
 
 # --- quirks of the two stages ---------------------------------------------------------------------------------------

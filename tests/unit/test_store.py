@@ -2,11 +2,14 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +94,7 @@ def test_what_is_no_final_record_of_the_run_is_a_bug(
         with pytest.raises(ValueError, match=r"attempt|not selected"):
             run.append(record(0, **changes))
         assert run.append(record(0))
-    with pytest.raises(LVEvalError, match="closed"):
+    with refusal(ExitCode.STORAGE, f"{tmp_path}: nothing more is written: the run was closed"):
         run.append(record(1))
 
 
@@ -293,7 +296,11 @@ def test_published_rows_are_read_in_their_order(tmp_path: Path) -> None:
     assert [item.record for item in read_records(tmp_path, "lic_mixup", "16k")] == rows
     assert run_files(tmp_path) == [("lic_mixup", "16k")] and read_manifest(tmp_path) is None
     assert read_records(tmp_path, "lic_mixup", "32k") == []
-    with refusal(ExitCode.IDENTITY, "no run.json", "--overwrite"):
+    with refusal(
+        ExitCode.IDENTITY,
+        f"{tmp_path}: holds predictions ({NAME}) but no run.json that says what made them; use ",
+        "name, or --overwrite to move them aside",
+    ):
         opened(tmp_path)
     assert (tmp_path / f"{NAME}.jsonl").read_bytes() == text.encode()
 
@@ -370,7 +377,7 @@ def test_other_settings_are_refused_field_by_field(
 ) -> None:
     filled(tmp_path)
     before = (tmp_path / "run.json").read_bytes()
-    with refusal(ExitCode.IDENTITY, difference, "--output-dir", "--overwrite"):
+    with refusal(ExitCode.IDENTITY, f"{tmp_path}: ", difference, "--output-dir", "--overwrite"):
         opened(tmp_path, identity=changed(path, value))
     assert (tmp_path / "run.json").read_bytes() == before
     opened(tmp_path).__exit__()
@@ -380,13 +387,16 @@ def test_a_start_without_answers_binds_nothing(tmp_path: Path) -> None:
     """What failed then is not held against the rows under other settings."""
     folder = tmp_path / "run"
     with opened(folder) as store:
+        store.record_resolved({"attn": "sdpa"})
         store.record_failure("cmrc_mixup", "16k", 1, "context_overflow", "too long")
+        store.log({"event": "start"})
     with opened(folder) as store:  # the same settings
         assert store.failed() == {("cmrc_mixup", "16k", 1): "context_overflow"}
     other = changed("seed", 0)
     assert answered_rows(folder, other, [("cmrc_mixup", "16k")]) == {("cmrc_mixup", "16k"): set()}
     with opened(folder, identity=other) as store:
         assert store.failed() == {}
+        assert [entry["event"] for entry in store.manifest["log"]] == ["start"]
     assert (folder / "attempts.jsonl.old-1").exists() and not (folder / "attempts.jsonl").exists()
 
 
@@ -418,15 +428,19 @@ def test_the_selection_may_grow(tmp_path: Path) -> None:
     assert run_files(tmp_path) == [("factrecall_en", "16k"), ("lic_mixup", "16k")]
 
 
-def test_overwrite_moves_aside_and_deletes_nothing(tmp_path: Path) -> None:
+def test_overwrite_moves_aside_and_deletes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     other = changed("backend", "hf")
     filled(tmp_path / "run")
     (tmp_path / "run/notes.txt").write_text("mine")
     before = {
         path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()
     }
+    caplog.clear()
     with opened(tmp_path / "run", identity=other, overwrite=True) as run:
         assert run.answered("lic_mixup", "16k") == set()
+    assert caplog.messages == [f"the earlier run was moved to {tmp_path / 'run.old-1'}"]
     aside = tmp_path / "run.old-1"
     assert {path.name: path.read_bytes() for path in aside.iterdir() if path.is_file()} == before
     assert len(read_records(aside, "lic_mixup", "16k")) == 3
@@ -464,6 +478,163 @@ def test_what_the_backend_decided_is_kept_and_compared(tmp_path: Path) -> None:
         "rows",
         "log",
     }
+
+
+def test_what_a_service_tells_later_is_added_and_then_holds(tmp_path: Path) -> None:
+    def on_disk() -> object:
+        manifest = read_manifest(tmp_path)
+        return manifest and manifest["identity"]["effective"]
+
+    with opened(tmp_path) as run:
+        run.record_resolved({"seed": 1})
+        assert on_disk() == {"seed": 1}
+        run.record_resolved({"seed": 1, "served_model": "m"})
+        assert on_disk() == {"seed": 1, "served_model": "m"}
+        before = (tmp_path / "run.json").stat()
+        run.record_resolved({"seed": 1})  # of a start whose first answer is still to come
+        assert (tmp_path / "run.json").stat() == before
+        with refusal(ExitCode.IDENTITY, f"{tmp_path}: ", 'served_model: recorded "m", asked "n"'):
+            run.record_resolved({"seed": 1, "served_model": "n"})
+
+
+def test_an_entry_of_the_log_has_its_time_in_utc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "UTC-9")
+    time.tzset()
+    try:
+        with opened(tmp_path) as run:
+            run.log({"event": "start"})
+            (entry,) = run.manifest["log"]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert [*entry] == ["time", "event"]
+    when = datetime.strptime(entry["time"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    assert abs(datetime.now(UTC) - when) < timedelta(hours=1)
+
+
+def test_a_row_whose_last_try_was_to_be_repeated_did_not_fail(tmp_path: Path) -> None:
+    with opened(tmp_path) as run:
+        run.record_failure("lic_mixup", "16k", 0, "transient", "busy")
+        assert run.failed() == {}
+
+
+def test_a_torn_line_is_cut_kept_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    filled(tmp_path)
+    path = rows_file(tmp_path)
+    whole = path.read_bytes()
+    for torn in (b'{"torn', b"again"):
+        with path.open("ab") as file:
+            file.write(torn)
+        caplog.clear()
+        with opened(tmp_path):
+            assert path.read_bytes() == whole
+        assert caplog.messages == [
+            f"warning: {path}: the last line was cut off in mid-write ({len(torn)} bytes, kept in "
+            f"{path.name}.torn); its row is answered again"
+        ]
+    assert path.with_name(f"{path.name}.torn").read_bytes() == b'{"torn\nagain\n'
+
+
+def test_rows_that_are_left_out_are_not_waited_for(tmp_path: Path) -> None:
+    for left_out in ({NAME: [1]}, {}, {NAME: [0]}):  # what one start left out stays so
+        with RunStore.open(tmp_path, IDENTITY, {NAME: 2}, {NAME: 197}, left_out=left_out) as run:
+            run.append(record(0))
+            assert run.export_predictions("lic_mixup", "16k") is not None
+    assert run.manifest["left_out"] == {NAME: [0, 1]}
+
+
+@pytest.mark.parametrize("name", [".lock", f"rows/{NAME}.jsonl", "attempts.jsonl"])
+def test_nothing_is_written_through_a_link(tmp_path: Path, name: str) -> None:
+    filled(tmp_path / "run")
+    target, path = tmp_path / "target", tmp_path / "run" / name
+    path.unlink(missing_ok=True)
+    target.write_text("mine\n")
+    path.symlink_to(target)
+    with refusal(ExitCode.USAGE, f"{path}: found a link; expected a file"):
+        opened(tmp_path / "run")
+    assert target.read_text() == "mine\n"
+
+
+def test_a_file_without_answers_and_one_with_some(tmp_path: Path) -> None:
+    with opened(tmp_path) as run:
+        assert run.export_predictions("lic_mixup", "16k") is None
+        assert [*run.records()] == [] and run.append(record(2)) and run.append(record(0))
+    with RunStore.open(tmp_path, IDENTITY, {NAME: 3}, {NAME: 197}, left_out={NAME: []}) as run:
+        assert [*run.records()] == [record(2), record(0)] and "left_out" not in run.manifest
+
+
+def test_rows_are_their_owners_alone_to_write(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        filled(tmp_path / "run")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "run").rglob("*")}
+    assert modes.pop("rows") == 0o755 and {*modes.values()} == {0o644}
+
+
+@pytest.mark.parametrize("name", ["run.json", f"{NAME}.jsonl"])
+def test_the_write_that_failed_is_named_afterwards(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with opened(tmp_path, 1) as run:
+        run.append(record(0))
+        path.unlink(missing_ok=True)
+        path.mkdir()
+        with refusal(ExitCode.STORAGE, f"{path}: writing failed (Is a directory)"):
+            run.export_predictions("lic_mixup", "16k")
+            run.log({})
+        with refusal(ExitCode.STORAGE, f"{tmp_path}: nothing more ", f"a write to {path} failed"):
+            run.append(record(1))
+
+
+def test_a_run_that_is_written_to_is_said_with_its_process(tmp_path: Path) -> None:
+    lock, ours = tmp_path / ".lock", f"{os.getpid()}\n"
+    with opened(tmp_path):
+        assert lock.read_text() == ours
+        for content, holder in (
+            (ours, f" (pid {os.getpid()})"),
+            ("", ""),
+            ("\xff", " (pid \ufffd)"),
+        ):
+            lock.write_text(content, encoding="latin-1")
+            with refusal(ExitCode.USAGE) as caught:
+                opened(tmp_path)
+            assert caught.value.message == (
+                f"{tmp_path}: another process{holder} is writing to this run; wait for its end, "
+                "stop it, or use another --output-dir or --model-name"
+            )
+    lock.write_text("of a process that was killed\n")
+    with opened(tmp_path):
+        assert lock.read_text() == ours
+
+
+def test_a_write_that_is_cut_short_ends_all_writing(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with opened(tmp_path) as run:
+        assert run.append(record(0))
+        size = rows_file(tmp_path).stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, hard))
+        try:
+            full = (
+                f"{rows_file(tmp_path)}: writing failed (only 5 of ",
+                "written; is the disk full?",
+            )
+            with refusal(ExitCode.STORAGE, *full):
+                run.append(record(1))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        for write in (
+            lambda: run.append(record(1)),
+            lambda: run.log({}),
+            lambda: run.export_predictions("lic_mixup", "16k"),
+        ):
+            with refusal(ExitCode.STORAGE, f"{tmp_path}: nothing more is written: a write to "):
+                run._manifest["selection"][NAME] = 1  # so that the file counts as complete
+                write()
+    with opened(tmp_path) as run:
+        assert run.answered("lic_mixup", "16k") == {0}
 
 
 def test_folders_of_runs(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from lveval.evaluation import evaluate
 from lveval.report import html, tables
 from lveval.report.data import build_report
 from lveval.results import ScoredRow
-from lveval.runs.times import FILE, read_times
+from lveval.runs.times import FILE, TimesFile, read_times
 
 
 def line(index: int, level: str = "16k", **told: object) -> dict[str, object]:
@@ -43,22 +44,69 @@ def test_a_line_for_each_answer_and_a_torn_one_costs_only_itself(tmp_path: Path)
 
 
 def test_of_a_row_that_is_asked_again_the_last_line_counts(tmp_path: Path) -> None:
-    odd = ("[]", '{"dataset": "x"}', '{"dataset": [], "level": "16k", "index": 0}', "", "\udcff")
+    odd = (
+        "[" * 100_000,
+        "[]",
+        '{"dataset": "x"}',
+        '{"dataset": [], "level": "16k", "index": 0}',
+        "",
+        "\udcff",
+    )
     text = "\n".join((json.dumps(line(0, seconds=1)), *odd, json.dumps(line(0, seconds=2))))
     (tmp_path / FILE).write_text(text, errors="surrogateescape")
     assert read_times(tmp_path) == {("lic_mixup", "16k", 0): line(0, seconds=2)}
 
 
-def test_a_file_that_cannot_be_written_or_read_costs_a_warning(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_each_line_is_on_the_disk_at_once_and_a_torn_one_gets_its_break(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    for before in (b"", b'{"torn', b'{"whole": 1}\n'):
+        path.write_bytes(before)
+        file = TimesFile(tmp_path)
+        file.append(line(0))
+        text = json.dumps(line(0)).encode() + b"\n"
+        whole = before + (b"\n" if before[-1:] not in (b"", b"\n") else b"")
+        assert path.read_bytes() == whole + text
+        file.append(line(0))
+        assert path.read_bytes() == whole + 2 * text
+        file.close()
+        file.append(line(0))
+        assert path.read_bytes() == whole + 2 * text
+
+
+def test_a_line_that_is_cut_short_ends_the_times(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (tmp_path / FILE).write_bytes(bytes(9999) + b"\n")  # longer than what is said here
+    file = TimesFile(tmp_path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_009, hard))
+    try:
+        file.append(line(0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    file.append(line(1))
+    file.close()
+    size = len(json.dumps(line(0))) + 1
+    assert caplog.messages == [
+        f"warning: {tmp_path / FILE}: writing failed (only 9 of {size} bytes were written); no "
+        "more times are kept"
+    ]
+    assert (tmp_path / FILE).stat().st_size == 10_009
+
+
+def test_a_file_that_cannot_be_written_or_read_costs_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert read_times(tmp_path) == {}
     (tmp_path / FILE).mkdir()
     with opened(tmp_path) as run:
         assert run.append(record(0), line(0)) and run.append(record(1), line(1))
         assert run.answered("lic_mixup", "16k") == {0, 1}
-    assert capsys.readouterr().err.count("no more times are kept") == 1
     assert read_times(tmp_path) == {}
-    assert "no times are shown" in capsys.readouterr().err
+    assert caplog.messages == [
+        f"warning: {tmp_path / FILE}: writing failed (Is a directory); no more times are kept",
+        f"warning: {tmp_path / FILE}: reading failed (Is a directory); no times are shown",
+    ]
 
 
 # --- what is shown ---

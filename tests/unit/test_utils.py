@@ -7,6 +7,7 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import cast
@@ -291,10 +292,21 @@ def test_what_the_tables_do_for_a_name_is_recorded(monkeypatch: pytest.MonkeyPat
     assert utils.format_overrides("yi-6b") == utils.format_overrides("gpt-4") == plain
     assert utils.format_overrides("qwen2.5-7b") != plain
     monkeypatch.setitem(utils.POSTPROCESSORS, "falcon", str.strip)  # has no source in Python
-    assert utils.format_overrides("falcon-7b")["answer_cleaners"] == ["falcon"]
+    stripped = utils.format_overrides("falcon-7b")
+    assert stripped["answer_cleaners"] == ["falcon"]
+    monkeypatch.setitem(utils.POSTPROCESSORS, "falcon", str.lstrip)
+    lstripped = utils.format_overrides("falcon-7b")
+    monkeypatch.setitem(utils.POSTPROCESSORS, "falcon", partial(str.replace, "a"))
+    replaced = utils.format_overrides("falcon-7b")  # nor has this one a name
+    hashes = [each["sha256"] for each in (stripped, lstripped, replaced)]
+    assert len({*hashes, plain["sha256"]}) == 4
     # Whether a template of the tokenizer comes before a published entry is part of it, too.
     assert utils.format_overrides("vicuna", "auto") != utils.format_overrides("vicuna")
     assert utils.format_overrides("yi-6b", "auto") == plain
+    assert utils.format_overrides("vicuna", "auto")["template_first"] is True
+    assert not {"template_first", "cleaners_file"} & {*plain, *internlm}
+    monkeypatch.setitem(utils.CHAT_FORMATS, "vicuna", ("<", ">"))  # one's own comes first anyway
+    assert "template_first" not in utils.format_overrides("vicuna", "auto")
 
 
 def test_prompts_are_named_by_what_they_are(tmp_path: Path) -> None:
