@@ -225,16 +225,14 @@ def score_row(record: dict[str, object], subset: str, level: str, place: int) ->
     if keywords is not None and not isinstance(keywords, str):
         raise TypeError(f'"gold_ans" is {type_name(keywords)}; expected a string or null')
     if status not in (*FINAL_STATUSES, "unrecorded"):
-        raise ValueError(
-            f'"status" is {shown(status)}; expected one of {", ".join(FINAL_STATUSES)}'
-        )
+        final = ", ".join(FINAL_STATUSES)
+        raise ValueError(f'"status" is {shown(status)}; expected one of {final}')
     if type(index) is not int:
         raise TypeError(f'"index" is {type_name(index)}; expected a whole number')
     for key, own in (("dataset", subset), ("level", level)):
         if record.get(key, own) != own:
-            raise ValueError(
-                f'"{key}" is {shown(record[key])}; expected "{own}", as the file is named'
-            )
+            found = shown(record[key])
+            raise ValueError(f'"{key}" is {found}; expected "{own}", as the file is named')
     # A refusal is scored as the empty answer, whatever words it came in.
     answer = "" if status == "refused" else prediction
     scores = {
@@ -501,11 +499,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--overwrite", action="store_true", help="with --import: rename an earlier run"
     )
-    parser.add_argument(
-        "--allow-unverified-data",
-        action="store_true",
-        help="with --import: take data files that have not the published number of rows",
-    )
+    words = "with --import: take data files that have not the published number of rows"
+    parser.add_argument("--allow-unverified-data", action="store_true", help=words)
     parser.add_argument(
         "--track",
         type=tracker,

@@ -22,7 +22,7 @@ from lveval.common.errors import ExitCode, LVEvalError, UsageError
 from lveval.common.levels import file_name
 from lveval.common.logs import log
 from lveval.common.processes import collector_paused
-from lveval.common.text import one_line, shown
+from lveval.common.text import one_line, shown, storable
 from lveval.data import dataset, sources
 from lveval.results import HEADLINE, PROTOCOLS, Evaluation
 from lveval.runs import folder as runs
@@ -309,7 +309,7 @@ class Verifier:
             path = self._look_at(name)
             if path is None:
                 self._damage(f"{self._folder / name}: is missing beside other results; {SCORE}")
-            elif difference := _difference(path.read_bytes(), text.encode()):
+            elif difference := _difference(path.read_bytes(), storable(text).encode()):
                 self._damage(f"{path}{difference}; {SCORE}")
 
     def _verify_published(self, evaluation: Evaluation) -> None:

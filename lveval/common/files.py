@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lveval.common.errors import REMEDIES, StorageError, UsageError
+from lveval.common.text import storable
 
 
 @contextmanager
@@ -60,8 +61,7 @@ def write_atomic(path: Path, content: str | bytes | Iterable[bytes]) -> None:
     """Replace `path` by `content` whole or not at all: temporary file, fsync, rename, fsync of the
     folder. Content that comes in parts is written as they come.
     """
-    # A name may hold a lone surrogate, which UTF-8 cannot; as an escape it is JSON's own.
-    whole = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    whole = storable(content).encode() if isinstance(content, str) else content
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors("writing", path):
         try:

@@ -28,7 +28,9 @@ def unbroken(text: str) -> str:
 
 
 def storable(text: str) -> str:
-    """`text` as UTF-8 can hold it: half of a surrogate pair, which answers may have, is escaped."""
+    """`text` as UTF-8 can hold it: half of a surrogate pair, which answers and names may have, is
+    escaped as JSON does.
+    """
     return text.encode("utf-8", "backslashreplace").decode()
 
 

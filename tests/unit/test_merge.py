@@ -40,7 +40,8 @@ def part(
 
 def changed(folder: Path, **changes: object) -> None:
     path = folder / "run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    manifest = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: each for name, each in manifest.items() if each is not None}))
 
 
 def test_what_came_and_what_is_missing_is_said(
