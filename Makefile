@@ -48,7 +48,7 @@ check: model  ## ruff, mypy and all tests
 bench: model  ## the benchmarks, as ratios inside one run
 	@for script in benchmarks/bench_*.py; do $(PYTHON) $$script || exit; done
 
-torture: model  ## kills, failing disks, cuts, flips and fuzz at scale; half an hour on two cores
+torture: model  ## kills, failing disks, cuts, flips and fuzz at scale; some twenty minutes of two cores
 	$(PYTHON) benchmarks/torture.py
 
 clean:  ## remove the demo's data and answers (the environment and the model stay)

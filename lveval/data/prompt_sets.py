@@ -159,7 +159,7 @@ def _literal_assignment(text: str, where: str) -> object:
                 isinstance(t, ast.Name) and t.id == "DATASET_PROMPT" for t in targets
             ):
                 return ast.literal_eval(value)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise DataError(
             f"{where}: DATASET_PROMPT is no literal ({error}); code in it is never run"
         ) from None

@@ -130,6 +130,7 @@ def test_code_in_a_prompt_file_is_never_run(tmp_path: Path) -> None:
         ("p.json", '{"a": "only {context}"}', "expected {input}"),
         ("p.py", "x = 1", "no DATASET_PROMPT"),
         ("p.py", "def", "no literal"),
+        ("p.py", "DATASET_PROMPT = {{}: 1}", "no literal"),
         ("p.txt", "", "expected builtin, official or a path"),
         ("missing.json", None, "cannot be read"),
     ],

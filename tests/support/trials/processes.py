@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ def _begin() -> None:
     # Its own lock is one of all forked processes: one that is killed would keep it from the others.
     tqdm.set_lock(threading.RLock())
     logs.configure(quiet=True)
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - to the end; verify prints each fault
 
 
 @contextmanager

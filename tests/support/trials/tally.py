@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 
 SLOW_SECONDS = 1.0  # an input that keeps the harness longer counts as a hang
 
+WIDTH = 12  # of a column
+
 
 @dataclass
 class Tally:
@@ -45,6 +47,9 @@ class Tally:
         return self
 
     def __str__(self) -> str:
-        first, *rest = fields(self)
-        words = (f"{getattr(self, field.name)} {field.name}" for field in rest)
-        return f"{getattr(self, first.name):,} points: " + ", ".join(words)
+        return "".join(f"{getattr(self, each.name):>{WIDTH},}" for each in fields(self))
+
+
+def header() -> str:
+    """The names of the figures, above what a Tally prints."""
+    return "".join(f"{each.name:>{WIDTH}}" for each in fields(Tally))
