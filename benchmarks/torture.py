@@ -93,6 +93,7 @@ def goals(seed: int) -> Iterator[tuple[str, int, list[Part]]]:
         250,
         [
             (limits.small_disks, {"least": 1, "most": 60}),
+            (limits.read_only, {}),
             (limits.limits, {"of": "bytes of a file", "least": 0, "most": 60_000, "step": 250}),
             (limits.limits, {"of": "descriptors", "least": 3, "most": 40}),
         ],

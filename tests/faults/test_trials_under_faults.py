@@ -69,6 +69,13 @@ def test_on_a_small_disk(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
     assert tally.good, tally
 
 
+def test_on_a_disk_that_may_only_be_read(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
+    tally = pool.submit(limits.read_only, tmp_path).result()
+    if not tally.points:
+        pytest.skip("only root may mount a disk")
+    assert tally.good and tally.points == 3, tally
+
+
 def test_a_file_is_cut_at_a_byte(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
     tally = pool.submit(damage.try_cuts, tmp_path, 150, seed=1).result()
     assert tally.good and tally.points == 150, tally

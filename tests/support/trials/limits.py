@@ -1,4 +1,6 @@
-"""Lives with too little: a small disk, small files, few descriptors; then once more with enough."""
+"""Lives with too little: a small disk or one that may only be read, small files, few descriptors; then
+once more with enough.
+"""
 
 import resource
 import shutil
@@ -39,6 +41,31 @@ def small_disks(folder: Path, least: int, most: int, step: int = 1) -> Tally:
         assert _mounted(disk, "remount,size=16m")
         _judge(lives, output, tally, life, "pages of a disk", pages)
         subprocess.run(["umount", disk], check=True)
+    return tally
+
+
+def read_only(folder: Path) -> Tally:
+    """Live on a disk that may only be read: anew, in mid-run, and where the run is finished."""
+    lives, tally, disk = Lives(folder), Tally(), folder / "disk"
+    disk.mkdir()
+    if not _mounted(disk, "size=16m"):
+        return tally
+    output = disk / "out"
+    output.mkdir()
+    for begun in (0.0, lives.seconds / 2, None):
+        if begun != 0:
+            lives.live(output, kill_after=begun)
+        had = {row for row, _ in recorded(output / RUN)}
+        before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+        assert _mounted(disk, "remount,ro")
+        life = lives.live(output)
+        tally += lives.look(output / RUN, life, had)
+        tally.uncaught += life.status != 6
+        tally.altered += any(path.read_bytes() != content for path, content in before.items())
+        tally.points += 1
+        assert _mounted(disk, "remount,rw")
+    tally += lives.finish(output)
+    subprocess.run(["umount", disk], check=True)
     return tally
 
 
