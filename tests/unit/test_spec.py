@@ -7,7 +7,14 @@ import pytest
 from support.stores import IDENTITY, refusal
 
 from lveval.common.errors import ExitCode
-from lveval.runs.spec import RunSpec, differences, grow, require_same_spec
+from lveval.runs.spec import (
+    RunSpec,
+    differences,
+    grow,
+    is_identity,
+    require_no_secret,
+    require_same_spec,
+)
 
 SPEC: dict[str, Any] = {
     "backend": "echo",
@@ -104,3 +111,28 @@ def test_only_entries_per_file_or_subset_are_added_to_a_recorded_identity() -> N
     text: dict[str, Any] = {}
     grow(text, {"data": "no mapping"})
     assert text == {}
+
+
+def test_a_key_is_refused_by_its_name_or_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "sk-0123456789abcdef"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    require_no_secret({"seed": 7, "engine": {"api_key": "", "token": None, "secret": 3, "a": "b"}})
+    for identity, field in (
+        ({"engine": {"args": {"API_Key": "x"}}}, "engine.args.API_Key"),
+        ({"token": "x"}, "token"),
+        ({"engine": {"suffix": f"with {key} in it"}}, "engine.suffix"),
+    ):
+        with refusal(ExitCode.USAGE) as caught:
+            require_no_secret(identity)
+        assert caught.value.message == (
+            f"{field}: found a key in it, which run.json would keep; expected it in a variable of "
+            "the environment, or for a service in --header 'NAME: $VARIABLE'"
+        )
+
+
+def test_what_has_not_the_kinds_of_a_spec_is_none() -> None:
+    assert is_identity({}) and is_identity(SPEC) and is_identity(SPEC | {"effective": {}})
+    assert is_identity({"engine": 1})  # a backend's own business
+    assert not is_identity([]) and not is_identity(SPEC | {"effective": []})
+    for field in SPEC.keys() - {"engine"}:
+        assert not is_identity(SPEC | {field: ["neither text nor number nor mapping"]}), field

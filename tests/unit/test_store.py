@@ -428,6 +428,14 @@ def test_the_selection_may_grow(tmp_path: Path) -> None:
     assert run_files(tmp_path) == [("factrecall_en", "16k"), ("lic_mixup", "16k")]
 
 
+def test_files_without_the_published_rows_are_noted_for_good(tmp_path: Path) -> None:
+    filled(tmp_path)
+    for found, noted in (((), None), (("b", "a"), ["a", "b"]), (("c", "a"), ["a", "b", "c"])):
+        RunStore.open(tmp_path, IDENTITY, {NAME: 3}, {NAME: 197}, unverified=found).__exit__()
+        manifest = read_manifest(tmp_path)
+        assert manifest and manifest.get("unverified") == noted
+
+
 def test_overwrite_moves_aside_and_deletes_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
