@@ -1,7 +1,8 @@
 """Small changes of the store, the run spec and the metrics: how many of them do the tests notice?
 
     pip install mutmut==3.8.1             # in the environment of `make setup`
-    python benchmarks/mutants.py              # a quarter of an hour of two cores
+    python benchmarks/mutants.py          # a quarter of an hour of two cores
+    python benchmarks/mutants.py spec     # of one module
 
 Prints killed and all mutants of each module, then each that survived as a difference. It works in a
 copy of the checkout, where the package's links are files and the metrics remember nothing: mutmut
@@ -35,7 +36,7 @@ LEFT_OUT = """
 KILLED = (1, 3)  # exit codes of pytest
 
 
-def copy_checkout(copy: Path) -> None:
+def copy_checkout(copy: Path, modules: list[str]) -> None:
     """Copy what git knows, and write mutmut's settings."""
     known = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
@@ -48,7 +49,7 @@ def copy_checkout(copy: Path) -> None:
     metrics.write_text(re.sub(r"(?m)^@remembered\(.*\n", "", text), encoding="utf-8")
     settings = {
         "source_paths": ["lveval"],
-        "only_mutate": list(MODULES),
+        "only_mutate": modules,
         "also_copy": [path.name for path in copy.iterdir() if path.name not in ("lveval", "tests")],
         "pytest_add_cli_args_test_selection": TESTS,
         "pytest_add_cli_args": [
@@ -65,15 +66,17 @@ def copy_checkout(copy: Path) -> None:
 
 def main() -> int:
     """Try and print; 0 where at least 90 % of each module's mutants were killed."""
+    named = set(sys.argv[1:])
+    modules = [module for module in MODULES if not named or Path(module).stem in named]
     met = True
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        copy_checkout(copy)
+        copy_checkout(copy, modules)
         mutmut = [sys.executable, "-m", "mutmut"]
         children = str(os.cpu_count() or 1)
         subprocess.run([*mutmut, "run", "--max-children", children], cwd=copy, check=True)
         survived: list[str] = []
-        for module in MODULES:
+        for module in modules:
             told = json.loads((copy / "mutants" / f"{module}.meta").read_text(encoding="utf-8"))
             codes: dict[str, int | None] = told["exit_code_by_key"]
             killed = sum(code in KILLED for code in codes.values())

@@ -113,13 +113,13 @@ def test_a_list_of_models_without_end_tells_no_window(
 # --- Files ------------------------------------------------------------------------------------------------------------
 
 SUBSET = "factrecall_en"
-ROWS = f"{SUBSET}_16k.jsonl"
+ROWS = f"{SUBSET}_1k.jsonl"
 
 
 def predicting(folder: Path) -> list[str | Path]:
     """The words of a run in `out/run`, less where its data are."""
     words: list[str | Path] = ["predict", "--backend", "echo", "--model-name", "run"]
-    words += ["--lengths", "16k", "--datasets", SUBSET, "--single-process"]
+    words += ["--lengths", "1k", "--datasets", SUBSET, "--single-process"]
     return [*words, "--output-dir", folder / "out"]
 
 
@@ -129,7 +129,7 @@ def places(folder: Path, content: Path) -> list[tuple[int, list[str | Path], Pat
     write_data(folder / "data", ROWS.removesuffix(".jsonl"), [row(SUBSET, 0), row(SUBSET, 1)])
     done = in_process("-m", "lveval", *echo, "--data-path", folder / "data")
     assert done.returncode == 0, done.stderr
-    samples = folder / f"samples_{SUBSET}_16k.jsonl"
+    samples = folder / f"samples_{SUBSET}_1k.jsonl"
     importing: list[str | Path] = [
         "evaluate",
         "--import",
@@ -188,7 +188,7 @@ def test_a_long_answer_takes_no_time_with_the_square_of_its_length(tmp_path: Pat
         "answers": ["\u706f\u5854"],
         "gold_ans": None,
     }
-    write_data(tmp_path, "dureader_mixup_16k", [answer])
+    write_data(tmp_path, "dureader_mixup_1k", [answer])
     codes, megabytes, said = measured(["evaluate", "--input-dir", tmp_path])
     assert codes == [0], said
     assert megabytes < 400
