@@ -222,6 +222,18 @@ WRONG_SHAPES: dict[str, list[object]] = {
 COUNTED = '{"format": 1, "identity": {}, "selection": {"a_1k": "3"}, "rows": {}, "log": []}'
 
 
+@pytest.mark.parametrize("field", ["selection", "rows"])
+def test_a_manifest_leads_to_no_file_outside(tmp_path: Path, field: str) -> None:
+    named = {"lic_mixup_16k": 1, "../../x_1k": 1, "../y_1k": 1}
+    (tmp_path / "run.json").write_text(json.dumps(SHAPE | {field: named}))
+    with refusal(ExitCode.USAGE) as caught:
+        read_manifest(tmp_path)
+    assert caught.value.message == (
+        f"{tmp_path / 'run.json'}: found rows of a file named '../../x_1k'; expected a name such as "
+        "hotpotwikiqa_mixup_16k"
+    )
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -8,6 +8,7 @@ from pathlib import Path
 from conftest import in_process, row, write_data
 
 from lveval import evaluation
+from lveval.common import logs
 from lveval.common.errors import ExitCode, LVEvalError
 from lveval.verify import Verifier
 from support.trials.tally import Tally
@@ -77,6 +78,7 @@ def try_flips(folder: Path, kind: str, most: int | None = None, seed: int = 0) -
     are what evaluation.py would write.
     """
     run = scored_run(folder)
+    logs.configure(quiet=True)
     expected = made_now(run)
     assert expected is not None
     told = Tally()

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from pathlib import Path
 from conftest import tiktoken_files
 from tqdm import tqdm
 
-from lveval.common import logs
 from support import storage_shim
 from support.service import KEY
 
@@ -25,8 +23,6 @@ def _begin() -> None:
     tqdm.monitor_interval = 0  # its thread could hold a lock when the process forks
     # Its own lock is one of all forked processes: one that is killed would keep it from the others.
     tqdm.set_lock(threading.RLock())
-    logs.configure(quiet=True)
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - to the end; verify prints each fault
 
 
 @contextmanager
