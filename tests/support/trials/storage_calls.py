@@ -13,6 +13,8 @@ from support.trials.tally import Tally
 # Fault -> what its life may end with; a short write of a buffered file is simply gone on with.
 ENDINGS = {"kill before": {-9}, "kill after": {-9}, "kill torn": {-9}, "short": {0, 6}}
 
+ENOUGH = 20  # faults of ours, after which a trial ends: it might never get to the last call
+
 # A run that starts anew, one that goes on after a torn line, one that is moved aside.
 STARTS = ("fresh", "resumed", "overwritten")
 
@@ -36,7 +38,7 @@ def storage_calls(
     torn = _torn_run(lives)
     old = {row for row, _ in recorded(torn / RUN)} if start != "fresh" else set()
     call, met = first, True
-    while met:
+    while met and tally.uncaught < ENOUGH:
         output = folder / "calls"
         if start != "fresh":
             shutil.copytree(torn, output)
