@@ -127,7 +127,7 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
         print(next_step("run folder", options.folder, run_command(words) if more else run.scoring))
         return ExitCode.COMPLETE
     files = load()
-    allow_unverified_data(run, files)
+    unverified = allow_unverified_data(run, files)
 
     # --- 3. Spec: what decides the answers ----------------------------------------------------
     environment = cluster_environment(run)
@@ -142,7 +142,7 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
         return code
 
     try:
-        left = answer_missing(run, spec, job, files, words)
+        left = answer_missing(run, spec, job, files, words, unverified)
     except KeyboardInterrupt as error:
         saved = f"all answers so far are saved in {options.folder}"
         how = f"interrupted{interrupts.by(error)}"
@@ -154,11 +154,17 @@ def execute(options: RunOptions, words: list[str]) -> ExitCode:
 
 
 def answer_missing(
-    run: "Run", spec: RunSpec, job: Job, files: Sequence[SelectedFile], words: list[str]
+    run: "Run",
+    spec: RunSpec,
+    job: Job,
+    files: Sequence[SelectedFile],
+    words: list[str],
+    unverified: list[str],
 ) -> int:
     """Have the rows of the run answered that no earlier start has; returns how many are left.
 
-    Whenever it is interrupted, all answers so far are saved.
+    `unverified`: the names of files without the published rows. Whenever it is interrupted, all
+    answers so far are saved.
     """
     options = run.options
     # --- 4. The run: a new folder, or one to be resumed ---------------------------------------
@@ -171,7 +177,7 @@ def answer_missing(
         rows,
         left_out={file.name: file.left_out for file in files},
         sampled={file.name: file.sample for file in files if file.sample is not None},
-        unverified=allow_unverified_data(run, files),
+        unverified=unverified,
         part=options.part,
         overwrite=options.overwrite,
     ) as store:
@@ -505,19 +511,21 @@ def summary_lines(
             f"spent {cost.cost:,.2f} USD so far: {cost.prompt_tokens:,} prompt tokens{cached}, "
             f"{cost.answer_tokens:,} answer tokens"
         )
-    unfinished = (
-        record["status"] == "length"
-        and not record["pred"]
-        # A service may hide its reasoning; here it is in the raw text, or there was none.
-        and (run.remote or str(record.get("raw_pred", "")).strip())
-        for record in store.records()
-    )
-    if number := sum(record["status"] == "empty" for record in store.records()):
-        yield f"{number} answers are empty: the model ended them without a word"
-    if number := sum(map(bool, unfinished)):
+    empty = unfinished = 0
+    for record in store.records():
+        empty += record["status"] == "empty"
+        unfinished += (
+            record["status"] == "length"
+            and not record["pred"]
+            # A service may hide its reasoning; here it is in the raw text, or there was none.
+            and bool(run.remote or str(record.get("raw_pred", "")).strip())
+        )
+    if empty:
+        yield f"{empty} answers are empty: the model ended them without a word"
+    if unfinished:
         yield (
-            f"{number} answers are empty: the model was still reasoning when their budget ended. "
-            "More room makes another run: --thinking-budget 4000"
+            f"{unfinished} answers are empty: the model was still reasoning when their budget "
+            "ended. More room makes another run: --thinking-budget 4000"
         )
     if run.options.part:
         number, of = run.options.part

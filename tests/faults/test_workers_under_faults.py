@@ -5,11 +5,8 @@ import logging
 import os
 import resource
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import wait
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,24 +14,23 @@ import psutil
 import pytest
 from conftest import lines, row, script, write_data
 from support.processes import ECHO, job, predict, running, wait_for_rows, worker_processes
+from support.small_disk import mount, small_disk
 
 from lveval.execution import dispatch
 from lveval.execution.pool import worker_pool
 from lveval.execution.tasks import Task
 
 
+def asking(folder: Path, count: int) -> list[str | Path]:
+    """A dry run's command over so many rows of one file."""
+    rows = [row(number=number) for number in range(count)]
+    write_data(folder / "data", "hotpotwikiqa_mixup_1k", rows)
+    where = ("--data-path", folder / "data", "--datasets", "hotpotwikiqa_mixup")
+    return ["prediction.py", *ECHO, *where]
+
+
 def test_a_killed_worker_is_replaced_and_its_rows_redone(tmp_path: Path) -> None:
-    write_data(
-        tmp_path / "data", "hotpotwikiqa_mixup_1k", [row(number=number) for number in range(40)]
-    )
-    common = (
-        "prediction.py",
-        *ECHO,
-        "--data-path",
-        tmp_path / "data",
-        "--datasets",
-        "hotpotwikiqa_mixup",
-    )
+    common = asking(tmp_path, 40)
     options = ("--num-workers", "2", "--backend-args", "delay=0.1")
     assert script(*common, "--output-dir", tmp_path / "calm").returncode == 0
     with running(*common, "--output-dir", tmp_path / "killed", *options) as process:
@@ -174,33 +170,8 @@ def test_a_worker_may_die_again_before_it_is_back() -> None:
         assert executor.submit(os.getpid).result(timeout=60) != os.getpid()
 
 
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[bool]:
-    """A disk of that size at a folder; False where this user may mount none."""
-    folder.mkdir()
-    mounted = mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder)
-    try:
-        yield mounted
-    finally:
-        if mounted:
-            subprocess.run(["umount", folder], check=True)
-
-
-def mount(*words: str | Path) -> bool:
-    return subprocess.run(["mount", *words], capture_output=True, check=False).returncode == 0
-
-
 def test_a_disk_that_fills_in_mid_run_loses_nothing_and_no_worker_stays(tmp_path: Path) -> None:
-    rows = [row(number=number) for number in range(80)]
-    write_data(tmp_path / "data", "hotpotwikiqa_mixup_1k", rows)
-    common = (
-        "prediction.py",
-        *ECHO,
-        "--data-path",
-        tmp_path / "data",
-        "--datasets",
-        "hotpotwikiqa_mixup",
-    )
+    common = asking(tmp_path, 80)
     assert script(*common, "--output-dir", tmp_path / "calm").returncode == 0
     out = tmp_path / "disk"
     with small_disk(out, "40k") as mounted:
@@ -216,7 +187,7 @@ def test_a_disk_that_fills_in_mid_run_loses_nothing_and_no_worker_stays(tmp_path
         kept = (out / "dry/rows/hotpotwikiqa_mixup_1k.jsonl").read_bytes().split(b"\n")[:-1]
         assert 3 <= len(kept) < 80
         if mounted:
-            assert mount("-o", "remount,size=10m", out)
+            assert mount(out, "remount,size=10m")
         resumed = script(*common, "--output-dir", out, "--single-process")
         assert resumed.returncode == 0, resumed.stderr
         name = "dry/hotpotwikiqa_mixup_1k.jsonl"
@@ -274,17 +245,7 @@ def test_ctrl_c_does_not_wait_for_a_row_that_takes_long(tmp_path: Path) -> None:
 def test_ctrl_c_saves_what_there_is_and_says_how_to_go_on(
     tmp_path: Path, rows: int, delay: str
 ) -> None:
-    write_data(
-        tmp_path / "data", "hotpotwikiqa_mixup_1k", [row(number=number) for number in range(rows)]
-    )
-    common = (
-        "prediction.py",
-        *ECHO,
-        "--data-path",
-        tmp_path / "data",
-        "--datasets",
-        "hotpotwikiqa_mixup",
-    )
+    common = asking(tmp_path, rows)
     with running(
         *common,
         "--output-dir",

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from support.run_folders import make_row, write_run
 OUT = "../../outside"
 NAMES = {
     "up": OUT,
-    "absolute": "/tmp/outside-{}",
+    "absolute": f"{tempfile.gettempdir()}/outside-{{}}",
     "a link": "link",
     "a home": "~/outside",
     "a NUL": "a\x00/../outside",
@@ -97,4 +98,4 @@ def test_a_name_is_no_way_out(kind: str, tmp_path: Path, monkeypatch: pytest.Mon
         assert found.returncode in (0, 2, 3, 4, 6), (words, found.stderr)
         assert "Traceback" not in found.stderr
     assert everything(tmp_path) - everything(place) == before
-    assert not Path(f"/tmp/outside-{tmp_path.name}").exists()
+    assert not Path(NAMES["absolute"].format(tmp_path.name)).exists()

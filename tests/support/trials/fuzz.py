@@ -1,7 +1,7 @@
 """Damaged and hostile inputs of every kind, thousands of each, through the doors that files and
 replies come in by.
 
-    fuzz(Path("/tmp/fuzz"), "rows", inputs=10_000, seed=1)
+    fuzz(Path("failed"), "rows", inputs=10_000, seed=1)
 
 An input is accepted, or refused in a sentence (LVEvalError, ApiError); all else is counted. What
 failed is kept in the given folder, and its path is said.

@@ -4,11 +4,11 @@ once more with enough.
 
 import resource
 import shutil
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
+from support.small_disk import mount, small_disk
 from support.trials.damage import RUN
 from support.trials.lives import Life, Lives, recorded
 from support.trials.tally import Tally
@@ -31,47 +31,39 @@ def limits(folder: Path, of: str, least: int, most: int, step: int = 1) -> Tally
 def small_disks(folder: Path, least: int, most: int, step: int = 1) -> Tally:
     """Live on a disk of so many pages, then let it grow; points: 0 where none may be mounted."""
     lives, tally, disk = Lives(folder), Tally(), folder / "disk"
-    disk.mkdir()
     for pages in range(least, most, step):
-        size = f"size={pages * resource.getpagesize()}"
-        if not _mounted(disk, size):
-            break
-        output = disk / "out"
-        life = lives.live(output)
-        assert _mounted(disk, "remount,size=16m")
-        _judge(lives, output, tally, life, "pages of a disk", pages)
-        subprocess.run(["umount", disk], check=True)
+        with small_disk(disk, str(pages * resource.getpagesize())) as mounted:
+            if not mounted:
+                break
+            output = disk / "out"
+            life = lives.live(output)
+            assert mount(disk, "remount,size=16m")
+            _judge(lives, output, tally, life, "pages of a disk", pages)
     return tally
 
 
 def read_only(folder: Path) -> Tally:
     """Live on a disk that may only be read: anew, in mid-run, and where the run is finished."""
     lives, tally, disk = Lives(folder), Tally(), folder / "disk"
-    disk.mkdir()
-    if not _mounted(disk, "size=16m"):
-        return tally
-    output = disk / "out"
-    output.mkdir()
-    for begun in (0.0, lives.seconds / 2, None):
-        if begun != 0:
-            lives.live(output, kill_after=begun)
-        had = {row for row, _ in recorded(output / RUN)}
-        before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
-        assert _mounted(disk, "remount,ro")
-        life = lives.live(output)
-        tally += lives.look(output / RUN, life, had)
-        tally.uncaught += life.status != 6
-        tally.altered += any(path.read_bytes() != content for path, content in before.items())
-        tally.points += 1
-        assert _mounted(disk, "remount,rw")
-    tally += lives.finish(output)
-    subprocess.run(["umount", disk], check=True)
+    with small_disk(disk, "16m") as mounted:
+        if not mounted:
+            return tally
+        output = disk / "out"
+        output.mkdir()
+        for begun in (0.0, lives.seconds / 2, None):
+            if begun != 0:
+                lives.live(output, kill_after=begun)
+            had = {row for row, _ in recorded(output / RUN)}
+            before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+            assert mount(disk, "remount,ro")
+            life = lives.live(output)
+            tally += lives.look(output / RUN, life, had)
+            tally.uncaught += life.status != 6
+            tally.altered += any(path.read_bytes() != content for path, content in before.items())
+            tally.points += 1
+            assert mount(disk, "remount,rw")
+        tally += lives.finish(output)
     return tally
-
-
-def _mounted(disk: Path, options: str) -> bool:
-    words = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
-    return subprocess.run(words, check=False, capture_output=True).returncode == 0
 
 
 def _judge(lives: Lives, output: Path, tally: Tally, life: Life, of: str, limit: int) -> None:
@@ -80,6 +72,4 @@ def _judge(lives: Lives, output: Path, tally: Tally, life: Life, of: str, limit:
     if life.status not in ENDINGS[of]:
         tally.uncaught += 1
         print(f"{limit} {of}: {life.status}", life.said, file=sys.stderr)
-    had = {row for row, _ in recorded(output / RUN)}
     tally += lives.finish(output)
-    tally.lost += len(had - {row for row, _ in recorded(output / RUN)})
